@@ -1,0 +1,207 @@
+"""Files written whole or not at all, names that stay in their folder, and digests.
+
+Writes go to a temporary file in the same folder, are synced, and take their place by rename;
+the folder is synced after it. Digests are written ``sha256:<64 hex>``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import UnsafePath, storage_error
+
+PRIVATE_DIR = 0o700
+PRIVATE_FILE = 0o600
+CHUNK_BYTES = 1 << 20
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255
+DIGEST_RE = re.compile(r"^sha256:[0-9a-f]{64}$")
+_PATH_REMEDY = "Use a relative path with / and plain names, such as shell/stop.sh."
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The digest of ``content``."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The digest of a file's bytes, read in chunks."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_relative_path(path: str) -> str:
+    """Return ``path`` when it is a safe relative POSIX path, else raise `UnsafePath`."""
+    if not path or path.startswith("/") or re.match(r"^[A-Za-z]:", path):
+        raise UnsafePath(f"Path {path!r} is absolute or empty.", _PATH_REMEDY)
+    if "\\" in path or any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in path):
+        raise UnsafePath(f"Path {path!r} holds a backslash or control character.", _PATH_REMEDY)
+    if unicodedata.normalize("NFC", path) != path:
+        raise UnsafePath(f"Path {path!r} is not in Unicode NFC form.", "Rename the file.")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise UnsafePath(
+            f"Path {path[:60]!r}… is longer than {MAX_PATH_BYTES} bytes.", "Shorten it."
+        )
+    for name in path.split("/"):
+        if name in {"", ".", ".."}:
+            raise UnsafePath(
+                f"Path {path!r} climbs out of its folder or has an empty part.", _PATH_REMEDY
+            )
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise UnsafePath(
+                f"A name in {path[:60]!r}… is longer than {MAX_NAME_BYTES} bytes.", "Shorten it."
+            )
+        if name != name.strip() or name.endswith("."):
+            raise UnsafePath(
+                f"A name in {path!r} begins or ends with a space, or ends with a dot.", _PATH_REMEDY
+            )
+    return path
+
+
+def check_distinct(paths: list[str]) -> None:
+    """Refuse two paths that differ only in case: one would overwrite the other elsewhere."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            raise UnsafePath(
+                f"Paths {other!r} and {path!r} differ only in case.", "Rename one of them."
+            )
+
+
+def safe_join(root: Path, path: str) -> Path:
+    """``root / path`` for a checked relative path that meets no symbolic link on its way."""
+    check_relative_path(path)
+    target = root
+    for name in path.split("/"):
+        target = target / name
+        if target.is_symlink():
+            raise UnsafePath(
+                f"Path {path!r} goes through a symbolic link.", "Replace the link by a file."
+            )
+    return target
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames and new names inside ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_private_dir(path: Path) -> Path:
+    """Create ``path`` and its parents; a folder that this call creates gets mode 0700."""
+    try:
+        # mkdir(parents=True) would give the parents the umask's mode
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True, mode=PRIVATE_DIR)
+    except OSError as error:
+        raise storage_error(error, f"Creating the folder {path}") from error
+    return path
+
+
+def write_new_file(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Write a file that must not exist yet (in a staging folder) and sync it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def atomic_write(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
+    """Replace ``path`` by ``content``: the old bytes or the new ones are there, never a mix."""
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:  # also on a signal: no temporary file stays behind
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_dir(path.parent)
+    except OSError as error:
+        raise storage_error(error, f"Writing {path}") from error
+
+
+def write_tree(root: Path, files: dict[str, bytes]) -> None:
+    """Write ``{relative path: content}`` under the new folder ``root`` and sync all of it.
+
+    On failure the folder is removed again.
+    """
+    try:
+        root.mkdir(parents=True, mode=PRIVATE_DIR)
+        folders = {root}
+        for path, content in files.items():
+            target = safe_join(root, path)
+            for parent in reversed(target.relative_to(root).parents[:-1]):
+                (root / parent).mkdir(mode=PRIVATE_DIR, exist_ok=True)
+                folders.add(root / parent)
+            write_new_file(target, content)
+        for folder in folders:
+            fsync_dir(folder)
+    except BaseException as error:
+        shutil.rmtree(root, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise storage_error(error, f"Writing to {root}") from error
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, never through a symbolic link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise storage_error(error, f"Reading {path}") from error
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it; one that is gone already is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as the service writes it for people: two spaces, UTF-8, a final newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below ``root`` as ``(relative path, lstat)``, by name; a link raises."""
+    stack = [(root, "")]
+    while stack:
+        folder, prefix = stack.pop()
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        for entry in listed:
+            path = prefix + entry.name
+            if entry.is_symlink():
+                raise UnsafePath(
+                    f"{path!r} in {root} is a symbolic link.", "Replace the link by a file."
+                )
+            if entry.is_dir(follow_symlinks=False):
+                stack.append((Path(entry.path), path + "/"))
+            elif entry.is_file(follow_symlinks=False):
+                yield path, entry.stat(follow_symlinks=False)
+            else:
+                raise UnsafePath(f"{path!r} in {root} is not a regular file.", "Remove it.")

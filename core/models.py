@@ -1,0 +1,406 @@
+"""The shapes that everything else passes round: references, metadata, files, playbooks, outcomes.
+
+Fields, names and rules are those of ``contract/playbook-files.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import InvalidPlaybook, UsageError
+from core.versions import parse_version
+
+FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
+METADATA_FILE = "metadata.json"
+PARAMETERS_FILE = "parameters.json"
+PLAN_FILE = "explain_plan.json"
+ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,99}$"
+RESERVED_PREFIX = "escher-"  # the Escher Library's
+_ID_RE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+
+# What the server or time owns; an approval changes no digest.
+SERVER_OWNED_FIELDS = frozenset({
+    "status", "storage_strategy", "deprecated_by", "deprecation_reason", "created_at",
+    "updated_at", "execution_count", "success_count", "last_executed",
+})  # fmt: skip
+
+
+class Strategy(StrEnum):
+    LOCAL_ONLY = "local_only"
+    REVIEW = "uploaded_for_review"
+    TRUSTED = "uploaded_trusted"
+    DEFAULT = "using_default"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Accept the long names and ``keep|review|trusted``."""
+        short = {
+            "keep": "local_only",
+            "review": "uploaded_for_review",
+            "trusted": "uploaded_trusted",
+        }
+        try:
+            return cls(short.get(text, text))
+        except ValueError as error:
+            raise UsageError(
+                f"Strategy {text!r} is unknown.",
+                "Use local_only (keep), uploaded_for_review (review) or uploaded_trusted (trusted).",
+            ) from error
+
+    @property
+    def is_uploaded(self) -> bool:
+        return self in {Strategy.REVIEW, Strategy.TRUSTED}
+
+
+class Status(StrEnum):
+    DRAFT = "draft"
+    READY = "ready"
+    ACTIVE = "active"
+    DEPRECATED = "deprecated"
+    ARCHIVED = "archived"
+    PENDING_REVIEW = "pending_review"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    BROKEN = "broken"
+    NEEDS_UPDATE = "needs_update"
+
+
+class Area(StrEnum):
+    """The folder under ``playbooks/`` in which a version stands."""
+
+    LOCAL = "local"
+    SYNCED = "synced"
+    AI_GENERATED = "ai-generated"
+
+
+class SyncState(StrEnum):
+    LOCAL = "local"
+    PENDING = "pending"
+    PUBLISHED = "published"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    CONFLICT = "conflict"
+
+
+class Ref(NamedTuple):
+    """One version of one playbook; written ``id@version``."""
+
+    playbook_id: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.playbook_id}@{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``id@version``, both checked."""
+        playbook_id, at, version = text.partition("@")
+        if not at:
+            raise UsageError(f"{text!r} names no version.", "Write ID@VERSION.")
+        check_id(playbook_id)
+        parse_version(version)
+        return cls(playbook_id, version)
+
+
+def check_id(playbook_id: str) -> str:
+    """Return a well-formed id, else raise `InvalidPlaybook`."""
+    if not _ID_RE.fullmatch(playbook_id):
+        raise InvalidPlaybook(
+            f"playbook_id {playbook_id[:120]!r} is not well-formed.",
+            "Use 1-100 lower-case letters, digits and hyphens, beginning with a letter or digit.",
+        )
+    return playbook_id
+
+
+def id_from_name(name: str) -> str:
+    """Make an id from a name: ``Stop idle RDS (dev)`` gives ``stop-idle-rds-dev``."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:100].strip("-")
+    if not slug:  # a name without a Latin letter still gets a stable id
+        slug = "playbook-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+    return slug
+
+
+ShortText = Annotated[str, Field(max_length=500)]
+TextList = Annotated[list[ShortText], Field(max_length=50)]
+
+
+class PlaybookMetadata(BaseModel):
+    """``metadata.json``; unknown fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    playbook_id: Annotated[str, Field(pattern=ID_PATTERN)]
+    version: str
+    name: Annotated[str, Field(min_length=3, max_length=200)]
+    description: Annotated[str, Field(min_length=1, max_length=4000)]
+    purpose: str | None = None
+    use_cases: TextList = []
+    keywords: TextList = []
+    prerequisites: TextList = []
+    cloud_provider: list[Literal["aws", "azure", "gcp"]]
+    resource_types: list[ShortText] = []
+    author: Literal["user_custom", "ai_generated", "escher_library"] = "user_custom"
+    storage_strategy: Annotated[Strategy, Field(strict=False)] = Strategy.LOCAL_ONLY
+    status: Annotated[Status, Field(strict=False)] = Status.READY
+    entry_points: dict[str, str] | None = None
+    tags: dict[str, Any] = {}
+    estimated_impact: dict[str, Any] | None = None
+    sensitive: bool = False
+    based_on_escher: bool | str | None = None
+    escher_playbook_id: str | None = None
+    escher_version: str | None = None
+    deprecated_by: str | None = None
+    deprecation_reason: str | None = None
+    created_at: Annotated[int, Field(ge=0)]
+    updated_at: Annotated[int, Field(ge=0)]
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.playbook_id, self.version)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that were set, in the form that is written to disk and sent."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def parse_metadata(raw: Mapping[str, Any], where: str = METADATA_FILE) -> PlaybookMetadata:
+    """Check ``raw`` against the contract; every broken rule is named in one error."""
+    try:
+        metadata = PlaybookMetadata.model_validate(dict(raw))
+        parse_version(metadata.version)
+        canonical_json(metadata.as_json())
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].lower()}"
+            for item in error.errors(include_url=False, include_input=False)[:8]
+        )
+        raise InvalidPlaybook(
+            f"{where}: {problems}.", "See docs/file-structure.md for each field's rule."
+        ) from error
+    return metadata
+
+
+def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
+    """Decode a JSON object in UTF-8 or say what is wrong with it and where."""
+    remedy = "Save it as a JSON object in UTF-8."
+
+    def refuse_constant(name: str) -> Any:
+        raise InvalidPlaybook(f"{where} holds {name}, which is not JSON.", remedy)
+
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidPlaybook(f"{where} is not UTF-8 (byte {error.start}).", remedy) from error
+    except json.JSONDecodeError as error:
+        raise InvalidPlaybook(
+            f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            remedy,
+        ) from error
+    except RecursionError as error:
+        raise InvalidPlaybook(f"{where} is nested too deeply.", remedy) from error
+    if not isinstance(value, dict):
+        raise InvalidPlaybook(f"{where} is not a JSON object.", remedy)
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """RFC 8785 bytes; a value that has none (a lone surrogate, 2^60) is an `InvalidPlaybook`."""
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
+        raise InvalidPlaybook(
+            f"The metadata has no canonical JSON form: {error}.",
+            "Use numbers below 2^53 and well-formed Unicode.",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a version: relative path, size in bytes, ``sha256:`` of its clear content."""
+
+    path: str
+    size_bytes: int
+    checksum: str
+
+    @property
+    def format(self) -> str | None:
+        """The format folder it stands in, None for ``parameters.json`` and the plan."""
+        head, slash, _ = self.path.partition("/")
+        return head if slash else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"path": self.path, "size_bytes": self.size_bytes, "checksum": self.checksum}
+
+
+def content_digest(metadata: Mapping[str, Any], files: Iterable[FileEntry]) -> str:
+    """SHA-256 over the RFC 8785 form of ``{metadata, files}`` as the contract defines it."""
+    document = {
+        "metadata": {
+            key: value for key, value in metadata.items() if key not in SERVER_OWNED_FIELDS
+        },
+        "files": sorted([file.path, file.checksum] for file in files),
+    }
+    return "sha256:" + hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def entry_script(
+    format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
+) -> tuple[str | None, str | None]:
+    """The entry script of a format folder as ``(path, warning)``.
+
+    ``entry_points``, else the only file, else ``main.* template.* azuredeploy.*``, else the first
+    by name, with a warning. Paths are relative to the version's folder.
+    """
+    inside = sorted(path for path in paths if path.startswith(f"{format_}/"))
+    if not inside:
+        return None, None
+    named = (entry_points or {}).get(format_)
+    if named is not None:
+        path = named if named.startswith(f"{format_}/") else f"{format_}/{named}"
+        if path in inside:
+            return path, None
+        return inside[0], f"entry_points names {named!r} for {format_}, which is not there"
+    if len(inside) == 1:
+        return inside[0], None
+    for stem in ("main.", "template.", "azuredeploy."):
+        for path in inside:
+            if path.rsplit("/", 1)[-1].startswith(stem):
+                return path, None
+    return inside[0], f"{format_} has {len(inside)} files and no entry point: {inside[0]} is taken"
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookDraft:
+    """What a caller hands in: raw metadata, and ``{relative path: clear bytes}`` for all else.
+
+    ``files`` holds the scripts and, where there are any, ``parameters.json`` and
+    ``explain_plan.json``.
+    """
+
+    metadata: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()  # names in the folder that are no part of a playbook
+
+
+@dataclass(frozen=True, slots=True)
+class SyncInfo:
+    """Where a version stands towards the server."""
+
+    state: SyncState = SyncState.LOCAL
+    revision: int | None = None
+    error: str | None = None
+    next_attempt_at: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state.value,
+            "revision": self.revision,
+            "error": self.error,
+            "next_attempt_at": self.next_attempt_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Playbook:
+    """A stored version: the contract's ``Playbook``."""
+
+    metadata: PlaybookMetadata
+    files: tuple[FileEntry, ...]
+    content_digest: str
+    area: Area
+    sync: SyncInfo = SyncInfo()
+    health: str = "ok"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> Ref:
+        return self.metadata.ref
+
+    def as_json(self, *, with_files: bool = True) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "playbook_id": self.metadata.playbook_id,
+            "version": self.metadata.version,
+            "metadata": self.metadata.as_json(),
+            "content_digest": self.content_digest,
+            "sync": self.sync.as_json(),
+            "health": self.health,
+            "area": self.area.value,
+            "warnings": list(self.warnings),
+        }
+        if with_files:
+            body["files"] = [file.as_json() for file in self.files]
+        return body
+
+
+class OutcomeState(StrEnum):
+    DONE = "done"  # this step is done, now or earlier
+    SKIPPED = "skipped"  # nothing to do: deleted, or not meant for this step
+    WAITING = "waiting"  # an earlier step is not done, or another worker holds the lease
+    DEFERRED = "deferred"  # transient: next_attempt_at says when
+    FAILED = "failed"  # permanent: error says why
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task did to one ref; holds no content and no secret."""
+
+    state: OutcomeState
+    error_type: str | None = None
+    error: str | None = None
+    next_attempt_at: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        body = {
+            "state": self.state.value,
+            "error_type": self.error_type,
+            "error": self.error,
+            "next_attempt_at": self.next_attempt_at,
+        }
+        return {key: value for key, value in body.items() if value is not None}
+
+
+DONE = Outcome(OutcomeState.DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A version's way into another area, with the changes of its ``metadata.json``."""
+
+    ref: Ref
+    to_area: Area
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookSearchResult:
+    """One answer of a search; ``score`` is higher for better, ``warning`` says why it ranks lower."""
+
+    playbook_id: str
+    version: str
+    name: str
+    description: str
+    score: float
+    status: str
+    warning: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "playbook_id": self.playbook_id,
+            "version": self.version,
+            "name": self.name,
+            "description": self.description,
+            "score": round(self.score, 4),
+            "status": self.status,
+            "warning": self.warning,
+        }

@@ -1,0 +1,263 @@
+"""Settings: ``ESCHER_*`` variables, then ``.env``, then ``<home>/config.toml``, then defaults.
+
+Names and defaults are those of ``contract/interface.md``. Derived paths stand here too, so that
+every process of a home finds the same broker, keys and folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.errors import SettingsError, storage_error
+
+DEFAULT_SERVER_URL = "http://127.0.0.1:8788"
+SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """One process' settings; made by `load_settings`, which turns errors into words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ESCHER_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=False,
+    )
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".escher")
+    playbooks_dir: Path | None = None
+    cache_dir: Path | None = None
+    cache_max_size_mb: float = Field(500, gt=0)
+    cache_ttl_days: float = Field(7, gt=0)
+    max_script_size_mb: float = Field(64, gt=0)
+    sync_enabled: bool = True
+    sync_interval_minutes: float = Field(5, gt=0)
+    edit_quiet_seconds: float = Field(3, ge=0)
+    server_url: str = DEFAULT_SERVER_URL
+    server_embedded: bool | None = None
+    tenant_id: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    server_token: SecretStr | None = None
+    broker_url: SecretStr | None = None
+    result_backend: SecretStr | None = None
+    qdrant_url: str | None = None
+    qdrant_api_key: SecretStr | None = None
+    index_private_remotely: bool = False
+    journal_url: SecretStr | None = None
+    embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encryption_key_source: Literal["file", "keyring", "env", "command"] = "file"
+    encryption_key: SecretStr | None = None
+    encryption_key_command: str | None = None
+    secrets_gate: Literal["off", "warn", "block"] = "warn"
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8787, ge=1, le=65535)
+    api_token: SecretStr | None = None
+    flower_port: int = Field(5555, ge=1, le=65535)
+    flower_basic_auth: SecretStr | None = None
+    transfer_concurrency: int = Field(4, ge=1, le=64)
+    publish_batch_size: int = Field(64, ge=1, le=512)
+    server_faults: bool = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del file_secret_settings
+        return init_settings, env_settings, dotenv_settings, _HomeConfig(settings_cls)
+
+    @field_validator("home", "playbooks_dir", "cache_dir", mode="after")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("server_url", mode="after")
+    @classmethod
+    def _check_server(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{value!r} is not an http(s) URL")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+            raise ValueError(f"plain http goes to loopback only; use https for {parts.hostname}")
+        if parts.username or parts.password:
+            raise ValueError("put the token into server_token, not into the URL")
+        return value.rstrip("/")
+
+    # -- what is embedded -------------------------------------------------------------------
+    @property
+    def embeds_server(self) -> bool:
+        """Whether `up` starts the reference server."""
+        if self.server_embedded is not None:
+            return self.server_embedded
+        return self.server_url == DEFAULT_SERVER_URL
+
+    @property
+    def embeds_broker(self) -> bool:
+        return self.broker_url is None
+
+    @property
+    def embeds_qdrant(self) -> bool:
+        return self.qdrant_url is None
+
+    # -- folders and files ------------------------------------------------------------------
+    @property
+    def playbooks_path(self) -> Path:
+        return self.playbooks_dir or self.home / "playbooks"
+
+    @property
+    def staging_path(self) -> Path:
+        """New versions are put together here, on the playbooks' own file system."""
+        return self.playbooks_path / ".staging"
+
+    @property
+    def cache_path(self) -> Path:
+        return self.cache_dir or self.home / "cache"
+
+    @property
+    def conflicts_path(self) -> Path:
+        return self.home / "conflicts"
+
+    @property
+    def collection_path(self) -> Path:
+        return self.home / "qdrant" / "collections" / "user_playbooks"
+
+    @property
+    def run_path(self) -> Path:
+        """Pids, logs and lock files of the running service."""
+        return self.home / "run"
+
+    @property
+    def server_data_path(self) -> Path:
+        return self.home / "server"
+
+    @property
+    def key_path(self) -> Path:
+        return self.home / "keys" / "master.key"
+
+    @property
+    def api_token_path(self) -> Path:
+        return self.home / "api.token"
+
+    @property
+    def server_token_path(self) -> Path:
+        return self.home / "server.token"
+
+    @property
+    def flower_auth_path(self) -> Path:
+        return self.home / "flower.auth"
+
+    @property
+    def effective_journal_url(self) -> str:
+        if self.journal_url is not None:
+            return self.journal_url.get_secret_value()
+        return f"sqlite:///{self.home / 'journal.db'}"
+
+    @cached_property
+    def socket_dir(self) -> Path:
+        """A 0700 folder whose path is short enough for a Unix socket."""
+        if len(os.fsencode(self.run_path / "broker.sock")) <= SOCKET_PATH_LIMIT:
+            return self.run_path
+        name = "escher-" + hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        return Path(base) / f"{name}-{os.getuid()}"
+
+    @property
+    def broker_socket(self) -> Path:
+        return self.socket_dir / "broker.sock"
+
+    @property
+    def effective_broker_url(self) -> str:
+        if self.broker_url is not None:
+            return self.broker_url.get_secret_value()
+        return f"redis+socket://{self.broker_socket}"
+
+    @property
+    def effective_result_backend(self) -> str:
+        if self.result_backend is not None:
+            return self.result_backend.get_secret_value()
+        return self.effective_broker_url
+
+    @property
+    def api_url(self) -> str:
+        host = f"[{self.api_host}]" if ":" in self.api_host else self.api_host
+        return f"http://{host}:{self.api_port}"
+
+    def read_server_token(self) -> str | None:
+        """The setting, else the embedded server's own token where it has been made."""
+        if self.server_token is not None:
+            return self.server_token.get_secret_value()
+        return _read_secret(self.server_token_path) if self.embeds_server else None
+
+    def read_api_token(self) -> str | None:
+        if self.api_token is not None:
+            return self.api_token.get_secret_value()
+        return _read_secret(self.api_token_path)
+
+
+class _HomeConfig(PydanticBaseSettingsSource):
+    """``<home>/config.toml``; the home itself comes from the environment or the default."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        home = self.current_state.get("home") or os.environ.get("ESCHER_HOME") or "~/.escher"
+        path = Path(home).expanduser() / "config.toml"
+        try:
+            with path.open("rb") as file:
+                values = tomllib.load(file)
+        except FileNotFoundError:
+            return {}
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(
+                f"{path} is not TOML: {error}.", "Mend or remove the file."
+            ) from error
+        except OSError as error:
+            raise storage_error(error, f"Reading {path}") from error
+        unknown = sorted(set(values) - set(Settings.model_fields))
+        if unknown:
+            raise SettingsError(
+                f"{path} names unknown settings: {', '.join(unknown)}.",
+                "`escher-playbooks config` lists the known ones.",
+            )
+        return values
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; a wrong one raises `SettingsError` that names it."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise SettingsError(
+            f"Settings: {problems}.",
+            "Change it in the environment (ESCHER_…), .env or config.toml.",
+        ) from error
+
+
+def _read_secret(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, f"Reading {path}") from error
