@@ -1,0 +1,154 @@
+"""One engine a process, made after fork, with transactions that take the write lock at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from core.errors import SettingsError, StorageError
+from core.journal import schema
+
+BUSY_TIMEOUT_SECONDS = 30
+
+
+class Database:
+    """Connections to the journal; safe to share between threads and to carry over a fork."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._engine: Engine | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; a forked child makes its own."""
+        with self._lock:
+            if self._engine is None or self._pid != os.getpid():
+                self._engine = self._create()
+                self._pid = os.getpid()
+            return self._engine
+
+    def _create(self) -> Engine:
+        try:
+            if self.is_sqlite:
+                engine = create_engine(
+                    self._url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8
+                )
+                event.listen(engine, "connect", _configure_sqlite)
+                event.listen(engine, "begin", _begin_sqlite)
+            else:
+                engine = create_engine(self._url, pool_pre_ping=True)
+        except (SQLAlchemyError, ImportError) as error:
+            raise SettingsError(
+                f"The journal {self._url.render_as_string(hide_password=True)} can't be used: {error}.",
+                "Check journal_url; PostgreSQL needs the extra escher-playbook-service[postgres].",
+            ) from error
+        return engine
+
+    def create_tables(self) -> None:
+        with self.write() as connection:
+            schema.metadata.create_all(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._errors(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start, so it never has to be redone."""
+        with self._errors(), self.engine.connect() as opened:
+            connection = opened.execution_options(escher_write=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise StorageError(
+                f"The journal ({self._url.render_as_string(hide_password=True)}) failed: {error.orig}.",
+                "Check that the disk is not full and that the home can be written.",
+            ) from error
+        except DBAPIError as error:
+            if "malformed" in str(error.orig) or "not a database" in str(error.orig):
+                raise StorageError(
+                    f"The journal is damaged: {error.orig}.",
+                    "Move journal.db aside and run `escher-playbooks verify` to rebuild it from disk.",
+                ) from error
+            raise
+
+    def upsert(self, table: Any, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
+        """``INSERT … ON CONFLICT (keys) DO UPDATE`` for the columns that ``rows`` name."""
+        make = sqlite.insert if self.is_sqlite else postgresql.insert
+        statement = make(table)
+        changed = {
+            column: getattr(statement.excluded, column) for column in rows[0] if column not in keys
+        }
+        return statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
+
+    def insert_ignore(self, table: Any) -> Any:
+        make = sqlite.insert if self.is_sqlite else postgresql.insert
+        return make(table).on_conflict_do_nothing()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._engine is not None and self._pid == os.getpid():
+                self._engine.dispose()
+            self._engine = None
+
+
+class HomeFacts:
+    """The ``home`` table: a few facts about the whole home."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, key: str) -> str | None:
+        with self._database.read() as connection:
+            return connection.scalar(select(schema.home.c.value).where(schema.home.c.key == key))
+
+    def set(self, key: str, value: str) -> None:
+        row = {"key": key, "value": value}
+        with self._database.write() as connection:
+            connection.execute(self._database.upsert(schema.home, ("key",), [row]), [row])
+
+    def remove(self, key: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(delete(schema.home).where(schema.home.c.key == key))
+
+    def set_once(self, key: str, value: str) -> str:
+        """Store ``value`` unless the key has one; return what stands there."""
+        with self._database.write() as connection:
+            found = connection.scalar(select(schema.home.c.value).where(schema.home.c.key == key))
+            if found is None:
+                connection.execute(insert(schema.home).values(key=key, value=value))
+            return value if found is None else found
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we begin ourselves, below
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged row survives a power cut
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a write can fail with "locked" in the middle.
+    write = connection.get_execution_options().get("escher_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

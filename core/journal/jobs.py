@@ -1,0 +1,347 @@
+"""Jobs: what somebody asked for, and how far each ref of it is.
+
+A job observes its refs: whatever task brings a ref forward (the job's own message, a later sync,
+another job's) notes it here, and every open item of that ref moves with it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from core.errors import NotFound, UsageError
+from core.journal.database import Database
+from core.journal.records import Job, JobItem, JobState
+from core.journal.schema import job_items as items_table
+from core.journal.schema import jobs as table
+from core.models import Outcome, OutcomeState
+
+KINDS = ("publish", "sync", "download", "embed", "evict", "reindex", "verify", "import", "delete")
+FINAL_STEP = {
+    "publish": "settle",
+    "embed": "embed",
+    "reindex": "embed",
+    "delete": "delete",
+    "download": "verify",
+}
+OPEN_ITEMS = (JobState.QUEUED, JobState.RUNNING, JobState.DEFERRED)
+
+
+class Jobs:
+    """The rows of ``jobs`` and ``job_items``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        kind: str,
+        request: Mapping[str, Any],
+        refs: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> tuple[str, bool]:
+        """A new job as ``(job_id, True)``; a known idempotency key gives the first and False."""
+        if kind not in KINDS:
+            raise UsageError(f"Job kind {kind!r} is unknown.", f"Use one of {', '.join(KINDS)}.")
+        job_id = str(uuid.uuid4())
+        body = json.dumps(dict(request), sort_keys=True)
+        with self._database.write() as connection:
+            if idempotency_key is not None:
+                known = connection.execute(
+                    select(table.c.job_id, table.c.request).where(
+                        table.c.idempotency_key == idempotency_key
+                    )
+                ).one_or_none()
+                if known is not None:
+                    if known.request != body:
+                        raise UsageError(
+                            "This Idempotency-Key was used for another request.",
+                            "Send a new key with a new request.",
+                        )
+                    return known.job_id, False
+            connection.execute(
+                insert(table).values(
+                    job_id=job_id,
+                    kind=kind,
+                    request=body,
+                    idempotency_key=idempotency_key,
+                    state=JobState.QUEUED,
+                    total=len(refs),
+                    created_at=int(time.time()),
+                )
+            )
+            if refs:
+                rows = [
+                    {"job_id": job_id, "ref": ref, "kind": kind, "state": JobState.QUEUED}
+                    for ref in refs
+                ]
+                connection.execute(insert(items_table), rows)
+        return job_id, True
+
+    def get(self, job_id: str) -> Job:
+        """The job with its items; `NotFound` when there is none."""
+        with self._database.read() as connection:
+            row = connection.execute(select(table).where(table.c.job_id == job_id)).one_or_none()
+            if row is None:
+                raise NotFound(
+                    f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them."
+                )
+            items = connection.execute(
+                select(items_table)
+                .where(items_table.c.job_id == job_id)
+                .order_by(items_table.c.ref)
+            ).all()
+        return _job(row, tuple(_item(item) for item in items))
+
+    def summary(self, job_id: str) -> Job:
+        """The job with its counts and without its items, for those who watch it."""
+        with self._database.read() as connection:
+            row = connection.execute(select(table).where(table.c.job_id == job_id)).one_or_none()
+            if row is None:
+                raise NotFound(
+                    f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them."
+                )
+            return _job(row, (), _counts(connection, [job_id]).get(job_id, {}))
+
+    def recent(self, limit: int = 50) -> list[Job]:
+        """The newest jobs first, without their items."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(table).order_by(table.c.created_at.desc(), table.c.job_id).limit(limit)
+            ).all()
+            counts = _counts(connection, [row.job_id for row in rows])
+        return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
+
+    def is_cancelled(self, job_id: str | None) -> bool:
+        if job_id is None:
+            return False
+        with self._database.read() as connection:
+            query = select(table.c.cancelled).where(table.c.job_id == job_id)
+            return bool(connection.scalar(query))
+
+    def unfinished(self) -> list[Job]:
+        """Open jobs, oldest first, without their items."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(table)
+                .where(table.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
+                .order_by(table.c.created_at)
+            ).all()
+            counts = _counts(connection, [row.job_id for row in rows])
+        return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
+
+    def add_items(self, job_id: str, refs: Sequence[str]) -> None:
+        """Give a job the refs that became known only when it started; known ones stay."""
+        with self._database.write() as connection:
+            kind = connection.scalar(select(table.c.kind).where(table.c.job_id == job_id))
+            rows = [
+                {"job_id": job_id, "ref": ref, "kind": kind, "state": JobState.QUEUED}
+                for ref in refs
+            ]
+            if rows:
+                connection.execute(self._database.insert_ignore(items_table), rows)
+            connection.execute(
+                update(table).where(table.c.job_id == job_id).values(total=len(rows))
+            )
+            _settle(connection, [job_id])
+
+    def start(self, job_id: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.job_id == job_id, table.c.state == JobState.QUEUED)
+                .values(state=JobState.RUNNING, started_at=int(time.time()))
+            )
+
+    def finish(
+        self, job_id: str, state: JobState, *, result: Any = None, error: str | None = None
+    ) -> None:
+        """Close a job that has no refs of its own (sync, reindex, verify, evict, import)."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.job_id == job_id)
+                .values(
+                    state=state,
+                    result=None if result is None else json.dumps(result),
+                    error=error,
+                    finished_at=int(time.time()),
+                )
+            )
+
+    def note(self, step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
+        """Bring every open item of these refs forward; the ids of the jobs that moved.
+
+        ``step`` names the task (embed, upload, publish, settle …); an item is done when its
+        kind's last step is.
+        """
+        if not outcomes:
+            return []
+        touched: set[str] = set()
+        with self._database.write() as connection:
+            for part in _chunks(list(outcomes)):
+                rows = connection.execute(
+                    select(items_table).where(
+                        items_table.c.ref.in_(part), items_table.c.state.in_(OPEN_ITEMS)
+                    )
+                ).all()
+                for row in rows:
+                    values = _progress(row, step, outcomes[row.ref])
+                    if values:
+                        connection.execute(
+                            update(items_table)
+                            .where(items_table.c.job_id == row.job_id, items_table.c.ref == row.ref)
+                            .values(**values)
+                        )
+                        touched.add(row.job_id)
+            _settle(connection, touched)
+        return sorted(touched)
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop what has not been done; what is published stays published."""
+        self.get(job_id)
+        with self._database.write() as connection:
+            connection.execute(update(table).where(table.c.job_id == job_id).values(cancelled=True))
+            connection.execute(
+                update(items_table)
+                .where(items_table.c.job_id == job_id, items_table.c.state.in_(OPEN_ITEMS))
+                .values(state=JobState.CANCELLED)
+            )
+            open_states = [JobState.QUEUED, JobState.RUNNING, JobState.PARTIAL]
+            connection.execute(
+                update(table)
+                .where(table.c.job_id == job_id, table.c.state.in_(open_states))
+                .values(state=JobState.CANCELLED, finished_at=int(time.time()))
+            )
+        return self.get(job_id)
+
+    def reopen(self, job_id: str) -> list[str]:
+        """Queue the failed, deferred and cancelled items again; their refs."""
+        self.get(job_id)
+        again = [JobState.FAILED, JobState.DEFERRED, JobState.CANCELLED]
+        mine = items_table.c.job_id == job_id
+        with self._database.write() as connection:
+            query = select(items_table.c.ref).where(mine, items_table.c.state.in_(again))
+            refs = list(connection.scalars(query))
+            connection.execute(
+                update(items_table)
+                .where(mine, items_table.c.state.in_(again))
+                .values(state=JobState.QUEUED, error=None, error_type=None, next_attempt_at=None)
+            )
+            connection.execute(
+                update(table)
+                .where(table.c.job_id == job_id)
+                .values(state=JobState.QUEUED, cancelled=False, error=None, finished_at=None)
+            )
+        return refs
+
+
+def _progress(row: Row[Any], step: str, outcome: Outcome) -> dict[str, Any]:
+    final = FINAL_STEP.get(row.kind, row.kind)
+    values: dict[str, Any] = {
+        "step": step,
+        "error": outcome.error,
+        "error_type": outcome.error_type,
+        "next_attempt_at": outcome.next_attempt_at,
+    }
+    match outcome.state:
+        case OutcomeState.DONE:
+            values["state"] = JobState.SUCCEEDED if step == final else JobState.RUNNING
+        case OutcomeState.SKIPPED:
+            values["state"] = JobState.CANCELLED
+        case OutcomeState.FAILED:
+            values["state"] = JobState.FAILED
+            values["attempts"] = row.attempts + 1
+        case OutcomeState.DEFERRED:
+            values["state"] = JobState.DEFERRED
+            values["attempts"] = row.attempts + 1
+        case OutcomeState.WAITING:
+            return {}
+    return values
+
+
+def _settle(connection: Connection, job_ids: Iterable[str]) -> None:
+    """Derive each job's state from its items'."""
+    ids = list(job_ids)
+    counts = _counts(connection, ids)
+    now = int(time.time())
+    for job_id in ids:
+        state = _derive(counts.get(job_id, {}))
+        values: dict[str, Any] = {"state": state}
+        values["finished_at"] = None if state.is_open else now
+        connection.execute(
+            update(table)
+            .where(table.c.job_id == job_id, table.c.cancelled.is_(False))
+            .values(started_at=func.coalesce(table.c.started_at, now), **values)
+        )
+
+
+def _derive(counts: Mapping[str, int]) -> JobState:
+    present = {state for state, count in counts.items() if count}
+    if present & {JobState.QUEUED, JobState.RUNNING}:
+        return JobState.RUNNING
+    if present <= {JobState.SUCCEEDED}:
+        return JobState.SUCCEEDED
+    if present == {JobState.DEFERRED}:
+        return JobState.QUEUED  # nothing failed; the next sync goes on with it
+    if present == {JobState.CANCELLED}:
+        return JobState.CANCELLED
+    return JobState.PARTIAL if JobState.SUCCEEDED in present else JobState.FAILED
+
+
+def _counts(connection: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    query = (
+        select(items_table.c.job_id, items_table.c.state, func.count())
+        .where(items_table.c.job_id.in_(job_ids))
+        .group_by(items_table.c.job_id, items_table.c.state)
+    )
+    for job_id, state, count in connection.execute(query):
+        counts.setdefault(job_id, {})[state] = count
+    return counts
+
+
+def _job(row: Row[Any], items: tuple[JobItem, ...], counts: Mapping[str, int] | None = None) -> Job:
+    if counts is None:
+        tally: dict[str, int] = {}
+        for item in items:
+            tally[item.state] = tally.get(item.state, 0) + 1
+        counts = tally
+    return Job(
+        job_id=row.job_id,
+        kind=row.kind,
+        request=json.loads(row.request),
+        state=JobState(row.state),
+        total=row.total,
+        succeeded=counts.get(JobState.SUCCEEDED, 0),
+        failed=counts.get(JobState.FAILED, 0),
+        deferred=counts.get(JobState.DEFERRED, 0),
+        cancelled=counts.get(JobState.CANCELLED, 0),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error=row.error,
+        result=json.loads(row.result) if row.result else None,
+        items=items,
+    )
+
+
+def _item(row: Row[Any]) -> JobItem:
+    return JobItem(
+        ref=row.ref,
+        state=JobState(row.state),
+        step=row.step,
+        attempts=row.attempts,
+        error_type=row.error_type,
+        error=row.error,
+        next_attempt_at=row.next_attempt_at,
+    )
+
+
+def _chunks(refs: list[str]) -> Iterable[list[str]]:
+    return (refs[start : start + 400] for start in range(0, len(refs), 400))

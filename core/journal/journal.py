@@ -1,0 +1,54 @@
+"""The journal as one object."""
+
+from __future__ import annotations
+
+import uuid
+
+from core.errors import HomeMismatch, StorageError
+from core.journal.database import Database, HomeFacts
+from core.journal.intents import Intents
+from core.journal.jobs import Jobs
+from core.journal.leases import Leases
+from core.journal.schema import FORMAT_VERSION
+from core.journal.vectors import Vectors
+from core.journal.versions import Versions
+
+
+class Journal:
+    """Opens (and makes, the first time) the journal at an SQLAlchemy URL."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.database.create_tables()
+        self.facts = HomeFacts(self.database)
+        self.versions = Versions(self.database)
+        self.leases = Leases(self.database)
+        self.intents = Intents(self.database)
+        self.jobs = Jobs(self.database)
+        self.vectors = Vectors(self.database)
+        found = self.facts.get("format_version") or self.facts.set_once(
+            "format_version", str(FORMAT_VERSION)
+        )
+        if found != str(FORMAT_VERSION):
+            raise StorageError(
+                f"The journal has format {found}; this version reads {FORMAT_VERSION}.",
+                "Use the version of escher-playbook-service that wrote it, or a newer one.",
+            )
+
+    @property
+    def home_id(self) -> str:
+        """A random id of this home, made once."""
+        return self.facts.get("home_id") or self.facts.set_once("home_id", uuid.uuid4().hex)
+
+    def bind(self, server_url: str, tenant_id: str) -> None:
+        """Tie the home to one server and tenant, or refuse another."""
+        for key, value in (("server_url", server_url), ("tenant_id", tenant_id)):
+            bound = self.facts.get(key) or self.facts.set_once(key, value)
+            if bound != value:
+                raise HomeMismatch(
+                    f"This home belongs to {key} {bound!r}, the settings say {value!r}.",
+                    "Set it back, or start afresh in another folder with ESCHER_HOME.",
+                )
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,236 @@
+"""The rows of ``versions`` and ``files``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from core.journal.database import Database
+from core.journal.records import Advance, DiskFile, VersionRecord
+from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
+from core.journal.schema import files as files_table
+from core.journal.schema import versions as table
+from core.models import Area, Ref, SyncState
+
+KEY = (table.c.playbook_id, table.c.version)
+FILE_KEY = (files_table.c.playbook_id, files_table.c.version)
+CHUNK = 400  # refs in one IN (…); SQLite takes 32,766 bound values
+
+
+class Versions:
+    """Look up and change versions; every method is one transaction unless it takes a connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- reading ----------------------------------------------------------------------------
+    def get(self, ref: Ref) -> VersionRecord | None:
+        return self.get_many([ref]).get(ref)
+
+    def get_many(self, refs: Sequence[Ref]) -> dict[Ref, VersionRecord]:
+        found: dict[Ref, VersionRecord] = {}
+        with self._database.read() as connection:
+            for part in _chunks(refs):
+                rows = connection.execute(select(table).where(tuple_(*KEY).in_(part)))
+                found.update((record.ref, record) for record in map(version_record, rows))
+        return found
+
+    def of_playbook(self, playbook_id: str) -> list[VersionRecord]:
+        """All versions of one playbook, in no order."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(table).where(table.c.playbook_id == playbook_id))
+            return [version_record(row) for row in rows]
+
+    def select(
+        self,
+        *,
+        status: str | None = None,
+        strategy: str | None = None,
+        cloud: str | None = None,
+        author: str | None = None,
+        sync: str | None = None,
+        area: Area | None = None,
+        after: str | None = None,
+        playbooks: int | None = None,
+    ) -> list[VersionRecord]:
+        """Versions that match, by id; ``after`` and ``playbooks`` page over playbook ids."""
+        where: list[Any] = []
+        for column, value in (
+            (table.c.status, status),
+            (table.c.strategy, strategy),
+            (table.c.author, author),
+            (table.c.sync_state, sync),
+            (table.c.area, area.value if area else None),
+        ):
+            if value is not None:
+                where.append(column == value)
+        if cloud is not None:
+            where.append(table.c.clouds.contains(f",{cloud},", autoescape=True))
+        if after is not None:
+            where.append(table.c.playbook_id > after)
+        with self._database.read() as connection:
+            if playbooks is not None:
+                ids = select(table.c.playbook_id).where(*where).distinct()
+                page = ids.order_by(table.c.playbook_id).limit(playbooks)
+                where.append(table.c.playbook_id.in_(page))
+            query = select(table).where(*where).order_by(table.c.playbook_id)
+            return [version_record(row) for row in connection.execute(query)]
+
+    def refs(self) -> list[Ref]:
+        with self._database.read() as connection:
+            return [Ref(*row) for row in connection.execute(select(*KEY).order_by(*KEY))]
+
+    def files(self, ref: Ref) -> tuple[DiskFile, ...]:
+        return self.files_many([ref]).get(ref, ())
+
+    def files_many(self, refs: Sequence[Ref]) -> dict[Ref, tuple[DiskFile, ...]]:
+        found: dict[Ref, list[DiskFile]] = {}
+        with self._database.read() as connection:
+            for part in _chunks(refs):
+                query = select(files_table).where(tuple_(*FILE_KEY).in_(part))
+                for row in connection.execute(query.order_by(files_table.c.path)):
+                    ref = Ref(row.playbook_id, row.version)
+                    found.setdefault(ref, []).append(disk_file(row))
+        return {ref: tuple(rows) for ref, rows in found.items()}
+
+    def counts(self) -> dict[str, int]:
+        """``{playbooks, versions}`` and one count a sync state."""
+        with self._database.read() as connection:
+            playbooks = connection.scalar(select(func.count(table.c.playbook_id.distinct()))) or 0
+            query = select(table.c.sync_state, func.count()).group_by(table.c.sync_state)
+            states = {row[0]: row[1] for row in connection.execute(query)}
+        counts = {state.value: states.get(state.value, 0) for state in SyncState}
+        return {"playbooks": playbooks, "versions": sum(counts.values()), **counts}
+
+    def wanting_publish(self, now: float, queued_before: float | None) -> list[VersionRecord]:
+        """Versions that are to be published and are due.
+
+        ``queued_before``: leave out those queued at or after that time, as a message for them
+        should still be under way; None takes all of them.
+        """
+        return self._wanting(table.c.deleting.is_(False), now, queued_before)
+
+    def wanting_delete(self, now: float, queued_before: float | None) -> list[VersionRecord]:
+        """Published versions that are to be deleted and are due; as `wanting_publish`."""
+        return self._wanting(table.c.deleting.is_(True), now, queued_before)
+
+    def _wanting(
+        self, what: ColumnElement[bool], now: float, queued_before: float | None
+    ) -> list[VersionRecord]:
+        due = or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now)
+        wanted = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
+        where: list[ColumnElement[bool]] = [what, wanted, due]
+        if queued_before is not None:
+            where.append(or_(table.c.queued_at.is_(None), table.c.queued_at < queued_before))
+        with self._database.read() as connection:
+            query = select(table).where(and_(*where)).order_by(*KEY)
+            return [version_record(row) for row in connection.execute(query)]
+
+    def unindexed(self) -> list[Ref]:
+        """Versions whose point in the collection is missing or out of date."""
+        columns = table.c.content_digest, table.c.status, table.c.strategy, table.c.area
+        current: ColumnElement[Any] = columns[0]
+        for column in (*columns[1:], table.c.health):  # as VersionRecord.index_digest
+            current = current + "|" + column
+        stale = or_(table.c.indexed_digest.is_(None), table.c.indexed_digest != current)
+        with self._database.read() as connection:
+            return [Ref(*row) for row in connection.execute(select(*KEY).where(stale))]
+
+    def mark_queued(self, refs: Sequence[Ref], now: float) -> None:
+        """Note that a message for these is under way."""
+        with self._database.write() as connection:
+            for part in _chunks(refs):
+                connection.execute(
+                    update(table).where(tuple_(*KEY).in_(part)).values(queued_at=now)
+                )
+
+    # -- writing ----------------------------------------------------------------------------
+    def put(
+        self, items: Iterable[tuple[VersionRecord, tuple[DiskFile, ...]]], connection: Connection
+    ) -> None:
+        """Insert or replace whole rows with their files, inside the caller's transaction."""
+        pairs = list(items)
+        if not pairs:
+            return
+        rows = [version_row(record) for record, _ in pairs]
+        statement = self._database.upsert(table, ("playbook_id", "version"), rows)
+        connection.execute(statement, rows)
+        for part in _chunks([record.ref for record, _ in pairs]):
+            connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
+        file_rows = [file_row(record.ref, file) for record, files in pairs for file in files]
+        if file_rows:
+            connection.execute(files_table.insert(), file_rows)
+
+    def set(self, ref: Ref, *, fence: int | None = None, **values: Any) -> bool:
+        """Change columns of one row; with ``fence``, only while that lease is still held."""
+        return self.set_many([(ref, fence, values)])[0]
+
+    def set_many(self, changes: Sequence[tuple[Ref, int | None, dict[str, Any]]]) -> list[bool]:
+        """`set` for many rows in one transaction; False where a lease was lost or the row is gone."""
+        results = []
+        with self._database.write() as connection:
+            for ref, fence, values in changes:
+                where = [table.c.playbook_id == ref.playbook_id, table.c.version == ref.version]
+                if fence is not None:
+                    where.append(table.c.lease_fence == fence)
+                statement = update(table).where(*where).values(**column_values(values))
+                results.append(connection.execute(statement).rowcount == 1)
+        return results
+
+    def advance(self, steps: Sequence[Advance]) -> list[bool]:
+        """Write what steps found, in one transaction; see `Advance` for what is written when.
+
+        False where ``state`` was not written: the content is another one, the lease is lost, or
+        the row is gone.
+        """
+        results = []
+        with self._database.write() as connection:
+            for step in steps:
+                mine = and_(
+                    table.c.playbook_id == step.ref.playbook_id,
+                    table.c.version == step.ref.version,
+                    table.c.lease_fence == step.fence,
+                )
+                same = table.c.content_digest == step.content_digest
+                values = column_values({**step.facts, **step.state})
+                written = not values or (
+                    connection.execute(update(table).where(mine, same).values(**values)).rowcount
+                    == 1
+                )
+                if not written and step.facts:
+                    facts = column_values(step.facts)
+                    connection.execute(update(table).where(mine).values(**facts))
+                results.append(written)
+        return results
+
+    def delete(self, refs: Sequence[Ref], connection: Connection) -> None:
+        for part in _chunks(refs):
+            connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
+            connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
+
+    def forget_index(self, refs: Sequence[Ref] | None = None) -> None:
+        """Note that points are gone: of ``refs``, or all of them when the collection is new."""
+        with self._database.write() as connection:
+            statement = update(table).values(indexed_digest=None)
+            if refs is None:
+                connection.execute(statement)
+                return
+            for part in _chunks(refs):
+                connection.execute(statement.where(tuple_(*KEY).in_(part)))
+
+
+def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, str]]]:
+    for start in range(0, len(refs), CHUNK):
+        yield [(ref.playbook_id, ref.version) for ref in refs[start : start + CHUNK]]
