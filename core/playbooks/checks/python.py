@@ -1,0 +1,34 @@
+"""Python programs, by `ast.parse`: nothing is compiled or run."""
+
+from __future__ import annotations
+
+import ast
+import threading
+import warnings
+
+from core.playbooks.checks.complaints import Complaint, without_script_text
+
+# catch_warnings changes state of the whole process; parsing holds the interpreter lock anyway
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def check(content: bytes) -> list[Complaint]:
+    """What Python says of a program's syntax.
+
+    Takes the bytes, for a `# coding:` line may choose their encoding.
+    """
+    try:
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(content)
+    except SyntaxError as error:
+        said = error.msg or "invalid syntax"
+        if "encoding" in said:
+            # these name the encoding that the script asked for
+            said = "an unknown or wrong source encoding"
+        return [Complaint(error.lineno, without_script_text(said))]
+    except (RecursionError, MemoryError):
+        return [Complaint(None, "nested too deep to be parsed")]
+    except (ValueError, OverflowError) as error:
+        return [Complaint(None, f"Python refuses it ({type(error).__name__})")]
+    return []
