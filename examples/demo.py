@@ -1,0 +1,121 @@
+"""The main job, shown: playbooks go in, are embedded and published, and come back from a search.
+
+Runs the whole service embedded in ``.demo-home`` beside the project, on free ports, and stops it
+again. Nothing else on the machine is touched. Another folder or archive may be given:
+``python examples/demo.py ../shared/corpus/corpus.tar.gz``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".demo-home"
+COMMAND = Path(sys.executable).with_name("escher-playbooks")
+QUESTIONS = (
+    "who opened port 22 to the world",
+    "stop databases nobody uses at night",
+    "which disks are attached to nothing and still cost money",
+)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now, on the loopback address."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def environment() -> dict[str, str]:
+    """The demo's own home and ports; the user's ESCHER_ settings are left out."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ESCHER_")}
+    api, flower, server = free_ports(3)
+    return {
+        **kept,
+        "ESCHER_HOME": str(HOME),
+        "ESCHER_API_PORT": str(api),
+        "ESCHER_FLOWER_PORT": str(flower),
+        "ESCHER_SERVER_URL": f"http://127.0.0.1:{server}",
+        "ESCHER_SERVER_EMBEDDED": "true",
+    }
+
+
+ENVIRONMENT = environment()
+
+
+def run(*arguments: str) -> Any:
+    """Run a command with ``--json`` and return what it says; end with its words when it fails."""
+    done = subprocess.run(
+        [str(COMMAND), *arguments, "--json"],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        sys.exit(f"`escher-playbooks {' '.join(arguments)}` ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def show(*arguments: str) -> None:
+    """Run a command and let its own words through."""
+    print(f"\n$ escher-playbooks {' '.join(arguments)}", flush=True)
+    done = subprocess.run([str(COMMAND), *arguments], env=ENVIRONMENT, cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"ended with {done.returncode}")
+
+
+def main() -> None:
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples" / "playbooks"
+    if HOME.exists():
+        subprocess.run([str(COMMAND), "down"], env=ENVIRONMENT, capture_output=True, check=False)
+        shutil.rmtree(HOME)
+    begin = time.monotonic()
+    try:
+        show("up", "--detach")
+        started = time.monotonic()
+        show("import", str(source))
+        imported = time.monotonic()
+        show("publish", "--all", "--as", "review", "--wait")
+        published = time.monotonic()
+        for question in QUESTIONS:
+            show("search", question, "--limit", "3")
+        best = run("search", QUESTIONS[0], "--limit", "1")["results"][0]
+        files = run("show", f"{best['playbook_id']}@{best['version']}")["files"]
+        formats = sorted({f["path"].split("/")[0] for f in files if "/" in f["path"]})
+        show("resolve", best["playbook_id"], "--format", formats[0])
+        status = run("status")
+        again = run("publish", "--all", "--as", "review", "--wait")
+        after = run("status")
+    finally:
+        show("down")
+    journal, server = status["journal"], status["server"]
+    print(
+        f"\nIn:        {journal['versions']} versions of {journal['playbooks']} playbooks"
+        f" ({imported - started:.1f} s)"
+        f"\nPublished: {journal['published']} ({published - imported:.1f} s, with embedding;"
+        f" {server['revisions']} revisions, {server['bytes_received']:,} bytes at the server)"
+        f"\nAgain:     {again.get('total', 0)} to do,"
+        f" {after['server']['revisions'] - server['revisions']} new revisions,"
+        f" {after['server']['bytes_received'] - server['bytes_received']} bytes sent"
+        f"\nStart-up:  {started - begin:.1f} s · whole demo {time.monotonic() - begin:.1f} s"
+        f"\nHome:      {HOME}"
+    )
+    if journal["published"] != journal["versions"] - journal["failed"] or not journal["published"]:
+        sys.exit("not every playbook was published")
+
+
+if __name__ == "__main__":
+    main()
