@@ -1,0 +1,171 @@
+"""What the server asks of a published playbook (``contract/playbook-files.md``)."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import rfc8785
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic.types import StrictBool, StrictInt
+from semver import Version
+
+from escher_server.problems import Problem
+
+LIBRARY_PREFIX = "escher-"
+FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
+SERVER_OWNED = frozenset(
+    {
+        "status",
+        "storage_strategy",
+        "deprecated_by",
+        "deprecation_reason",
+        "created_at",
+        "updated_at",
+        "execution_count",
+        "success_count",
+        "last_executed",
+    }
+)
+_MAX_VERSION_CHARS = 64
+_MAX_PATH_BYTES = 1024
+_MAX_LIST = 50
+_ENTRY_STEMS = ("main.", "template.", "azuredeploy.")
+
+Status = Literal[
+    "draft", "ready", "active", "deprecated", "archived",
+    "pending_review", "approved", "rejected", "broken", "needs_update",
+]  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def precedence(version: str) -> Version:
+    """A SemVer 2.0.0 version without build metadata, ordered by precedence; else ValueError."""
+    if len(version) > _MAX_VERSION_CHARS or not version.isascii():
+        raise ValueError("longer than 64 characters, or not ASCII")
+    parsed = Version.parse(version)
+    if parsed.build is not None:
+        raise ValueError("has build metadata")
+    return parsed
+
+
+def _check_version(version: str) -> str:
+    precedence(version)
+    return version
+
+
+def _check_path(path: str) -> str:
+    if (
+        path.startswith("/")
+        or "\\" in path
+        or len(path.encode()) > _MAX_PATH_BYTES
+        or any(part in {"", ".", ".."} for part in path.split("/"))
+        or any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in path)
+        or path[1:2] == ":"
+    ):
+        raise ValueError("not a plain relative path such as shell/stop.sh")
+    return path
+
+
+def _at_most_fifty(values: list[str] | None) -> list[str] | None:
+    if values is not None and len(values) > _MAX_LIST:
+        raise ValueError(f"more than {_MAX_LIST} entries")
+    return values
+
+
+PlaybookId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+PlaybookVersion = Annotated[str, AfterValidator(_check_version)]
+RelativePath = Annotated[str, AfterValidator(_check_path)]
+Checksum = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Words = Annotated[list[str] | None, AfterValidator(_at_most_fifty)]
+
+
+class _Metadata(BaseModel):
+    """The known fields; unknown ones are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    playbook_id: PlaybookId
+    version: PlaybookVersion
+    name: Annotated[str, StringConstraints(min_length=3, max_length=200)]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+    purpose: str | None = None
+    use_cases: _Words = None
+    keywords: _Words = None
+    prerequisites: _Words = None
+    cloud_provider: list[Literal["aws", "azure", "gcp"]] | None = None
+    resource_types: list[str] | None = None
+    author: Literal["user_custom", "ai_generated", "escher_library"] | None = None
+    storage_strategy: Literal["uploaded_for_review", "uploaded_trusted"]
+    status: Status | None = None
+    entry_points: dict[str, RelativePath] | None = None
+    tags: dict[str, Any] | None = None
+    estimated_impact: dict[str, Any] | None = None
+    sensitive: StrictBool | None = None
+    created_at: StrictInt | None = None
+    updated_at: StrictInt | None = None
+
+
+def check_metadata(metadata: Mapping[str, Any], playbook_id: str, version: str) -> None:
+    """Refuse metadata that breaks a rule (400) or may not be on a server at all (403)."""
+    if metadata.get("sensitive"):
+        raise Problem(403, "A sensitive playbook can't be uploaded.")
+    if metadata.get("storage_strategy") in {"local_only", "using_default"}:
+        raise Problem(403, f"A {metadata['storage_strategy']} playbook is not for publishing.")
+    try:
+        known = _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)[:10]
+        ]
+        raise Problem(400, "metadata: " + "; ".join(wrong)) from error
+    if (known.playbook_id, known.version) != (playbook_id, version):
+        raise Problem(400, "metadata names another playbook_id or version than the request.")
+
+
+def check_own_id(playbook_id: str) -> None:
+    """Refuse (403) an id that is reserved for the Escher Library."""
+    if playbook_id.startswith(LIBRARY_PREFIX):
+        raise Problem(403, f"Ids beginning with {LIBRARY_PREFIX} belong to the Escher Library.")
+
+
+def content_digest(metadata: Mapping[str, Any], files: Iterable[tuple[str, str]]) -> str:
+    """The digest of a version: its metadata without what the server owns, and its files.
+
+    ``files`` are ``(path, checksum)``. 400 when the metadata has no RFC 8785 form.
+    """
+    document: dict[str, Any] = {
+        "metadata": {key: value for key, value in metadata.items() if key not in SERVER_OWNED},
+        "files": sorted([path, checksum] for path, checksum in files),
+    }
+    try:
+        canonical = rfc8785.dumps(document)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
+        raise Problem(400, "metadata holds a number or text that RFC 8785 can't write.") from error
+    return "sha256:" + hashlib.sha256(canonical).hexdigest()
+
+
+def entry_point(
+    format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
+) -> str | None:
+    """The entry script of a format folder; None when the folder is empty.
+
+    ``entry_points`` (relative to the version or to the format's folder), else the only file, else
+    ``main.*``, ``template.*``, ``azuredeploy.*``, else the first by name.
+    """
+    inside = sorted(path for path in paths if path.startswith(f"{format_}/"))
+    if not inside:
+        return None
+    named = (entry_points or {}).get(format_)
+    if named is not None:
+        path = named if named.startswith(f"{format_}/") else f"{format_}/{named}"
+        return path if path in inside else inside[0]
+    for stem in _ENTRY_STEMS:
+        for path in inside:
+            if path.rsplit("/", 1)[-1].startswith(stem):
+                return path
+    return inside[0]

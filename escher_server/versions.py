@@ -1,0 +1,92 @@
+"""The rows of published versions, and how they are shown to clients.
+
+``files`` is stored as ``[[path, checksum, size_bytes], …]`` sorted by path. ``metadata`` is what
+was published; what the server owns stands in columns and is laid over it when shown, so an
+approval never touches what the content digest covers.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from escher_server.places import tenant_base
+from escher_server.problems import Problem
+
+
+def find(
+    connection: sqlite3.Connection, tenant_id: str, playbook_id: str, version: str
+) -> sqlite3.Row | None:
+    """The row of a version, which may be a tombstone; None when it never was."""
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM versions WHERE tenant_id = ? AND playbook_id = ? AND version = ?",
+        (tenant_id, playbook_id, version),
+    ).fetchone()
+    return row
+
+
+def find_live(
+    connection: sqlite3.Connection, tenant_id: str, playbook_id: str, version: str
+) -> sqlite3.Row:
+    """The row of a version that is there, else 404."""
+    row = find(connection, tenant_id, playbook_id, version)
+    if row is None or row["deleted"]:
+        raise Problem(404, f"There is no {playbook_id}@{version} here.")
+    return row
+
+
+def next_seq(connection: sqlite3.Connection, tenant_id: str) -> int:
+    """Take the tenant's next change number; only inside a write transaction."""
+    seq: int = connection.execute(
+        "UPDATE tenants SET last_seq = last_seq + 1 WHERE tenant_id = ? RETURNING last_seq",
+        (tenant_id,),
+    ).fetchone()[0]
+    return seq
+
+
+def shown_metadata(row: sqlite3.Row) -> dict[str, Any]:
+    """The published metadata with the server's own fields over it."""
+    metadata: dict[str, Any] = json.loads(row["metadata"])
+    for key in ("deprecated_by", "deprecation_reason"):
+        metadata.pop(key, None)
+        if row[key] is not None:
+            metadata[key] = row[key]
+    metadata.update(
+        {
+            key: row[key]
+            for key in (
+                "status",
+                "storage_strategy",
+                "updated_at",
+                "execution_count",
+                "success_count",
+                "last_executed",
+            )
+        }
+    )
+    return metadata
+
+
+def shown_files(row: sqlite3.Row) -> list[dict[str, Any]]:
+    """The files of a version as the changes feed lists them."""
+    base = tenant_base(row["tenant_id"], row["playbook_id"], row["version"])
+    return [
+        {"path": path, "size_bytes": size, "checksum": checksum, "s3_path": f"{base}/{path}"}
+        for path, checksum, size in json.loads(row["files"])
+    ]
+
+
+def conflict(status: int, detail: str, row: sqlite3.Row) -> Problem:
+    """A 409 or 412 that says what the server holds."""
+    return Problem(
+        status,
+        detail,
+        server={
+            "revision": row["revision"],
+            "content_digest": row["content_digest"],
+            "metadata": None if row["deleted"] else shown_metadata(row),
+            "updated_at": row["updated_at"],
+            "deleted": bool(row["deleted"]),
+        },
+    )
