@@ -117,6 +117,12 @@ class Jobs:
             counts = _counts(connection, [row.job_id for row in rows])
         return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
 
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are in each state that has any."""
+        query = select(table.c.state, func.count()).group_by(table.c.state)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def is_cancelled(self, job_id: str | None) -> bool:
         if job_id is None:
             return False

@@ -120,18 +120,18 @@ class Versions:
         ``queued_before``: leave out those queued at or after that time, as a message for them
         should still be under way; None takes all of them.
         """
-        return self._wanting(table.c.deleting.is_(False), now, queued_before)
+        wanted = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
+        return self._wanting(and_(wanted, table.c.deleting.is_(False)), now, queued_before)
 
     def wanting_delete(self, now: float, queued_before: float | None) -> list[VersionRecord]:
-        """Published versions that are to be deleted and are due; as `wanting_publish`."""
+        """Versions that are to be deleted at the server and are due; as `wanting_publish`."""
         return self._wanting(table.c.deleting.is_(True), now, queued_before)
 
     def _wanting(
         self, what: ColumnElement[bool], now: float, queued_before: float | None
     ) -> list[VersionRecord]:
         due = or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now)
-        wanted = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
-        where: list[ColumnElement[bool]] = [what, wanted, due]
+        where: list[ColumnElement[bool]] = [what, due]
         if queued_before is not None:
             where.append(or_(table.c.queued_at.is_(None), table.c.queued_at < queued_before))
         with self._database.read() as connection:

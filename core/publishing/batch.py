@@ -1,0 +1,154 @@
+"""One step over a batch: leases, threads, and rows written as results come in.
+
+A batch is the unit and one bad item never holds it back: whatever happens to an item becomes its
+own verdict. When nothing at all answers any more, the rest of the batch is deferred unasked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+from core.errors import EscherError, ServerUnreachable
+from core.journal import Journal
+from core.journal.leases import DEFAULT_SECONDS, this_process
+from core.journal.records import Advance, VersionRecord
+from core.models import Outcome, Ref
+from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
+
+FLUSH_ITEMS = 16
+FLUSH_SECONDS = 2.0
+RENEW_SECONDS = DEFAULT_SECONDS / 3
+
+Work = Callable[[VersionRecord], Verdict]
+
+
+class Batch:
+    """The leased versions of one step; made by `open_batch`."""
+
+    def __init__(self, journal: Journal, owner: str, judge: Judge, held: dict[Ref, int]) -> None:
+        self._journal = journal
+        self._owner = owner
+        self._judge = judge
+        self._fences = held
+        self._renewed_at = time.monotonic()
+        self.records = journal.versions.get_many(list(held))  # read again, under the lease
+        self.outcomes: dict[Ref, Outcome] = {}
+
+    def settle(self, verdicts: Iterable[tuple[VersionRecord, Verdict]]) -> None:
+        """Write verdicts in one transaction and note their outcomes.
+
+        Where the lease or the content is gone the outcome is `WAITING`: a later run sees to it.
+        """
+        pairs = list(verdicts)
+        steps = [
+            Advance(
+                record.ref,
+                self._fences.get(record.ref, -1),
+                record.content_digest,
+                verdict.facts,
+                verdict.state,
+            )
+            for record, verdict in pairs
+        ]
+        written = self._journal.versions.advance(steps) if steps else []
+        for (record, verdict), is_written in zip(pairs, written, strict=True):
+            self.outcomes[record.ref] = verdict.outcome if is_written else WAITING
+
+    def work(self, records: Sequence[VersionRecord], work: Work, threads: int) -> None:
+        """Run ``work`` on every record, ``threads`` at a time, and settle what it gives."""
+        if not records:
+            return
+        attempt = _Attempts(work, self._judge, gives_up_after=threads)
+        with ThreadPoolExecutor(min(threads, len(records)), "publishing") as pool:
+            open_: dict[Future[Verdict], VersionRecord] = {
+                pool.submit(attempt, record): record for record in records
+            }
+            finished: list[tuple[VersionRecord, Verdict]] = []
+            flushed_at = time.monotonic()
+            try:
+                while open_:
+                    done, _ = wait(open_, timeout=FLUSH_SECONDS, return_when=FIRST_COMPLETED)
+                    finished += [(open_.pop(future), future.result()) for future in done]
+                    if (
+                        len(finished) >= FLUSH_ITEMS
+                        or time.monotonic() - flushed_at > FLUSH_SECONDS
+                    ):
+                        self.settle(finished)
+                        finished, flushed_at = [], time.monotonic()
+                    self._renew(open_.values())
+            finally:  # also when this thread is interrupted: what was done is kept
+                for future in open_:
+                    future.cancel()
+                self.settle(finished)
+
+    def _renew(self, records: Iterable[VersionRecord]) -> None:
+        """Hold on to what is still worked on; what was lost meanwhile is not written."""
+        if time.monotonic() - self._renewed_at < RENEW_SECONDS:
+            return
+        refs = [record.ref for record in records]
+        held = self._journal.leases.acquire(refs, self._owner)
+        self._fences = {ref: held.get(ref, -1) for ref in refs}
+        self._renewed_at = time.monotonic()
+
+
+@contextmanager
+def open_batch(
+    journal: Journal, refs: Sequence[Ref], owner: str | None, judge: Judge
+) -> Iterator[Batch]:
+    """Lease ``refs`` for one step.
+
+    A ref that is gone gets `SKIPPED`, one that another worker holds `WAITING`. ``owner`` is this
+    process (taken now, after any fork) unless a test names another.
+    """
+    wanted = list(dict.fromkeys(refs))
+    me = f"{owner or this_process()}#{uuid.uuid4().hex[:12]}"
+    held = journal.leases.acquire(wanted, me) if wanted else {}
+    try:
+        batch = Batch(journal, me, judge, held)
+        others = journal.versions.get_many([ref for ref in wanted if ref not in held])
+        for ref in wanted:
+            if ref not in batch.records:
+                batch.outcomes[ref] = WAITING if ref in others else SKIPPED
+        yield batch
+    finally:
+        journal.leases.release(list(held), me)
+
+
+class _Attempts:
+    """Runs the work of one item, and no more of it once nothing answers."""
+
+    def __init__(self, work: Work, judge: Judge, *, gives_up_after: int) -> None:
+        self._work = work
+        self._judge = judge
+        self._gives_up_after = gives_up_after
+        self._silent = 0
+        self._error: ServerUnreachable | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, record: VersionRecord) -> Verdict:
+        with self._lock:
+            given_up = self._error if self._silent >= self._gives_up_after else None
+        if given_up is not None:
+            return self._judge.deferred(record, given_up)
+        try:
+            verdict = self._work(record)
+        except ServerUnreachable as error:
+            self._note(error)
+            return self._judge.failure(record, error)
+        except EscherError as error:
+            self._note(None)
+            return self._judge.failure(record, error)
+        except Exception as error:  # noqa: BLE001 — any mistake is its item's, never its batch's
+            return self._judge.failure(record, error)
+        self._note(None)
+        return verdict
+
+    def _note(self, error: ServerUnreachable | None) -> None:
+        with self._lock:
+            self._silent = 0 if error is None else self._silent + 1
+            self._error = error

@@ -1,0 +1,71 @@
+"""What may be published, and as what.
+
+::
+
+    never       sensitive, Escher Library (using_default): whoever asks, however they ask
+    not yet     ai-generated without a decision, an open conflict, a deletion under way
+    a choice    local_only: only with a strategy given for this very publication
+    nothing     the server holds this content already
+
+`decide` is asked when somebody wants to publish, `forbidden` again right before anything is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.errors import UsageError
+from core.journal.records import VersionRecord
+from core.models import RESERVED_PREFIX, Area, Ref, Strategy, SyncState
+
+ALREADY_PUBLISHED = "already published"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPlan:
+    """What a request to publish came to; ``left_out`` is ``{"id@version": reason}``."""
+
+    accepted: list[Ref] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def check_choice(as_: Strategy | None) -> None:
+    """Refuse a strategy under which nothing is uploaded."""
+    if as_ is not None and not as_.is_uploaded:
+        raise UsageError(f"{as_.value} uploads nothing.", "Publish --as review or --as trusted.")
+
+
+def forbidden(record: VersionRecord) -> str | None:
+    """Why this content must not leave this machine, or None."""
+    if record.sensitive:
+        return "sensitive: a sensitive playbook never leaves this machine"
+    if record.strategy is Strategy.DEFAULT or record.ref.playbook_id.startswith(RESERVED_PREFIX):
+        return "using_default: it is the Escher Library's, there is nothing to send"
+    if record.area is Area.AI_GENERATED:
+        return "ai-generated: decide first (escher-playbooks decide ID@VERSION review|trusted)"
+    return None
+
+
+def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None, str]:
+    """``(strategy, "")`` when the version may be published under it, else ``(None, reason)``.
+
+    ``as_`` is the caller's choice; without it an earlier choice counts, then the metadata.
+    """
+    reason = forbidden(record)
+    if reason is not None:
+        return None, reason
+    if record.deleting:
+        return None, "it is being deleted"
+    if is_published(record) and record.sync_state is SyncState.PUBLISHED:
+        return None, ALREADY_PUBLISHED
+    if record.sync_state is SyncState.CONFLICT:
+        return None, "open conflict: choose with escher-playbooks conflicts resolve"
+    strategy = as_ or record.publish_as or record.strategy
+    if not strategy.is_uploaded:
+        return None, "local_only: choose with --as review or --as trusted"
+    return strategy, ""
+
+
+def is_published(record: VersionRecord) -> bool:
+    """Whether the server has committed exactly this content."""
+    return record.revision is not None and record.published_digest == record.content_digest

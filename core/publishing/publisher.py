@@ -1,0 +1,263 @@
+"""Publishing in steps, each over a batch of refs and each safe to run again (Flow 2).
+
+::
+
+    request ──► upload ──► publish ──► settle
+    policy,     files to   metadata    local/ → synced/,
+    pending     storage    + vector    published
+
+    row          after request   after upload       after publish             after settle
+    sync_state   pending         pending            pending                   published
+    digests      —               uploaded_digest    published_digest,         —
+                                                    revision, status
+
+Each step leases its refs, reads their rows again, does only what is still to be done, writes with
+the fencing token, and gives the lease back. Its order is in the rows, not in who calls it: a step
+whose turn has not come says `WAITING`. What fails for now is `deferred` with its next attempt in
+the journal; what fails for good keeps its reason (`failed`, `conflict`) until asked for again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from core.errors import EscherError
+from core.journal import Journal
+from core.journal.records import VersionRecord
+from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
+from core.publishing.batch import Batch, open_batch
+from core.publishing.commit import Commit
+from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
+from core.publishing.ports import Source, Vectors
+from core.publishing.removal import Removal
+from core.publishing.upload import Upload
+from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
+from core.server.client import EscherServer
+from core.settings import Settings
+
+SETTLED: dict[str, Any] = {
+    "sync_state": SyncState.PUBLISHED,
+    "publish_as": None,
+    "error_type": None,
+    "error": None,
+    "attempts": 0,
+    "next_attempt_at": None,
+}
+
+
+class Publisher:
+    """Brings versions to the server; ``owner`` names the process in leases (default: this one)."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        server: EscherServer,
+        source: Source,
+        vectors: Vectors,
+        settings: Settings,
+        owner: str | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._journal = journal
+        self._server = server
+        self._source = source
+        self._vectors = vectors
+        self._settings = settings
+        self._owner = owner
+        self._clock = clock
+        self._judge = Judge(clock, random)
+        self._threads = 2 * settings.transfer_concurrency
+
+    # -- asking -----------------------------------------------------------------------------
+    def request(self, refs: Sequence[Ref] | None, as_: Strategy | None = None) -> PublishPlan:
+        """Mark versions to be published, in one transaction; None means all not yet published.
+
+        `UsageError` when ``as_`` is no strategy that uploads; all else is in the plan.
+        """
+        check_choice(as_)
+        plan = PublishPlan()
+        if refs is None:
+            records = {record.ref: record for record in self._journal.versions.select()}
+        else:
+            records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
+            plan.left_out.update({str(ref): "not found" for ref in refs if ref not in records})
+        changes: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        for ref, record in records.items():
+            strategy, reason = decide(record, as_)
+            if strategy is not None:
+                changes.append((ref, None, _asked({"publish_as": strategy})))
+            elif refs is not None or reason != ALREADY_PUBLISHED:
+                plan.left_out[str(ref)] = reason
+        if changes:
+            marked = self._journal.versions.set_many(changes)
+            for (ref, _, _), is_there in zip(changes, marked, strict=True):
+                if is_there:
+                    plan.accepted.append(ref)
+                else:
+                    plan.left_out[str(ref)] = "not found"
+        return plan
+
+    def request_delete(self, refs: Sequence[Ref]) -> list[Ref]:
+        """Mark those that the server has, or may have, to be deleted there by `delete`.
+
+        Returns the marked ones. The others never left this machine: the store deletes them alone.
+        """
+        records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
+        changes: list[tuple[Ref, int | None, dict[str, Any]]] = [
+            (ref, None, _asked({"publish_as": None, "deleting": True}))
+            for ref, record in records.items()
+            if record.is_published or record.uploaded_digest is not None
+        ]
+        marked = self._journal.versions.set_many(changes) if changes else []
+        return [ref for (ref, _, _), done in zip(changes, marked, strict=True) if done]
+
+    def due(self, now: float, queued_before: float | None = None) -> list[VersionRecord]:
+        """What is to be published at ``now`` (Unix seconds), see `Versions.wanting_publish`."""
+        return self._journal.versions.wanting_publish(now, queued_before)
+
+    def due_deletes(self, now: float, queued_before: float | None = None) -> list[VersionRecord]:
+        """What is to be deleted at the server at ``now``."""
+        return self._journal.versions.wanting_delete(now, queued_before)
+
+    # -- the steps --------------------------------------------------------------------------
+    def upload(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Bring the files into the tenant space; files only, nothing is visible there yet."""
+        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+            todo = self._still_to_do(batch, _upload_standing)
+            step = Upload(self._journal, self._server, self._source, self._settings.secrets_gate)
+            batch.work(todo, step, self._threads)
+            return batch.outcomes
+
+    def publish(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Commit what is uploaded, with its vector; one call for all vectors of the batch."""
+        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+            todo = self._still_to_do(batch, _publish_standing)
+            if not todo:
+                return batch.outcomes
+            try:
+                vectors = self._vectors.vectors_for(
+                    {record.ref: record.metadata for record in todo}
+                )
+            except EscherError as error:
+                batch.settle([(record, self._judge.failure(record, error)) for record in todo])
+                return batch.outcomes
+            step = Commit(self._server, self._judge, vectors, self._settings.embedding_model)
+            batch.work(todo, step, self._threads)
+            return batch.outcomes
+
+    def settle(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Move what the server committed to ``synced/`` with the server's status and strategy."""
+        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+            self._settle(batch, self._still_to_do(batch, _settle_standing))
+            return batch.outcomes
+
+    def delete(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Delete what `request_delete` marked: at the server, confirmed, then here.
+
+        One that is gone is `DONE`; one that is not marked (any more) is `SKIPPED`.
+        """
+        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+            for ref, outcome in batch.outcomes.items():
+                if outcome is SKIPPED:
+                    batch.outcomes[ref] = DONE
+            todo = self._still_to_do(batch, _delete_standing)
+            removal = Removal(self._server, self._source, self._judge)
+            batch.work(todo, removal, self._threads)
+            confirmed = [record for record in todo if batch.outcomes.get(record.ref) == DONE]
+            removal.forget(batch, confirmed)
+            return batch.outcomes
+
+    # -- inside -----------------------------------------------------------------------------
+    def _still_to_do(
+        self, batch: Batch, standing: Callable[[VersionRecord], Outcome | None]
+    ) -> list[VersionRecord]:
+        """The records for which this step has work now; the others get their outcome."""
+        todo = []
+        now = self._clock()
+        for ref, record in batch.records.items():
+            waits = record.sync_state is SyncState.DEFERRED and (record.next_attempt_at or 0) > now
+            outcome = WAITING if waits else standing(record)
+            if outcome is None:
+                todo.append(record)
+            else:
+                batch.outcomes[ref] = outcome
+        return todo
+
+    def _settle(self, batch: Batch, records: list[VersionRecord]) -> None:
+        if not records:
+            return
+        try:
+            self._source.move([
+                Move(
+                    record.ref,
+                    Area.SYNCED,
+                    {
+                        name: record.metadata[name]
+                        for name in ("status", "storage_strategy", "updated_at")
+                    },
+                )
+                for record in records
+            ])  # fmt: skip
+        except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in Batch.work
+            if len(records) > 1:  # all at once did not go: find the one that stops the others
+                for record in records:
+                    self._settle(batch, [record])
+            else:
+                batch.settle([(records[0], self._judge.failure(records[0], error))])
+        else:
+            batch.settle([(record, Verdict(state=SETTLED)) for record in records])
+
+
+def _asked(values: dict[str, Any]) -> dict[str, Any]:
+    return {**SETTLED, "sync_state": SyncState.PENDING, **values}
+
+
+def _standing(record: VersionRecord) -> Outcome | None:
+    """The outcome of a version with which no step of publishing has anything to do."""
+    if record.deleting:
+        return SKIPPED
+    match record.sync_state:
+        case SyncState.PUBLISHED:
+            return DONE
+        case SyncState.LOCAL:
+            return SKIPPED
+        case SyncState.FAILED | SyncState.CONFLICT:
+            return Outcome(OutcomeState.FAILED, record.error_type, record.error)
+        case SyncState.PENDING | SyncState.DEFERRED:
+            strategy = record.publish_as or record.strategy
+            return None if strategy.is_uploaded else SKIPPED
+
+
+def _upload_standing(record: VersionRecord) -> Outcome | None:
+    outcome = _standing(record)
+    if outcome is None and record.content_digest in {
+        record.uploaded_digest,
+        record.published_digest,
+    }:
+        return DONE
+    return outcome
+
+
+def _publish_standing(record: VersionRecord) -> Outcome | None:
+    outcome = _standing(record)
+    if outcome is not None:
+        return outcome
+    if record.published_digest == record.content_digest:
+        return DONE
+    return None if record.uploaded_digest == record.content_digest else WAITING
+
+
+def _settle_standing(record: VersionRecord) -> Outcome | None:
+    outcome = _standing(record)
+    if outcome is not None:
+        return outcome
+    return None if record.published_digest == record.content_digest else WAITING
+
+
+def _delete_standing(record: VersionRecord) -> Outcome | None:
+    return None if record.deleting else SKIPPED

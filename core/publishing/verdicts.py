@@ -1,0 +1,104 @@
+"""What a step makes of one version: an outcome for the caller and what changes in its row.
+
+The retry policy between syncs stands here (the one within a call is `core.server.retry`): a
+transient failure is due again after full jitter over 5 s, 10 s, 20 s … up to an hour, or when the
+server asked for more patience, then; a permanent one keeps its reason and waits for the user.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.errors import Conflict, EscherError, NotEscherServer, TransientError
+from core.journal.records import VersionRecord
+from core.models import DONE, Outcome, OutcomeState, SyncState
+from core.server.retry import full_jitter
+
+BASE_SECONDS = 5.0
+CAP_SECONDS = 3600.0
+SKIPPED = Outcome(OutcomeState.SKIPPED)
+WAITING = Outcome(OutcomeState.WAITING)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``facts`` and ``state`` as in `core.journal.records.Advance`."""
+
+    outcome: Outcome = DONE
+    facts: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Turns failures into verdicts; ``clock`` gives Unix seconds."""
+
+    clock: Callable[[], float]
+    random: Callable[[], float]
+
+    def failure(
+        self, record: VersionRecord, error: Exception, facts: dict[str, Any] | None = None
+    ) -> Verdict:
+        """The verdict of ``error``: deferred, failed or in conflict."""
+        if not isinstance(error, EscherError):
+            return self._unexpected(record, error)
+        # an answer that is no Escher server's (a hotel's sign-in page) says nothing of the item
+        if isinstance(error, TransientError | NotEscherServer):
+            return self.deferred(record, error, facts)
+        conflict = isinstance(error, Conflict)
+        return self._refused(
+            SyncState.CONFLICT if conflict else SyncState.FAILED, error.type, str(error), facts
+        )
+
+    def deferred(
+        self, record: VersionRecord, error: EscherError, facts: dict[str, Any] | None = None
+    ) -> Verdict:
+        """Due again later, whatever kind of error it is."""
+        jitter = full_jitter(
+            record.attempts, base_seconds=BASE_SECONDS, cap_seconds=CAP_SECONDS, random=self.random
+        )
+        wait = max(jitter, min(error.retry_after or 0.0, CAP_SECONDS))
+        due = math.ceil(self.clock() + wait)
+        state = {
+            "sync_state": SyncState.DEFERRED,
+            "attempts": record.attempts + 1,
+            "error_type": error.type,
+            "error": str(error),
+            "next_attempt_at": due,
+        }
+        outcome = Outcome(OutcomeState.DEFERRED, error.type, str(error), due)
+        return Verdict(outcome, facts or {}, state)
+
+    def again(self, record: VersionRecord, error: Exception) -> Verdict:
+        """Due again later, even after an error that is permanent or a mistake of ours."""
+        if not isinstance(error, EscherError):
+            error = EscherError(self._unexpected(record, error).outcome.error or "")
+        return self.deferred(record, error)
+
+    @staticmethod
+    def _refused(
+        sync_state: SyncState, type_: str, words: str, facts: dict[str, Any] | None
+    ) -> Verdict:
+        state = {
+            "sync_state": sync_state,
+            "error_type": type_,
+            "error": words,
+            "next_attempt_at": None,
+        }
+        return Verdict(Outcome(OutcomeState.FAILED, type_, words), facts or {}, state)
+
+    def _unexpected(self, record: VersionRecord, error: Exception) -> Verdict:
+        """A mistake of ours: told by its kind and place, since its text may hold content."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+        kind = type(error).__name__
+        log.error("%s failed with %s at %s", record.ref, kind, place)
+        words = f"Unexpected {kind} at {place}. Please report it; publish again to retry."
+        return self._refused(SyncState.FAILED, kind, words, None)

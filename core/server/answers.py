@@ -1,0 +1,178 @@
+"""The server's answers as ``contract/server.md`` has them; another shape is no Escher server.
+
+Unknown members are ignored: a newer server may send more. Times are Unix seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import NotEscherServer
+from core.files import DIGEST_RE
+from core.models import Status, Strategy
+from core.server.problems import CHECK_URL
+
+Checksum = Annotated[str, Field(pattern=DIGEST_RE.pattern)]
+S3Path = Annotated[str, Field(pattern=r"^s3://[^\x00-\x1f]+$", max_length=2048)]
+Revision = Annotated[int, Field(ge=1)]
+_NAMED_PROBLEMS = 3
+
+
+class Reply(BaseModel):
+    """Strict, so that ``"5"`` is no revision."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class UploadPart(Reply):
+    """A slice of a large file that the server has not received yet."""
+
+    number: Annotated[int, Field(ge=1)]
+    offset: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Field(ge=1)]
+    url: str
+
+
+class UploadTarget(Reply):
+    """Where the bytes of one file go; ``needs_bytes`` is false where the server holds them."""
+
+    path: str
+    checksum: Checksum
+    s3_path: S3Path
+    url: str | None = None
+    headers: dict[str, str] = {}
+    parts: list[UploadPart] | None = None
+    complete_url: str | None = None
+    expires_at: int | None = None
+
+    @property
+    def needs_bytes(self) -> bool:
+        return self.url is not None or self.complete_url is not None
+
+
+class Announcement(Reply):
+    """The answer to announcing files."""
+
+    s3_base_path: S3Path
+    targets: list[UploadTarget] = Field(validation_alias="uploads")
+
+    def target(self, path: str) -> UploadTarget:
+        return next(target for target in self.targets if target.path == path)
+
+    @property
+    def s3_paths(self) -> dict[str, str]:
+        return {target.path: target.s3_path for target in self.targets}
+
+
+class Published(Reply):
+    """What the server made of a publication."""
+
+    revision: Revision
+    status: Status
+    storage_strategy: Strategy
+    published_at: int
+
+
+class StatusSet(Reply):
+    """The answer to setting a status."""
+
+    revision: Revision
+    status: Status
+    storage_strategy: Strategy
+
+
+class Deleted(Reply):
+    """The answer to a deletion; a server may say nothing more than 2xx."""
+
+    revision: Revision | None = None
+
+
+class RemoteFile(Reply):
+    path: str
+    size_bytes: Annotated[int, Field(ge=0)]
+    checksum: Checksum
+    s3_path: S3Path
+
+
+class Change(Reply):
+    """One version in the changes feed; a deleted one has neither metadata nor files."""
+
+    playbook_id: str
+    version: str
+    revision: Revision
+    content_digest: Checksum
+    status: Status
+    storage_strategy: Strategy
+    deleted: bool
+    updated_at: int
+    metadata: dict[str, Any] | None = None
+    files: list[RemoteFile] = []
+
+
+class Changes(Reply):
+    """A page of the changes feed; ``cursor`` is where the next one starts."""
+
+    changes: list[Change]
+    cursor: str
+    more: bool
+
+
+class ScriptFile(Reply):
+    path: str
+    url: str
+    checksum: Checksum
+    size_bytes: Annotated[int, Field(ge=0)]
+    expires_at: int
+
+
+class Script(Reply):
+    """A format's files with their pre-signed GETs."""
+
+    playbook_id: str
+    version: str
+    format: str
+    files: list[ScriptFile]
+    entry_point: str
+
+
+class RemoteResult(Reply):
+    playbook_id: str
+    version: str
+    source: Literal["tenant", "escher_library", "client"]
+    score: float
+    status: str
+    warning: str | None = None
+
+
+class RemoteResults(Reply):
+    results: list[RemoteResult]
+
+
+class ReferenceStats(Reply):
+    """``{tenant id: {playbooks, versions, revisions, objects, bytes_received, …}}``."""
+
+    tenants: dict[str, dict[str, int]]
+
+
+R = TypeVar("R", bound=Reply)
+
+
+def read_reply(kind: type[R], body: bytes, call: str) -> R:
+    """Check ``body`` against ``kind``; `NotEscherServer` names the members that are wrong."""
+    if not body.lstrip().startswith(b"{"):
+        raise NotEscherServer(f"{call} answered something that is not a JSON object.", CHECK_URL)
+    problems: list[str] = []
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'answer'}: {item['type']}"
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+    more = "" if len(problems) <= _NAMED_PROBLEMS else ", …"
+    named = ", ".join(problems[:_NAMED_PROBLEMS])
+    raise NotEscherServer(
+        f"{call} answered, and not as the contract says ({named}{more}).", CHECK_URL
+    )

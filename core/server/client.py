@@ -1,0 +1,288 @@
+"""The Escher server's HTTP interface (``contract/server.md``), one method a call.
+
+Every call is retried under `core.server.retry` and ends in a checked answer or in one of
+`core.errors`; errors name the call without its query and never hold a token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from core.errors import (
+    FilesMissing,
+    NotEscherServer,
+    ServerRejected,
+    SettingsError,
+    TransferInterrupted,
+    TransientError,
+    UrlExpired,
+)
+from core.files import sha256_bytes
+from core.models import FileEntry, Ref, Status
+from core.server.answers import (
+    Announcement,
+    Changes,
+    Deleted,
+    Published,
+    ReferenceStats,
+    RemoteResult,
+    RemoteResults,
+    Reply,
+    Script,
+    StatusSet,
+    read_reply,
+)
+from core.server.http import Answer, Http, url_label
+from core.server.problems import CHECK_URL, api_error, read_problem
+from core.server.retry import Deadline, Retrier, RetryPolicy
+from core.server.transfers import Transfers
+from core.settings import Settings
+
+R = TypeVar("R", bound=Reply)
+_PROBE = RetryPolicy(tries=1, deadline_seconds=5.0)
+_NOT_FOUND = 404
+
+
+class EscherServer:
+    """A client of one server and tenant; may be shared by threads and carried over a fork."""
+
+    def __init__(self, settings: Settings, *, retrier: Retrier | None = None) -> None:
+        self._settings = settings
+        self._url = settings.server_url
+        self._tenant = settings.tenant_id
+        self._retrier = retrier or Retrier()
+        self._http = Http(connections=2 * settings.transfer_concurrency)
+        self._transfers = Transfers(self._http, self._retrier)
+
+    @property
+    def tenant_id(self) -> str:
+        return self._tenant
+
+    # -- publishing -------------------------------------------------------------------------
+    def announce(self, ref: Ref, files: Sequence[FileEntry]) -> Announcement:
+        """Say which files will come; one target for each, where it goes and what it becomes."""
+        answer = self._call(
+            Announcement,
+            "POST",
+            "/api/playbook/upload",
+            {**self._names(ref), "files": [file.as_json() for file in files]},
+        )
+        wanted = sorted((file.path, file.checksum) for file in files)
+        if sorted((target.path, target.checksum) for target in answer.targets) != wanted:
+            raise NotEscherServer(
+                f"The upload targets for {ref} are not those of the announced files.", CHECK_URL
+            )
+        return answer
+
+    def upload(self, ref: Ref, contents: Mapping[str, bytes]) -> dict[str, str]:
+        """Bring ``{path: content}`` into the tenant space, what is there already left out.
+
+        Returns ``{path: s3_path}``. An expired URL is asked for anew once; so are lost parts.
+        """
+        entries = [
+            FileEntry(path, len(content), sha256_bytes(content))
+            for path, content in sorted(contents.items())
+        ]
+        announcement = self.announce(ref, entries)
+        for target in announcement.targets:
+            try:
+                self._transfers.put_file(target, contents[target.path])
+            except (UrlExpired, FilesMissing):
+                self._put_again(ref, entries, target.path, contents[target.path])
+        return announcement.s3_paths
+
+    def _put_again(self, ref: Ref, entries: Sequence[FileEntry], path: str, content: bytes) -> None:
+        try:
+            self._transfers.put_file(self.announce(ref, entries).target(path), content)
+        except UrlExpired:
+            raise ServerRejected(
+                f"The storage refused a new URL for {path} of {ref} too.",
+                "Check the clocks and the permissions of the server and its storage.",
+            ) from None
+        except FilesMissing:
+            raise TransferInterrupted(
+                f"The storage lost parts of {path} of {ref} twice.", "It is tried again later."
+            ) from None
+
+    def publish(
+        self,
+        ref: Ref,
+        *,
+        metadata: Mapping[str, Any],
+        vector: Sequence[float] | None,
+        embedding_model: str | None,
+        content_digest: str,
+        s3_paths: Mapping[str, str],
+        base_revision: int | None,
+    ) -> Published:
+        """Commit a version. `Conflict` (409) holds the server's side; `FilesMissing` is 424.
+
+        The ``Idempotency-Key`` is the digest of the body: after a lost answer the same call gets
+        the first answer again, and another body is never taken for it.
+        """
+        body = {
+            **self._names(ref),
+            "metadata": dict(metadata),
+            "vector": None if vector is None else list(vector),
+            "embedding_model": embedding_model,
+            "content_digest": content_digest,
+            "s3_paths": dict(s3_paths),
+            "base_revision": base_revision,
+        }
+        key = sha256_bytes(json.dumps(body, sort_keys=True).encode()).removeprefix("sha256:")
+        path = "/api/playbook/metadata/publish"
+        return self._call(Published, "POST", path, body, headers={"Idempotency-Key": key})
+
+    def delete(self, ref: Ref, revision: int) -> None:
+        """Delete a version that is at ``revision``; one that is not there is deleted.
+
+        `Conflict` (412) when the server has moved on.
+        """
+        path = self._version_path("metadata", ref)
+        answer, call = self._exchange("DELETE", path, headers={"If-Match": str(revision)})
+        # 404 counts only from a server of the contract, not from any page that is not there
+        if answer.status == _NOT_FOUND and read_problem(answer.body) is not None:
+            return
+        self._check(answer, call)
+        if answer.body:
+            read_reply(Deleted, answer.body, call)
+
+    def set_status(self, ref: Ref, status: Status, reason: str | None = None) -> StatusSet:
+        """Set a version's status; wants a reviewer's token."""
+        path = self._version_path("metadata", ref) + "/status"
+        return self._call(StatusSet, "POST", path, {"status": status.value, "reason": reason})
+
+    def send_stats(self, ref: Ref, executions: Iterable[Mapping[str, Any]]) -> None:
+        """Report executions ``{execution_id, success, duration_ms, at}``; again is harmless."""
+        body = {"executions": [dict(execution) for execution in executions]}
+        self._call(Reply, "POST", self._version_path("stats", ref), body)
+
+    # -- reading ----------------------------------------------------------------------------
+    def changes(self, cursor: str | None = None, limit: int = 200) -> Changes:
+        """A page of what changed after ``cursor``; None begins at the beginning."""
+        params = {"tenant_id": self._tenant, "limit": str(limit)}
+        if cursor is not None:
+            params["since"] = cursor
+        return self._call(Changes, "GET", "/api/playbook/metadata/changes", params=params)
+
+    def script(
+        self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
+    ) -> Script:
+        """A format's files with pre-signed GETs, named by ref and format or by S3 path."""
+        if s3_path is not None:
+            params = {"s3_path": s3_path}
+        else:
+            assert ref is not None
+            params = {"playbook_id": ref.playbook_id, "version": ref.version}
+            params["format"] = format_ or ""
+        return self._call(Script, "GET", "/api/script/download", params=params)
+
+    def search(
+        self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
+    ) -> list[RemoteResult]:
+        """Search the tenant's published playbooks and the Escher Library."""
+        body = {
+            "tenant_id": self._tenant, "query": query, "filters": dict(filters or {}), "limit": limit,
+        }  # fmt: skip
+        return self._call(RemoteResults, "POST", "/api/playbook/search", body).results
+
+    def reachable(self) -> bool:
+        """Whether the server answers as an Escher server does, with this token; 5 s at most."""
+        try:
+            params = {"tenant_id": self._tenant, "limit": "1"}
+            path = "/api/playbook/metadata/changes"
+            answer, call = self._exchange("GET", path, params=params, retrier=Retrier(_PROBE))
+            self._check(answer, call)
+            read_reply(Changes, answer.body, call)
+        except (TransientError, ServerRejected):
+            return False
+        return True
+
+    def reference_stats(self) -> dict[str, int]:
+        """The reference server's counts for this tenant; another server has none (404)."""
+        stats = self._call(ReferenceStats, "GET", "/api/reference/stats")
+        return stats.tenants.get(self._tenant, {})
+
+    def close(self) -> None:
+        self._http.close()
+
+    # -- one call ---------------------------------------------------------------------------
+    def _call(
+        self,
+        kind: type[R],
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> R:
+        answer, call = self._exchange(method, path, body, params=params, headers=headers)
+        self._check(answer, call)
+        return read_reply(kind, answer.body, call)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        retrier: Retrier | None = None,
+    ) -> tuple[Answer, str]:
+        """The answer, transient failures retried, and the call as errors name it."""
+        url = self._url + path
+        call = f"{method} {url_label(url)}"
+        sent = dict(headers or {})
+        content = None
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+            content = json.dumps(body, allow_nan=False).encode()
+
+        def attempt(deadline: Deadline) -> Answer:
+            token = self._token()
+            answer = self._http.send(
+                method,
+                url,
+                deadline=deadline,
+                token=token,
+                headers=sent,
+                params=params,
+                body=content,
+            )
+            if not answer.is_ok:
+                error = api_error(answer.status, answer.headers, answer.body, call, token)
+                if isinstance(error, TransientError) and not isinstance(error, FilesMissing):
+                    raise error
+            return answer
+
+        return (retrier or self._retrier).call(attempt), call
+
+    def _check(self, answer: Answer, call: str) -> None:
+        if not answer.is_ok:
+            raise api_error(answer.status, answer.headers, answer.body, call, self._token())
+
+    def _token(self) -> str | None:
+        """Read at each call: the embedded server's token may come after this client."""
+        token = self._settings.read_server_token()
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise SettingsError(
+                "server_token holds characters that no header can carry.",
+                "Set it again, without line breaks.",
+            )
+        return token
+
+    def _names(self, ref: Ref) -> dict[str, Any]:
+        return {
+            "tenant_id": self._tenant,
+            "playbook_id": ref.playbook_id,
+            "version": ref.version,
+        }
+
+    def _version_path(self, kind: str, ref: Ref) -> str:
+        names = (self._tenant, ref.playbook_id, ref.version)
+        return f"/api/playbook/{kind}/" + "/".join(quote(name, safe="") for name in names)

@@ -1,0 +1,105 @@
+"""Bytes to pre-signed URLs: whole files, and large ones in parts.
+
+No token goes here; the URL's signature is the permission, so no URL is shown with its query.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from collections.abc import Mapping
+
+from core.errors import IntegrityError, NotEscherServer, TransferInterrupted
+from core.files import sha256_bytes
+from core.server.answers import UploadPart, UploadTarget
+from core.server.http import Http, may_carry_content
+from core.server.problems import CHECK_URL, storage_error
+from core.server.retry import Deadline, Retrier
+
+CHECKSUM_HEADER = "x-amz-checksum-sha256"
+FLOOR_BYTES_PER_SECOND = 64 * 1024  # a slower link does not carry a part before the deadline
+MAX_ANSWER_BYTES = 1 << 20
+_BAD_REQUEST = 400
+
+log = logging.getLogger(__name__)
+
+
+class Transfers:
+    """PUTs with the retries of ``retrier``; safe in threads."""
+
+    def __init__(self, http: Http, retrier: Retrier) -> None:
+        self._http = http
+        self._retrier = retrier
+
+    def put_file(self, target: UploadTarget, content: bytes) -> None:
+        """Send ``content`` to where ``target`` says; nothing where the server holds it.
+
+        `UrlExpired` and `FilesMissing` (parts) ask for a new announcement. A 400 is retried while
+        the bytes here still have the announced digest; otherwise `IntegrityError`: start over.
+        """
+        if target.complete_url is not None:
+            for part in target.parts or []:
+                self._put_part(target, part, content)
+            self._complete(target, content)
+        elif target.url is not None:
+            self._send("PUT", target.url, target, content, target.headers, content, target.path)
+
+    def _put_part(self, target: UploadTarget, part: UploadPart, content: bytes) -> None:
+        piece = content[part.offset : part.offset + part.size_bytes]
+        if len(piece) != part.size_bytes:
+            raise NotEscherServer(
+                f"The server wants part {part.number} of {target.path}, which ends behind it.",
+                CHECK_URL,
+            )
+        digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
+        what = f"part {part.number} of {target.path}"
+        self._send("PUT", part.url, target, content, {CHECKSUM_HEADER: digest}, piece, what)
+
+    def _complete(self, target: UploadTarget, content: bytes) -> None:
+        assert target.complete_url is not None
+        what = f"the end of {target.path}"
+        self._send("POST", target.complete_url, target, content, {}, b"", what)
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        target: UploadTarget,
+        whole: bytes,
+        headers: Mapping[str, str],
+        body: bytes,
+        what: str,
+    ) -> None:
+        if not may_carry_content(url):
+            raise NotEscherServer(
+                f"The server wants {what} sent over plain http, or to a malformed URL.",
+                "Content goes to https only, or to http on this machine. " + CHECK_URL,
+            )
+
+        def attempt(deadline: Deadline) -> None:
+            answer = self._http.send(
+                method,
+                url,
+                deadline=deadline,
+                headers=headers,
+                body=body,
+                max_bytes=MAX_ANSWER_BYTES,
+            )
+            if answer.is_ok:
+                return
+            if answer.status == _BAD_REQUEST:
+                self._judge_refusal(target, whole, what)
+            raise storage_error(answer.status, answer.headers, answer.body, what)
+
+        self._retrier.call(attempt, extra_seconds=len(body) / FLOOR_BYTES_PER_SECOND)
+
+    @staticmethod
+    def _judge_refusal(target: UploadTarget, whole: bytes, what: str) -> None:
+        """A 400: the bytes changed on the way (again, then), or here (start over)."""
+        if sha256_bytes(whole) != target.checksum:
+            raise IntegrityError(
+                f"{target.path} is not what was announced any more.", "It is sent anew."
+            )
+        log.warning("the storage refused the bytes of %s; they are sent again", what)
+        raise TransferInterrupted(f"The storage refused the bytes of {what}.", "It is tried again.")
