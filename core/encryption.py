@@ -80,6 +80,11 @@ def is_sealed(content: bytes) -> bool:
     return content.startswith(MAGIC)
 
 
+def sealed_generation(sealed: bytes, what: str) -> int:
+    """The generation that an envelope says it has; only `Envelope.open` proves it."""
+    return int(_split(sealed, what)[0]["generation"])
+
+
 class Envelope:
     """Seals and opens content with one master key."""
 

@@ -19,6 +19,7 @@
         │   └── UnsafePath          a name that would leave its folder
         ├── Refused                 policy says no                           (exit 5)
         │   ├── AlreadyExists       id@version is taken
+        │   │   └── Unchanged       … by this very content
         │   ├── HomeMismatch        the home belongs to another server or tenant
         │   └── Conflict            409 412: the server holds something else
         ├── ServerRejected          any other 4xx, in the server's words
@@ -140,6 +141,10 @@ class Refused(PermanentError):
 
 class AlreadyExists(Refused):
     title = "Already exists"
+
+
+class Unchanged(AlreadyExists):
+    title = "Is there already"
 
 
 class HomeMismatch(Refused):

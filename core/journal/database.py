@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from core.errors import SettingsError, StorageError
 from core.journal import schema
 
 BUSY_TIMEOUT_SECONDS = 30
+WAL_RETRY_SECONDS = 0.02
 
 
 class Database:
@@ -87,7 +90,7 @@ class Database:
             if "malformed" in str(error.orig) or "not a database" in str(error.orig):
                 raise StorageError(
                     f"The journal is damaged: {error.orig}.",
-                    "Move journal.db aside and run `escher-playbooks verify` to rebuild it from disk.",
+                    "Move journal.db aside: the next command rebuilds it from the folders.",
                 ) from error
             raise
 
@@ -143,9 +146,24 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we begin ourselves, below
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged row survives a power cut
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    # The busy timeout does not cover this one change, and processes that start together on a new
+    # home make it together.
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_SECONDS)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,0 +1,91 @@
+"""Rows for folders that the journal does not know: a lost journal is rebuilt from disk.
+
+The folders are the truth for content; what only the journal knew (revisions, the latest generation
+of encrypted content) is taken from the server's changes feed and from the envelopes themselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+
+from core.encryption import Envelope, is_sealed, sealed_generation
+from core.errors import EscherError, InvalidPlaybook
+from core.journal import VersionRecord
+from core.journal.records import DiskFile
+from core.models import PARAMETERS_FILE, Area, Ref, content_digest, parse_metadata
+from core.playbooks.drafts import draft_from_folder
+from core.playbooks.layout import FoundFolder
+from core.playbooks.limits import Limits
+from core.playbooks.parameters import sealed_defaults
+from core.playbooks.reading import PlaybookReader, is_unfetched
+from core.playbooks.sealing import published_form, to_clear
+from core.playbooks.staging import disk_files, wish
+
+
+def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[Path, EscherError]]:
+    """Take every unknown folder into the journal as it stands; the refs, and what can't be taken.
+
+    Nothing on disk changes. A second copy of a known version, and metadata without content in
+    ``synced/`` (the changes feed brings it), are left alone.
+    """
+    rows: list[tuple[VersionRecord, tuple[DiskFile, ...]]] = []
+    failed: dict[Path, EscherError] = {}
+    with reader.locked():
+        known = set(reader.journal.versions.refs())
+        for found in reader.layout.find():
+            if found.ref in known or (found.area is Area.SYNCED and is_unfetched(found.path)):
+                continue
+            try:
+                row = _row(found, envelope, reader.limits)
+            except EscherError as error:
+                failed[found.path] = error
+            else:
+                rows.append(row)
+                known.add(row[0].ref)
+        with reader.journal.database.write() as connection:
+            reader.journal.versions.put(rows, connection)
+    return [record.ref for record, _ in rows], failed
+
+
+def _row(
+    found: FoundFolder, envelope: Envelope, limits: Limits
+) -> tuple[VersionRecord, tuple[DiskFile, ...]]:
+    draft = draft_from_folder(found.path, limits)
+    metadata = parse_metadata(draft.metadata)
+    if found.ref is None or metadata.ref != found.ref:
+        raise InvalidPlaybook(
+            f"{found.path} holds {metadata.ref}.", "Rename the folder, or mend its metadata."
+        )
+    generation = _generation(draft.files)
+    clear = to_clear(
+        draft.files, found.ref, generation, envelope, sensitive=metadata.sensitive, edited=True
+    )
+    files = disk_files(found.path, published_form(clear))
+    record = VersionRecord(
+        found.ref,
+        found.area,
+        content_digest(draft.metadata, [file.entry for file in files]),
+        draft.metadata,
+        generation=generation,
+        **({} if found.area is Area.SYNCED else wish(metadata.storage_strategy, found.area, None)),
+    )
+    return record, files
+
+
+def _generation(disk: Mapping[str, bytes]) -> int:
+    found = [1]
+    for path, content in disk.items():
+        if is_sealed(content):
+            found.append(sealed_generation(content, path))
+        elif path == PARAMETERS_FILE:
+            for text in sealed_defaults(content):
+                try:
+                    found.append(sealed_generation(base64.b64decode(text, validate=True), path))
+                except binascii.Error as error:
+                    raise InvalidPlaybook(
+                        f"{path}: an encrypted default is not base64.", "Mend or remove it."
+                    ) from error
+    return max(found)

@@ -1,0 +1,146 @@
+"""``parameters.json``: its rules, and the defaults of sensitive parameters.
+
+The default of a parameter with ``sensitive: true`` has three forms: clear in a draft and for the
+execution engine, ``{"$encrypted": "<base64 envelope>"}`` on disk, absent in what is published.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from core.errors import IntegrityError, InvalidPlaybook
+from core.files import json_bytes
+from core.models import PARAMETERS_FILE, parse_json_object
+
+SEALED_KEY = "$encrypted"
+MAX_NAME = 128
+_SNAKE_CASE = re.compile(r"[a-z][a-z0-9_]*")
+_SHAPE = 'Use {"parameters": [{"name": …, "type": …, …}, …]}.'
+
+
+def parse_parameters(content: bytes) -> list[dict[str, Any]]:
+    """The parameters, checked against the contract; unknown keys are nobody's business."""
+    return _listed(parse_json_object(content, PARAMETERS_FILE))
+
+
+def _listed(document: dict[str, Any]) -> list[dict[str, Any]]:
+    listed = document.get("parameters")
+    if not isinstance(listed, list):
+        raise InvalidPlaybook(f"{PARAMETERS_FILE} has no list `parameters`.", _SHAPE)
+    for number, parameter in enumerate(listed, 1):
+        where = f"{PARAMETERS_FILE}, parameter {number}"
+        if not isinstance(parameter, dict):
+            raise InvalidPlaybook(f"{where} is not an object.", _SHAPE)
+        name = parameter.get("name")
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            raise InvalidPlaybook(
+                f"{where} has no proper name.", f"Use 1-{MAX_NAME} printable characters."
+            )
+        for flag in ("sensitive", "required"):
+            if not isinstance(parameter.get(flag, False), bool):
+                raise InvalidPlaybook(f"{where} ({name}): {flag} is no boolean.", "Use true/false.")
+    return listed
+
+
+def check_clear(content: bytes) -> None:
+    """Refuse a draft whose defaults are sealed already: they open in their old place only."""
+    for parameter in parse_parameters(content):
+        if _is_sealed(parameter.get("default")):
+            raise InvalidPlaybook(
+                f"{PARAMETERS_FILE}: the default of {parameter['name']} is encrypted for another"
+                " place.",
+                "Give it in clear (`escher-playbooks export` writes a clear copy), or leave it out.",
+            )
+    if has_sealed_defaults(content):
+        try:
+            json_bytes(parse_json_object(content, PARAMETERS_FILE))
+        except ValueError as error:  # 1e999, a lone surrogate: it has no JSON form
+            raise InvalidPlaybook(
+                f"{PARAMETERS_FILE} can't be written again: {error}.", "Mend that value."
+            ) from error
+
+
+def warnings_of(content: bytes) -> list[str]:
+    """Names that are odd but allowed."""
+    names = [str(parameter["name"]) for parameter in parse_parameters(content)]
+    odd = [name for name in names if not _SNAKE_CASE.fullmatch(name)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    found = []
+    if odd:
+        found.append(f"{PARAMETERS_FILE}: not in snake_case: {', '.join(odd[:5])}{_more(odd)}")
+    if twice:
+        found.append(f"{PARAMETERS_FILE}: named twice: {', '.join(twice[:5])}{_more(twice)}")
+    return found
+
+
+def has_sealed_defaults(content: bytes) -> bool:
+    """Whether some sensitive parameter has a default, in whatever form."""
+    return any(map(_is_secret, parse_parameters(content)))
+
+
+def seal_defaults(content: bytes, seal: Callable[[str, bytes], str]) -> bytes:
+    """Clear form to disk form; ``seal(parameter name, JSON of its default)`` gives base64."""
+
+    def sealed(parameter: dict[str, Any]) -> None:
+        clear = json.dumps(parameter["default"]).encode()
+        parameter["default"] = {SEALED_KEY: seal(parameter["name"], clear)}
+
+    return _each_secret(content, sealed)
+
+
+def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
+    """Disk form to clear form; a default that was edited in clear stays as it is."""
+
+    def opened(parameter: dict[str, Any]) -> None:
+        if not _is_sealed(parameter["default"]):
+            return
+        text = parameter["default"][SEALED_KEY]
+        if not isinstance(text, str):
+            raise IntegrityError(
+                f"{PARAMETERS_FILE}: the default of {parameter['name']} is no envelope.",
+                "Restore this version from a backup, or update it with the right default.",
+            )
+        parameter["default"] = json.loads(open_(parameter["name"], text))
+
+    return _each_secret(content, opened)
+
+
+def sealed_defaults(content: bytes) -> list[str]:
+    """The base64 envelopes in a disk form."""
+    found = [
+        p["default"][SEALED_KEY] for p in parse_parameters(content) if _is_sealed(p.get("default"))
+    ]
+    return [text for text in found if isinstance(text, str)]
+
+
+def without_defaults(content: bytes) -> bytes:
+    """Disk or clear form to published form; unchanged bytes where nothing is left out."""
+    return _each_secret(content, lambda parameter: parameter.pop("default"))
+
+
+def _each_secret(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    document = parse_json_object(content, PARAMETERS_FILE)
+    secret = [parameter for parameter in _listed(document) if _is_secret(parameter)]
+    if not secret:
+        return content
+    for parameter in secret:
+        change(parameter)
+    return json_bytes(document)
+
+
+def _is_secret(parameter: dict[str, Any]) -> bool:
+    # sealed counts even where somebody took the flag away: it is never published
+    return "default" in parameter and (
+        parameter.get("sensitive") is True or _is_sealed(parameter["default"])
+    )
+
+
+def _is_sealed(default: object) -> bool:
+    return isinstance(default, dict) and set(default) == {SEALED_KEY}
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004 - five are told

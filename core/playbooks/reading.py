@@ -1,0 +1,206 @@
+"""The read side of the store: rows, folders, and bytes that are what the journal says."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from core.encryption import Envelope
+from core.errors import EscherError, IntegrityError, NotFound, StorageError
+from core.files import read_bytes, sha256_bytes, walk_files
+from core.journal import Journal, VersionRecord
+from core.journal.records import DiskFile
+from core.models import (
+    FORMATS,
+    METADATA_FILE,
+    SERVER_OWNED_FIELDS,
+    Area,
+    PlaybookDraft,
+    Ref,
+    check_id,
+    parse_json_object,
+)
+from core.playbooks.drafts import KNOWN_FILES, draft_from_folder
+from core.playbooks.layout import Layout
+from core.playbooks.limits import Limits
+from core.playbooks.sealing import published_form, to_clear
+from core.playbooks.writing import FolderWriter
+from core.settings import Settings
+from core.versions import latest
+
+_MEND = "Restore it from a backup, or `escher-playbooks update` it with the right content."
+
+
+class PlaybookReader:
+    """Looks versions up and reads them; every byte handed out was verified."""
+
+    def __init__(self, settings: Settings, journal: Journal, envelope: Envelope) -> None:
+        self.journal = journal
+        self.layout = Layout(settings)
+        self.limits = Limits.of(settings)
+        self._envelope = envelope
+        self._writer = FolderWriter(self.layout, journal, settings.run_path)
+
+    def locked(self) -> AbstractContextManager[int]:
+        """The store's exclusive lock, with what a dead process left open finished first."""
+        return self._writer.locked()
+
+    def get(self, ref: Ref) -> VersionRecord:
+        """The row of ``ref``; `NotFound` when there is none."""
+        record = self.journal.versions.get(ref)
+        if record is None:
+            raise NotFound(f"There is no {ref}.", "`escher-playbooks list` shows what there is.")
+        return record
+
+    def resolve(self, text: str) -> Ref:
+        """``id@version``, or ``id`` for its latest version, of a playbook that is there."""
+        if "@" in text:
+            return self.get(Ref.parse(text)).ref
+        return self.latest(text).ref
+
+    def latest(self, playbook_id: str) -> VersionRecord:
+        """The row of the highest version, whatever its area; `NotFound` when there is none."""
+        records = self.journal.versions.of_playbook(check_id(playbook_id))
+        by_version = {record.ref.version: record for record in records}
+        highest = latest(by_version)
+        if highest is None:
+            raise NotFound(
+                f"There is no playbook {playbook_id!r}.",
+                "`escher-playbooks list` shows what there is.",
+            )
+        return by_version[highest]
+
+    def folder(self, ref: Ref) -> Path:
+        """Where the version's folder stands (or should stand)."""
+        return self.layout.folder(self.get(ref).area, ref)
+
+    def read(self, ref: Ref) -> dict[str, bytes]:
+        """Clear content of every file but ``metadata.json``, verified against the journal.
+
+        Raises `NotFound` (no such version, or its content was never fetched), `IntegrityError`
+        (bytes differ from the journal's checksums), `WrongKey`.
+        """
+        try:
+            return self._read(ref)
+        except (IntegrityError, StorageError) as first:
+            # a writer may just have replaced the folder: look again when none is at work
+            try:
+                with self._writer.locked():
+                    return self._read(ref)
+            except StorageError:  # a home that can't be written has no writer
+                raise first from None
+
+    def published_files(self, ref: Ref) -> dict[str, bytes]:
+        """The bytes that go to the server: `read` without defaults of sensitive parameters."""
+        return published_form(self.read(ref))
+
+    def edited_draft(self, ref: Ref) -> PlaybookDraft:
+        """The folder as it is on disk now, in clear, with whatever the user changed in it."""
+        record = self.get(ref)
+        draft = draft_from_folder(self.layout.folder(record.area, ref), self.limits)
+        files = to_clear(
+            draft.files,
+            ref,
+            record.generation,
+            self._envelope,
+            sensitive=record.sensitive,
+            edited=True,
+        )
+        return PlaybookDraft(draft.metadata, files, draft.ignored)
+
+    def _read(self, ref: Ref) -> dict[str, bytes]:
+        record = self.get(ref)
+        rows = self.journal.versions.files(ref)
+        folder = self.layout.folder(record.area, ref)
+        if rows and is_unfetched(folder):
+            raise NotFound(
+                f"The content of {ref} is not on this machine, only its metadata.",
+                "It is fetched when the server can be reached (`escher-playbooks resolve`).",
+            )
+        disk = {row.entry.path: _read_file(folder, row, ref) for row in rows}
+        clear = to_clear(disk, ref, record.generation, self._envelope, sensitive=record.sensitive)
+        published = published_form(clear)
+        for row in rows:
+            if sha256_bytes(published[row.entry.path]) != row.entry.checksum:
+                raise IntegrityError(
+                    f"{ref} {row.entry.path} was changed on disk: {folder / row.entry.path}.", _MEND
+                )
+        return clear
+
+    def check_version(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
+        """Compare one row with its folder, byte by byte; every difference is an error."""
+        folder = self.layout.folder(record.area, record.ref)
+        if not folder.is_dir():
+            return [NotFound(f"The folder {folder} is not there.", _MEND)]
+        try:
+            metadata = parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+            found = set(content_paths(folder))
+        except EscherError as error:
+            return [error]
+        problems: list[EscherError] = []
+        if _comparable(metadata, record) != _comparable(record.metadata, record):
+            problems.append(IntegrityError(f"{METADATA_FILE} differs from the journal.", _MEND))
+        if rows and not found and is_unfetched(folder):
+            return problems  # pulled and not yet fetched
+        expected = {row.entry.path for row in rows}
+        problems.extend(
+            IntegrityError(f"{path} is not in the journal: it was added.", _MEND)
+            for path in sorted(found - expected)
+        )
+        problems.extend(
+            NotFound(f"{path} is not there.", _MEND) for path in sorted(expected - found)
+        )
+        problems.extend(self._check_files(record, [r for r in rows if r.entry.path in found]))
+        return problems
+
+    def _check_files(self, record: VersionRecord, rows: list[DiskFile]) -> list[EscherError]:
+        folder = self.layout.folder(record.area, record.ref)
+        problems: list[EscherError] = []
+        for row in rows:
+            path = row.entry.path
+            try:
+                content = _read_file(folder, row, record.ref)
+                clear = to_clear(
+                    {path: content},
+                    record.ref,
+                    record.generation,
+                    self._envelope,
+                    sensitive=record.sensitive,
+                )
+                if sha256_bytes(published_form(clear)[path]) != row.entry.checksum:
+                    problems.append(IntegrityError(f"{path} was changed on disk.", _MEND))
+            except EscherError as error:
+                problems.append(error)
+        return problems
+
+
+def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, Any]:
+    """Between publishing and settling the row has the server's fields before the disk does."""
+    if record.is_published and record.area is not Area.SYNCED:
+        return {key: value for key, value in metadata.items() if key not in SERVER_OWNED_FIELDS}
+    return metadata
+
+
+def content_paths(folder: Path) -> list[str]:
+    """Relative paths of a version's files but ``metadata.json``; a link raises `UnsafePath`."""
+    return [
+        path
+        for path, _ in walk_files(folder)
+        if path != METADATA_FILE and (path in KNOWN_FILES or path.partition("/")[0] in FORMATS)
+    ]
+
+
+def is_unfetched(folder: Path) -> bool:
+    """Whether ``metadata.json`` stands alone: pulled from the server, content not yet fetched."""
+    try:
+        return [entry.name for entry in folder.iterdir()] == [METADATA_FILE]
+    except OSError:  # gone or unreadable: the reading that follows says so
+        return False
+
+
+def _read_file(folder: Path, row: DiskFile, ref: Ref) -> bytes:
+    path = folder / row.entry.path
+    if not path.exists():
+        raise IntegrityError(f"{ref} {row.entry.path} is missing: {path}.", _MEND)
+    return read_bytes(path)

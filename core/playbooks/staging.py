@@ -1,0 +1,99 @@
+"""A checked draft becomes a whole, synced folder in staging and the row that goes with it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.encryption import Envelope
+from core.errors import storage_error
+from core.files import json_bytes, sha256_bytes, write_tree
+from core.journal import Intent, VersionRecord
+from core.journal.records import DiskFile
+from core.models import (
+    METADATA_FILE,
+    Area,
+    FileEntry,
+    PlaybookDraft,
+    PlaybookMetadata,
+    Strategy,
+    SyncState,
+    content_digest,
+)
+from core.playbooks.checks import check_scripts
+from core.playbooks.layout import Layout
+from core.playbooks.sealing import published_form, to_disk
+from core.playbooks.validation import draft_warnings
+
+MAX_WARNINGS = 50
+
+
+class Stager:
+    """Puts new folders together, several at a time and outside of any lock."""
+
+    def __init__(self, layout: Layout, envelope: Envelope) -> None:
+        self._layout = layout
+        self._envelope = envelope
+
+    def stage(
+        self,
+        draft: PlaybookDraft,
+        area: Area,
+        *,
+        check: bool,
+        old: VersionRecord | None = None,
+        extra: Sequence[str] = (),
+    ) -> Intent:
+        """Write a normalised draft's folder into staging, synced, with the row that goes with it."""
+        metadata = PlaybookMetadata.model_validate(draft.metadata)
+        ref, generation = metadata.ref, old.generation + 1 if old else 1
+        warnings = [*extra, *draft_warnings(draft)]
+        if check:
+            warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
+        disk = to_disk(draft.files, ref, generation, self._envelope, sensitive=metadata.sensitive)
+        name = uuid.uuid4().hex
+        folder = self._layout.staged(name)
+        write_tree(folder, {METADATA_FILE: json_bytes(draft.metadata), **disk})
+        files = disk_files(folder, published_form(draft.files))
+        record = VersionRecord(
+            ref,
+            area,
+            content_digest(draft.metadata, [file.entry for file in files]),
+            draft.metadata,
+            generation=generation,
+            warnings=tuple(warnings[:MAX_WARNINGS]),
+            **wish(metadata.storage_strategy, area, old),
+        )
+        return Intent(ref, "write", name, old.area if old else None, area, record, files)
+
+
+def disk_files(folder: Path, published: Mapping[str, bytes]) -> tuple[DiskFile, ...]:
+    """The journal's rows of a folder's files: digests of the published form, stats of the disk."""
+    files = []
+    try:
+        for path, content in published.items():
+            stat = (folder / path).lstat()
+            entry = FileEntry(path, len(content), sha256_bytes(content))
+            files.append(
+                DiskFile(entry, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            )
+    except OSError as error:
+        raise storage_error(error, f"Looking at {folder}") from error
+    return tuple(files)
+
+
+def wish(strategy: Strategy, area: Area, old: VersionRecord | None) -> dict[str, Any]:
+    """``sync_state`` and ``publish_as`` of new content."""
+    if old is not None and old.sync_state is SyncState.CONFLICT:  # new content decides nothing
+        return {
+            "sync_state": old.sync_state,
+            "publish_as": old.publish_as,
+            "error_type": old.error_type,
+            "error": old.error,
+        }
+    publish_as = strategy if strategy.is_uploaded else (old.publish_as if old else None)
+    if area is Area.AI_GENERATED or publish_as is None:
+        return {"sync_state": SyncState.LOCAL}
+    return {"sync_state": SyncState.PENDING, "publish_as": publish_as}

@@ -1,0 +1,293 @@
+"""The local store: playbooks created, updated, moved and deleted, a batch at a time.
+
+New folders are put together and synced in staging, side by side and outside the lock; a batch then
+takes the lock once and writes the journal twice (see ``writing``).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.encryption import Envelope
+from core.errors import (
+    EscherError,
+    LeaseHeld,
+    Refused,
+)
+from core.journal import Intent, Journal, VersionRecord
+from core.journal.leases import this_process
+from core.models import (
+    METADATA_FILE,
+    Area,
+    Move,
+    PlaybookDraft,
+    Ref,
+    Strategy,
+)
+from core.playbooks.adoption import adopt
+from core.playbooks.moves import plan_moves
+from core.playbooks.reading import PlaybookReader
+from core.playbooks.staging import Stager
+from core.playbooks.successors import inherited_metadata, next_version, successor_metadata
+from core.playbooks.uniqueness import refuse_taken
+from core.playbooks.validation import normalise
+from core.settings import Settings
+from core.versions import parse_version
+
+BATCH = 64
+STAGING_THREADS = 4
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """What became of one draft; on failure ``ref`` is as far as the draft names itself."""
+
+    ref: Ref
+    warnings: tuple[str, ...] = ()
+    error: EscherError | None = None
+
+
+class PlaybookStore(PlaybookReader):
+    """The versions under ``playbooks/``; safe for several threads and processes of one home."""
+
+    def __init__(self, settings: Settings, journal: Journal, envelope: Envelope) -> None:
+        super().__init__(settings, journal, envelope)
+        self._stager = Stager(self.layout, envelope)
+
+    # -- new versions -----------------------------------------------------------------------
+    def create(
+        self,
+        draft: PlaybookDraft,
+        *,
+        area: Area | None = None,
+        playbook_id: str | None = None,
+        version: str | None = None,
+        strategy: Strategy | None = None,
+        author: str | None = None,
+        check_scripts: bool = True,
+    ) -> StoreResult:
+        """Store one new version, durably when this returns; raises what was wrong with it."""
+        named = dict(draft.metadata)
+        named |= {
+            key: value
+            for key, value in (("playbook_id", playbook_id), ("version", version))
+            if value is not None
+        }
+        result = self.create_many(
+            [replace(draft, metadata=named)],
+            area=area,
+            strategy=strategy,
+            author=author,
+            check_scripts=check_scripts,
+        )[0]
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def create_many(
+        self,
+        drafts: Sequence[PlaybookDraft],
+        *,
+        area: Area | None = None,
+        strategy: Strategy | None = None,
+        author: str | None = None,
+        check_scripts: bool = True,
+    ) -> list[StoreResult]:
+        """Store new versions; one result a draft, in order, and a bad one holds back no other.
+
+        ``area`` None: ``ai-generated/`` for that author, else ``local/``. Raises `StorageError`
+        when the home can't be written at all.
+        """
+        self._writer.prepare()
+        results: list[StoreResult] = []
+        stage = partial(
+            self._stage_new, area=area, strategy=strategy, author=author, check=check_scripts
+        )
+        with ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="staging") as pool:
+            for batch in _batches(drafts):
+                spread = pool.map(stage, batch) if len(batch) > 1 else map(stage, batch)
+                results.extend(self._store_new(list(spread)))
+        return results
+
+    def _stage_new(
+        self,
+        draft: PlaybookDraft,
+        *,
+        area: Area | None,
+        strategy: Strategy | None,
+        author: str | None,
+        check: bool,
+    ) -> Intent | StoreResult:
+        now = int(time.time())
+        try:
+            ready = normalise(draft, now=now, strategy=strategy, author=author, limits=self.limits)
+            home = area or (
+                Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
+            )
+            return self._stager.stage(ready, home, check=check)
+        except EscherError as error:
+            return StoreResult(_label(draft), error=error)
+
+    def _store_new(self, staged: list[Intent | StoreResult]) -> list[StoreResult]:
+        """Take staged versions in: one lock, two journal transactions."""
+        intents = [item for item in staged if isinstance(item, Intent)]
+        errors: dict[str, EscherError] = {}  # by staged name: a ref may be there twice
+        try:
+            if intents:
+                with self._writer.locked():
+                    errors = refuse_taken(self.journal.versions, self.layout, intents)
+                    free = [intent for intent in intents if intent.staged not in errors]
+                    failed = self._writer.apply(free)
+                    errors |= {str(i.staged): failed[i.ref] for i in free if i.ref in failed}
+        except BaseException:
+            for intent in intents:
+                self._writer.discard(str(intent.staged))
+            raise
+        for name in errors:
+            self._writer.discard(name)
+        return [
+            _result(item, errors.get(str(item.staged))) if isinstance(item, Intent) else item
+            for item in staged
+        ]
+
+    # -- changed versions -------------------------------------------------------------------
+    def update(
+        self,
+        playbook_id: str,
+        draft: PlaybookDraft,
+        version: str | None = None,
+        *,
+        check_scripts: bool = True,
+    ) -> StoreResult:
+        """Replace the latest version's content in place, or make a new version of it.
+
+        In place while it is unpublished and ``version`` is not another one; published, the new
+        version is ``version``, else the metadata's if higher, else the next patch. Raises
+        `AlreadyExists`/`Refused` for a version that is not higher, `LeaseHeld` while the latest
+        one is just being published.
+        """
+        previous = self.latest(playbook_id)
+        raw = inherited_metadata(draft.metadata, previous)
+        if version is not None:
+            parse_version(version)
+        published = previous.is_published or previous.area is Area.SYNCED
+        if published or version not in {None, previous.ref.version}:
+            target = next_version(self.journal.versions, previous.ref, raw.get("version"), version)
+            return self.create(
+                replace(draft, metadata=successor_metadata(raw, target)),
+                area=Area.LOCAL,
+                check_scripts=check_scripts,
+            )
+        return self._replace(previous, replace(draft, metadata=raw), check_scripts)
+
+    def _replace(self, old: VersionRecord, draft: PlaybookDraft, check: bool) -> StoreResult:
+        ref, now = old.ref, int(time.time())
+        if old.deleting:
+            raise Refused(f"{ref} is being deleted.", "Wait until it is gone and create it anew.")
+        raw = draft.metadata | {"created_at": old.metadata["created_at"], "updated_at": now}
+        extra = []
+        if raw.get("version") not in {None, ref.version}:
+            extra.append(f"{METADATA_FILE} says version {raw['version']}: {ref} was replaced")
+        raw["version"] = ref.version
+        if raw.get("status") is None:
+            raw["status"] = old.metadata["status"]
+        ready = normalise(replace(draft, metadata=raw), now=now, limits=self.limits)
+        self._writer.prepare()
+        with self._leased([ref]):
+            intent = self._stager.stage(ready, old.area, old=old, check=check, extra=extra)
+            try:
+                with self._writer.locked():
+                    current = self.journal.versions.get(ref)
+                    if (
+                        current is None
+                        or (current.generation, current.area) != (old.generation, old.area)
+                        or current.is_published
+                    ):
+                        raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
+                    failed = self._writer.apply([intent])
+            except BaseException:
+                self._writer.discard(str(intent.staged))
+                raise
+        if ref in failed:
+            raise failed[ref]
+        return _result(intent, None)
+
+    def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:
+        """Change server-owned fields (status, strategy, deprecation); None takes a field away."""
+        self.move([Move(ref, self.get(ref).area, changes)])
+
+    def move(self, changes: Sequence[Move]) -> None:
+        """Bring versions to their areas with new server-owned metadata; doing it twice is harmless.
+
+        All that can be moved are; then the first error (`NotFound`, `StorageError`, …) is raised.
+        """
+        errors: list[EscherError] = []
+        for batch in _batches(changes):
+            with self._writer.locked():
+                intents = plan_moves(self.journal.versions, self.layout, batch, errors)
+                errors.extend(self._writer.apply(intents).values())
+        if errors:
+            raise errors[0]
+
+    def delete(self, refs: Sequence[Ref], *, unless_busy: bool = False) -> None:
+        """Remove folders and rows; refs that are gone already are fine.
+
+        For what is not on the server, or confirmed gone there: this asks nobody. The caller holds
+        the leases, or says ``unless_busy``: `LeaseHeld` when a worker is at one of them.
+        """
+        for batch in _batches(refs):
+            guard = self._leased(batch) if unless_busy else nullcontext()
+            with guard, self._writer.locked():
+                rows = self.journal.versions.get_many(batch)
+                failed = self._writer.apply([
+                    Intent(ref, "delete", uuid.uuid4().hex, from_area=row.area)
+                    for ref, row in rows.items()
+                ])  # fmt: skip
+            if failed:
+                raise next(iter(failed.values()))
+
+    def recover(self) -> int:
+        """Finish what a killed process had begun, clear the staging; how many were replayed."""
+        return self._writer.recover()
+
+    def adopt(self) -> tuple[list[Ref], dict[Path, EscherError]]:
+        """Take folders that the journal does not know into it; see ``adoption``."""
+        return adopt(self, self._envelope)
+
+    @contextmanager
+    def _leased(self, refs: Sequence[Ref]) -> Iterator[None]:
+        """Keep publishers off while versions change under them."""
+        owner = f"{this_process()}#store-{uuid.uuid4().hex[:12]}"
+        rows = self.journal.versions.get_many(refs)
+        held = self.journal.leases.acquire(list(rows), owner)
+        try:
+            if busy := sorted(set(rows) - set(held)):
+                raise LeaseHeld(f"{busy[0]} is just being worked on.", "Try again in a moment.")
+            yield
+        finally:
+            self.journal.leases.release(list(held), owner)
+
+
+def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def _result(intent: Intent, error: EscherError | None) -> StoreResult:
+    warnings = intent.record.warnings if intent.record else ()
+    return StoreResult(intent.ref, warnings if error is None else (), error)
+
+
+def _label(draft: PlaybookDraft) -> Ref:
+    metadata = draft.metadata
+    name = metadata.get("playbook_id") or metadata.get("name") or "?"
+    return Ref(str(name)[:100], str(metadata.get("version") or "?")[:64])

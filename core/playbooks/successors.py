@@ -1,0 +1,59 @@
+"""What an update takes over from the version before it, and which version it becomes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from core.errors import AlreadyExists, InvalidPlaybook, Refused
+from core.journal import VersionRecord
+from core.journal.versions import Versions
+from core.models import METADATA_FILE, Ref, Status
+from core.versions import is_higher, next_patch
+
+# The server's verdict on the former version is not one on its successor.
+_VERDICTS = {Status.APPROVED, Status.PENDING_REVIEW, Status.REJECTED, Status.DEPRECATED}
+
+
+def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str, Any]:
+    """A draft's metadata with what it leaves out: id, author, strategy, and the care for secrets."""
+    raw, playbook_id = dict(own), previous.ref.playbook_id
+    if raw.setdefault("playbook_id", playbook_id) != playbook_id:
+        raise InvalidPlaybook(
+            f"{METADATA_FILE} is of {raw['playbook_id']!r}, not of {playbook_id!r}.",
+            "Update that playbook, or change playbook_id in the metadata.",
+        )
+    for key in ("author", "storage_strategy", "sensitive"):
+        if raw.get(key) is None and key in previous.metadata:
+            raw[key] = previous.metadata[key]
+    return raw
+
+
+def successor_metadata(raw: dict[str, Any], version: str) -> dict[str, Any]:
+    """Metadata of a new version; verdicts on the former one are not carried over."""
+    metadata = raw | {"version": version, "updated_at": int(time.time())}
+    if metadata.get("status") in _VERDICTS:
+        metadata["status"] = Status.READY.value
+        metadata.pop("deprecated_by", None)
+        metadata.pop("deprecation_reason", None)
+    return metadata
+
+
+def next_version(versions: Versions, latest: Ref, own: object, asked: str | None) -> str:
+    """The version after ``latest``: the one asked for, else its ``own`` if higher, else a patch."""
+    if asked is None:
+        if isinstance(own, str) and is_higher(own, latest.version):
+            return own
+        taken = [r.ref.version for r in versions.of_playbook(latest.playbook_id)]
+        return next_patch(latest.version, taken)
+    if versions.get(Ref(latest.playbook_id, asked)) is not None:
+        raise AlreadyExists(
+            f"{latest.playbook_id}@{asked} exists already.", "Give a higher version."
+        )
+    if not is_higher(asked, latest.version):
+        raise Refused(
+            f"{asked} is not higher than the latest version {latest.version} of"
+            f" {latest.playbook_id}.",
+            "Give a higher version, or use `escher-playbooks create --version`.",
+        )
+    return asked

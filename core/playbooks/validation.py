@@ -1,0 +1,171 @@
+"""The gate through which every playbook comes in: contract rules, defaults, warnings.
+
+Rules are those of ``contract/playbook-files.md``; docs/file-structure.md lists them for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+from core.encryption import is_sealed
+from core.errors import InvalidPlaybook, Refused, UnsafePath
+from core.files import check_distinct, check_relative_path, json_bytes
+from core.models import (
+    FORMATS,
+    METADATA_FILE,
+    PARAMETERS_FILE,
+    PLAN_FILE,
+    RESERVED_PREFIX,
+    PlaybookDraft,
+    PlaybookMetadata,
+    Status,
+    Strategy,
+    canonical_json,
+    check_id,
+    entry_script,
+    id_from_name,
+    parse_json_object,
+    parse_metadata,
+)
+from core.playbooks.limits import MAX_METADATA_BYTES, Limits
+from core.playbooks.parameters import check_clear, warnings_of
+
+FIRST_VERSION = "1.0.0"
+
+
+def normalise(
+    draft: PlaybookDraft,
+    *,
+    now: int,
+    playbook_id: str | None = None,
+    version: str | None = None,
+    strategy: Strategy | None = None,
+    author: str | None = None,
+    limits: Limits | None = None,
+) -> PlaybookDraft:
+    """Check a draft and fill in what is absent; arguments go before the draft's own fields.
+
+    ``now`` is Unix seconds. Raises `InvalidPlaybook` (or `UnsafePath`) that names the file and the
+    remedy, `Refused` for what only the Escher Library or nobody may do.
+    """
+    _check_files(draft.files, limits or Limits())
+    metadata = _filled(draft.metadata, playbook_id, version, strategy, author, now)
+    parsed = _parse(metadata)
+    check_id(parsed.playbook_id)  # pydantic's own pattern, and ours
+    if parsed.playbook_id.startswith(RESERVED_PREFIX):
+        raise Refused(
+            f"playbook_id {parsed.playbook_id!r}: ids beginning with {RESERVED_PREFIX} are the"
+            " Escher Library's.",
+            "Give another playbook_id (--id).",
+        )
+    if parsed.storage_strategy is Strategy.DEFAULT:
+        raise Refused(
+            "storage_strategy using_default is for playbooks of the Escher Library.",
+            "Use local_only, uploaded_for_review or uploaded_trusted.",
+        )
+    if parsed.sensitive and parsed.storage_strategy.is_uploaded:
+        raise Refused(
+            f"{parsed.playbook_id} is sensitive and can't be uploaded.",
+            "Use local_only, or take `sensitive` out of its metadata.",
+        )
+    return PlaybookDraft(parsed.as_json(), dict(draft.files), draft.ignored)
+
+
+def draft_warnings(draft: PlaybookDraft) -> list[str]:
+    """What is odd about a normalised draft, but allowed; scripts are looked at by ``checks``."""
+    found = []
+    if draft.ignored:
+        names = ", ".join(sorted(draft.ignored)[:10])
+        found.append(f"Left aside, no part of a playbook: {names}")
+    formats = sorted({path.partition("/")[0] for path in draft.files} & set(FORMATS))
+    if not formats:
+        found.append("It holds no script")
+    entry_points = draft.metadata.get("entry_points") or {}
+    for format_ in formats:
+        _, warning = entry_script(format_, list(draft.files), entry_points)
+        if warning:
+            found.append(warning)
+    found.extend(
+        f"entry_points names {format_!r}, and there is no such folder"
+        for format_ in sorted(set(entry_points) - set(formats))
+    )
+    if PARAMETERS_FILE in draft.files:
+        found.extend(warnings_of(draft.files[PARAMETERS_FILE]))
+    return found
+
+
+def _filled(
+    raw: Mapping[str, Any],
+    playbook_id: str | None,
+    version: str | None,
+    strategy: Strategy | None,
+    author: str | None,
+    now: int,
+) -> dict[str, Any]:
+    given = {
+        "playbook_id": playbook_id,
+        "version": version,
+        "storage_strategy": strategy.value if strategy else None,
+        "author": author,
+    }
+    metadata = dict(raw) | {key: value for key, value in given.items() if value is not None}
+    if metadata.get("playbook_id") is None and isinstance(metadata.get("name"), str):
+        metadata["playbook_id"] = id_from_name(metadata["name"])
+    ai_generated = metadata.get("author") == "ai_generated"
+    defaults = {
+        "version": FIRST_VERSION,
+        "author": "user_custom",
+        "storage_strategy": Strategy.LOCAL_ONLY.value,
+        "status": (Status.DRAFT if ai_generated else Status.READY).value,
+        "resource_types": [],
+        "created_at": now,
+        "updated_at": now,
+    }
+    for key, value in defaults.items():
+        if metadata.get(key) is None:
+            metadata[key] = value
+    return metadata
+
+
+def _parse(metadata: dict[str, Any]) -> PlaybookMetadata:
+    try:
+        parsed = parse_metadata(metadata)
+        canonical_json(metadata)  # pydantic would turn 1e999 into null
+        size = len(json_bytes(parsed.as_json()))
+    except InvalidPlaybook as error:
+        if error.detail.startswith(METADATA_FILE):
+            raise
+        raise InvalidPlaybook(f"{METADATA_FILE}: {error.detail}", error.remedy) from error
+    if size > MAX_METADATA_BYTES:
+        raise InvalidPlaybook(f"{METADATA_FILE} has more than 1 MiB.", "Make it smaller.")
+    return parsed
+
+
+def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
+    folders: set[str] = set()
+    for path in files:
+        check_relative_path(path)
+        head, slash, _ = path.partition("/")
+        if path not in {PARAMETERS_FILE, PLAN_FILE} and not (slash and head in FORMATS):
+            raise InvalidPlaybook(
+                f"{path!r} is no part of a playbook.",
+                f"Scripts stand in {', '.join(f'{name}/' for name in FORMATS)};"
+                f" beside them {PARAMETERS_FILE} and {PLAN_FILE}.",
+            )
+        folders.update(accumulate(path.split("/")[:-1], lambda a, b: f"{a}/{b}"))
+    check_distinct([*files, *folders])
+    for path in sorted(folders & set(files)):
+        raise UnsafePath(f"{path!r} is a file and a folder at once.", "Rename one of them.")
+    limits.check((path, len(content)) for path, content in files.items())
+    for path, content in files.items():
+        if is_sealed(content):
+            raise InvalidPlaybook(
+                f"{path} is encrypted for another place.",
+                "Give it in clear; `escher-playbooks export` writes a clear copy.",
+            )
+    if PARAMETERS_FILE in files:
+        check_clear(files[PARAMETERS_FILE])
+    if PLAN_FILE in files:
+        parse_json_object(files[PLAN_FILE], PLAN_FILE)
