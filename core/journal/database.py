@@ -47,12 +47,15 @@ class Database:
         try:
             if self.is_sqlite:
                 engine = create_engine(
-                    self._url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, pool_size=8
+                    self._url,
+                    connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+                    pool_size=8,
+                    hide_parameters=True,
                 )
                 event.listen(engine, "connect", _configure_sqlite)
                 event.listen(engine, "begin", _begin_sqlite)
             else:
-                engine = create_engine(self._url, pool_pre_ping=True)
+                engine = create_engine(self._url, pool_pre_ping=True, hide_parameters=True)
         except (SQLAlchemyError, ImportError) as error:
             raise SettingsError(
                 f"The journal {self._url.render_as_string(hide_password=True)} can't be used: {error}.",

@@ -44,6 +44,7 @@ class Jobs:
         request: Mapping[str, Any],
         refs: Sequence[str] = (),
         idempotency_key: str | None = None,
+        result: Mapping[str, Any] | None = None,
     ) -> tuple[str, bool]:
         """A new job as ``(job_id, True)``; a known idempotency key gives the first and False."""
         if kind not in KINDS:
@@ -72,7 +73,9 @@ class Jobs:
                     idempotency_key=idempotency_key,
                     state=JobState.QUEUED,
                     total=len(refs),
+                    result=json.dumps(dict(result)) if result else None,
                     created_at=int(time.time()),
+                    sequence=time.time_ns(),
                 )
             )
             if refs:
@@ -112,7 +115,7 @@ class Jobs:
         """The newest jobs first, without their items."""
         with self._database.read() as connection:
             rows = connection.execute(
-                select(table).order_by(table.c.created_at.desc(), table.c.job_id).limit(limit)
+                select(table).order_by(table.c.sequence.desc()).limit(limit)
             ).all()
             counts = _counts(connection, [row.job_id for row in rows])
         return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
@@ -136,7 +139,7 @@ class Jobs:
             rows = connection.execute(
                 select(table)
                 .where(table.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
-                .order_by(table.c.created_at)
+                .order_by(table.c.sequence)
             ).all()
             counts = _counts(connection, [row.job_id for row in rows])
         return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
@@ -174,9 +177,9 @@ class Jobs:
                 .where(table.c.job_id == job_id)
                 .values(
                     state=state,
-                    result=None if result is None else json.dumps(result),
                     error=error,
                     finished_at=int(time.time()),
+                    **({} if result is None else {"result": json.dumps(result)}),
                 )
             )
 
@@ -256,8 +259,12 @@ def _progress(row: Row[Any], step: str, outcome: Outcome) -> dict[str, Any]:
         "next_attempt_at": outcome.next_attempt_at,
     }
     match outcome.state:
+        case OutcomeState.DONE if step == final:
+            values["state"] = JobState.SUCCEEDED
         case OutcomeState.DONE:
-            values["state"] = JobState.SUCCEEDED if step == final else JobState.RUNNING
+            if row.state == JobState.DEFERRED:
+                return {}  # an earlier step that has nothing to do says nothing new
+            values["state"] = JobState.RUNNING
         case OutcomeState.SKIPPED:
             values["state"] = JobState.CANCELLED
         case OutcomeState.FAILED:

@@ -10,6 +10,7 @@ from core.journal.intents import Intents
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
 from core.journal.schema import FORMAT_VERSION
+from core.journal.stale_points import StalePoints
 from core.journal.vectors import Vectors
 from core.journal.versions import Versions
 
@@ -25,6 +26,7 @@ class Journal:
         self.leases = Leases(self.database)
         self.intents = Intents(self.database)
         self.jobs = Jobs(self.database)
+        self.stale_points = StalePoints(self.database)
         self.vectors = Vectors(self.database)
         found = self.facts.get("format_version") or self.facts.set_once(
             "format_version", str(FORMAT_VERSION)

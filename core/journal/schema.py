@@ -8,6 +8,7 @@
     intents      a change to the folders that has begun; gone when it is done
     jobs         what somebody asked for
     job_items    one row a ref of a job, brought forward by whatever task works on the ref
+    stale_points versions that are gone and whose points may still be in the collection
     vectors      embeddings by digest of text and model, so nothing is embedded twice
 
 Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
@@ -131,11 +132,12 @@ jobs = Table(
     Column("cancelled", Boolean, nullable=False, default=False),
     Column("error", Text),
     Column("result", Text),
+    Column("sequence", BigInteger, nullable=False),  # nanoseconds: the order within a second
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
 )
-Index("jobs_created", jobs.c.created_at)
+Index("jobs_sequence", jobs.c.sequence)
 
 job_items = Table(
     "job_items",
@@ -152,6 +154,14 @@ job_items = Table(
     PrimaryKeyConstraint("job_id", "ref"),
 )
 Index("job_items_ref", job_items.c.ref, job_items.c.state)
+
+stale_points = Table(
+    "stale_points",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
 
 vectors = Table(
     "vectors",

@@ -21,6 +21,7 @@ from core.journal.database import Database
 from core.journal.records import Advance, DiskFile, VersionRecord
 from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
 from core.journal.schema import files as files_table
+from core.journal.schema import stale_points
 from core.journal.schema import versions as table
 from core.models import Area, Ref, SyncState
 
@@ -219,6 +220,8 @@ class Versions:
         for part in _chunks(refs):
             connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
             connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
+            stale = [{"playbook_id": ref[0], "version": ref[1]} for ref in part]
+            connection.execute(self._database.insert_ignore(stale_points), stale)
 
     def forget_index(self, refs: Sequence[Ref] | None = None) -> None:
         """Note that points are gone: of ``refs``, or all of them when the collection is new."""

@@ -214,7 +214,7 @@ class Publisher:
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    return {**SETTLED, "sync_state": SyncState.PENDING, **values}
+    return {**SETTLED, "sync_state": SyncState.PENDING, "queued_at": None, **values}
 
 
 def _standing(record: VersionRecord) -> Outcome | None:

@@ -195,7 +195,7 @@ class Http:
         })  # fmt: skip
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = HTTPAdapter(
-            pool_connections=4, pool_maxsize=self._connections, max_retries=0, pool_block=False
+            pool_connections=8, pool_maxsize=self._connections, max_retries=0, pool_block=False
         )
         session.mount("https://", adapter)
         session.mount("http://", adapter)

@@ -1,0 +1,43 @@
+"""``python -m api``: the HTTP API in the foreground, as `up` starts it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+
+from api.app import create_app
+from core.errors import EscherError
+from core.settings import load_settings
+
+SHUTDOWN_SECONDS = 5
+KEEP_ALIVE_SECONDS = 75
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        settings = load_settings()
+        app = create_app(settings)
+    except EscherError as error:
+        sys.stderr.write(f"{error.title}: {error}\n")
+        return error.exit_code
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        access_log=False,  # api.metrics logs requests, without their query strings
+        log_level="info",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What is set, and by whom."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import options, output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(config)
+
+
+def config(as_json: options.Json = False) -> None:
+    """Every setting and where it came from; secrets are masked."""
+    from cli.setting_sources import describe
+    from core.settings import load_settings
+
+    shown = describe(load_settings())
+    if as_json:
+        output.print_json({"settings": {item.name: item.as_json() for item in shown}})
+        return
+    output.table(
+        ("SETTING", "VALUE", "FROM"),
+        ((item.name, "" if item.value is None else item.value, item.source) for item in shown),
+        whole=2,
+    )

@@ -1,0 +1,128 @@
+"""How the command line speaks: results on standard output, everything else on standard error.
+
+With ``--json`` a command prints exactly one JSON document: the body of the matching HTTP answer,
+or, on standard error, ``{"error": {type, title, detail, remedy}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.errors import EscherError, storage_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 400  # columns where no terminal says how many: ids and paths stay whole for grep
+INTERRUPTED = 130
+
+
+def print_json(body: Any) -> None:
+    """One JSON document on standard output."""
+    # surrogates can't be encoded; a name with one must not end the command
+    text = json.dumps(body, indent=2, ensure_ascii=False)
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def say(text: str = "") -> None:
+    """A line of the result."""
+    sys.stdout.write(_printable(clean(text), sys.stdout.encoding) + "\n")
+
+
+def note(text: str) -> None:
+    """A line about the result: warnings, what is queued, what went wrong."""
+    sys.stderr.write(_printable(clean(text), sys.stderr.encoding) + "\n")
+
+
+def clean(text: str) -> str:
+    """``text`` without control characters: a name from elsewhere can't drive the terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    codec = encoding or "utf-8"
+    return text.encode(codec, "backslashreplace").decode(codec)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that takes text as text: no markup, no highlighting."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int = 1) -> None:
+    """A table on standard output; the first ``whole`` columns are never shortened."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        grid.add_column(name, overflow="fold" if number < whole else "ellipsis",
+                        no_wrap=number >= whole)  # fmt: skip
+    for row in rows:
+        grid.add_row(*(clean("" if cell is None else str(cell)) for cell in row))
+    console().print(grid)
+
+
+def moment(seconds: float | None) -> str:
+    """Unix seconds as local time, empty for None."""
+    if seconds is None:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def is_interactive() -> bool:
+    """Whether a question can be asked and its answer read."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def problem(error: EscherError) -> dict[str, str]:
+    """The error as the contract's ``{type, title, detail}``, with its remedy."""
+    body = {"type": error.type, "title": error.title, "detail": error.detail}
+    if error.remedy:
+        body["remedy"] = error.remedy
+    return body
+
+
+def fail(error: BaseException, *, as_json: bool) -> int:
+    """Say on standard error what failed and what to do; the exit code that goes with it.
+
+    An error that nobody foresaw is one line and a hint; ``ESCHER_DEBUG=1`` adds the traceback.
+    """
+    if os.environ.get("ESCHER_DEBUG") == "1":
+        traceback.print_exception(error)
+    known = error if isinstance(error, EscherError) else _unforeseen(error)
+    if as_json:
+        text = json.dumps({"error": problem(known)}, ensure_ascii=False)
+        sys.stderr.write(_printable(text, sys.stderr.encoding) + "\n")
+    else:
+        note(f"{known.title}: {known.detail}")
+        if known.remedy:
+            note(f"  {known.remedy}")
+    return known.exit_code
+
+
+class Unforeseen(EscherError):
+    """A bug: the exception's kind, never its text, which may hold anything."""
+
+    title = "Unexpected error"
+
+
+def _unforeseen(error: BaseException) -> EscherError:
+    if isinstance(error, OSError):
+        return storage_error(error, "The command")
+    return Unforeseen(
+        f"{type(error).__name__} in the program itself.",
+        "Run it again with ESCHER_DEBUG=1 for the traceback, and see the logs in <home>/run; "
+        "`escher-playbooks doctor` looks for what may be wrong.",
+    )

@@ -1,0 +1,160 @@
+"""Playbooks of the home: look at them, find their scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options, output
+from cli.session import open_service
+
+if TYPE_CHECKING:
+    from core.models import Playbook
+
+PAGE_SIZE = 500
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("list")(list_)
+    app.command()(show)
+    app.command()(versions)
+    app.command()(resolve)
+
+
+def list_(
+    status: Annotated[str | None, typer.Option("--status")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy")] = None,
+    cloud: Annotated[str | None, typer.Option("--cloud", help="aws, azure or gcp.")] = None,
+    author: Annotated[str | None, typer.Option("--author")] = None,
+    sync: Annotated[
+        str | None,
+        typer.Option("--sync", help="local, pending, published, deferred, failed or conflict."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=1000, help="One page; else all.")
+    ] = None,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Go on where a page with --limit ended.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """The playbooks of this home, by their latest versions."""
+    items: list[Playbook] = []
+    with open_service() as service:
+        while True:
+            page, cursor = service.list_page(
+                status=status,
+                strategy=str(options.read_strategy(strategy)) if strategy else None,
+                cloud=cloud,
+                author=author,
+                sync=sync,
+                limit=limit or PAGE_SIZE,
+                cursor=cursor,
+            )
+            items += page
+            if cursor is None or limit is not None:
+                break
+    if as_json:
+        bodies = [playbook.as_json(with_files=False) for playbook in items]
+        output.print_json({"items": bodies, "next_cursor": cursor})
+        return
+    _print_playbooks(items)
+    if cursor is not None:
+        output.note(f"more: --cursor {cursor}")
+
+
+def versions(playbook_id: options.PlaybookId, as_json: options.Json = False) -> None:
+    """Every version of a playbook, the lowest first."""
+    with open_service() as service:
+        items = service.versions_of(playbook_id)
+    if as_json:
+        output.print_json({"items": [playbook.as_json(with_files=False) for playbook in items]})
+        return
+    _print_playbooks(items)
+
+
+def _print_playbooks(items: list[Playbook]) -> None:
+    output.table(
+        ("PLAYBOOK", "NAME", "STATUS", "STRATEGY", "SYNC", "UPDATED"),
+        (
+            (
+                item.ref,
+                item.metadata.name,
+                item.metadata.status if item.health == "ok" else item.health,
+                item.metadata.storage_strategy,
+                item.sync.state,
+                output.moment(item.metadata.updated_at),
+            )
+            for item in items
+        ),
+    )
+
+
+def show(target: options.Target, as_json: options.Json = False) -> None:
+    """One version, its files, and where it stands."""
+    with open_service() as service:
+        playbook = service.show(target)
+        folder = service.store.folder(playbook.ref)
+    if as_json:
+        output.print_json(playbook.as_json())
+        return
+    metadata, sync = playbook.metadata, playbook.sync
+    output.say(f"{playbook.ref}  {metadata.name}")
+    output.say(metadata.description)
+    output.say()
+    facts: list[tuple[str, object]] = [
+        ("cloud", ", ".join(metadata.cloud_provider)),
+        ("resources", ", ".join(metadata.resource_types)),
+        ("author", metadata.author),
+        ("status", metadata.status),
+        ("strategy", metadata.storage_strategy),
+        ("health", playbook.health),
+        ("sync", sync.state),
+        ("revision", sync.revision),
+        ("error", sync.error),
+        ("next attempt", output.moment(sync.next_attempt_at)),
+        ("content", playbook.content_digest),
+        ("folder", folder),
+        *(("warning", warning) for warning in playbook.warnings),
+    ]
+    for name, value in facts:
+        if value not in (None, ""):
+            output.say(f"{name:<14}{value}")
+    output.say()
+    output.table(
+        ("FILE", "BYTES", "CHECKSUM"),
+        ((file.path, file.size_bytes, file.checksum) for file in playbook.files),
+    )
+
+
+def resolve(
+    target: options.Target,
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="shell, cloudformation, arm, terraform or python."),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """The path of a verified entry script."""
+    from core.models import Area
+
+    playbook_id, _, version = target.partition("@")
+    with open_service() as service:
+        path = service.resolve_script(playbook_id, format_, version or "latest")
+        ref = service.store.resolve(target)
+        record = service.store.get(ref)
+        inside = path.relative_to(service.store.folder(ref)).as_posix()
+        file = {f.entry.path: f.entry for f in service.journal.versions.files(ref)}[inside]
+    if as_json:
+        output.print_json({
+            "path": str(path),
+            "checksum": file.checksum,
+            "size_bytes": file.size_bytes,
+            "source": "synced" if record.area is Area.SYNCED else "local",
+            "playbook_id": ref.playbook_id,
+            "version": ref.version,
+        })  # fmt: skip
+    else:
+        output.say(str(path))

@@ -1,0 +1,263 @@
+"""Keeps the collection in step with the journal: what is stored gets its point, what is gone loses it.
+
+The journal's ``indexed_digest`` says in which state a version's point was last written; it is
+forgotten whenever the collection begins anew (damaged, another model, first start).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from core.errors import (
+    EscherError,
+    IndexBusy,
+    IndexCorrupt,
+    ModelUnavailable,
+    PermanentError,
+    TransientError,
+)
+from core.journal import Journal, VersionRecord
+from core.models import (
+    DONE,
+    PARAMETERS_FILE,
+    PLAN_FILE,
+    Area,
+    Outcome,
+    OutcomeState,
+    Ref,
+)
+from core.rag.collection import Collection
+from core.rag.edge import EdgeCollection
+from core.rag.embedding import SentenceTransformerEmbedder
+from core.rag.index import PlaybookIndex
+from core.rag.keywords import keyword_search
+from core.rag.points import IndexDocument, ScriptText, Seal, embedded_text, vector_key
+from core.rag.search import SearchFilters
+from core.reports import Finding, SearchAnswer
+from core.settings import LOOPBACK_HOSTS, Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Contents(Protocol):
+    """What is needed of the store."""
+
+    def published_files(self, ref: Ref) -> dict[str, bytes]:
+        """``{path: clear bytes}`` without the defaults of sensitive parameters."""
+        ...
+
+
+class Indexing:
+    """One home's points; opens the model and the collection when they are first needed."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, contents: Contents, seal: Seal
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._contents = contents
+        self._seal = seal
+
+    @cached_property
+    def embedder(self) -> SentenceTransformerEmbedder:
+        return SentenceTransformerEmbedder(self._settings.embedding_model)
+
+    @cached_property
+    def _index(self) -> PlaybookIndex:
+        return PlaybookIndex(
+            open_collection=self._open_collection,
+            embedder=self.embedder,
+            vectors=self._journal.vectors,
+            seal=self._seal,
+            allow_private=self._allow_private,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has begun to use the collection."""
+        return "_index" in self.__dict__
+
+    @cached_property
+    def _allow_private(self) -> bool:
+        url = self._settings.qdrant_url
+        if url is None or self._settings.index_private_remotely:
+            return True
+        return urlsplit(url).hostname in LOOPBACK_HOSTS
+
+    def _open_collection(self) -> Collection:
+        settings = self._settings
+        collection: Collection
+        if settings.qdrant_url is None:
+            collection = EdgeCollection.open(
+                settings.collection_path,
+                model=settings.embedding_model,
+                fingerprint=self.embedder.fingerprint,
+            )
+        else:
+            from core.rag.remote import RemoteCollection, Scope, connect
+
+            key = settings.qdrant_api_key
+            client = connect(settings.qdrant_url, key.get_secret_value() if key else None)
+            scope = Scope(settings.tenant_id, self._journal.home_id, self.embedder.fingerprint)
+            collection = RemoteCollection.open(client, scope)
+        if collection.needs_rebuild:
+            _log.info("the collection begins anew: every version is indexed again")
+            self._journal.versions.forget_index()
+        return collection
+
+    # -- writing ----------------------------------------------------------------------------
+    def wants(self, record: VersionRecord) -> bool:
+        """Whether a point of this version belongs into the collection."""
+        return self._allow_private or not _is_private(record)
+
+    def index(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Bring points up to date; `TransientError` when the collection or model can't be had."""
+        _ = self._index.needs_rebuild  # opens the collection, which may forget what was indexed
+        self.tidy()
+        records = self._journal.versions.get_many(refs)
+        gone = [ref for ref in refs if ref not in records]
+        outcomes = {ref: Outcome(OutcomeState.SKIPPED, error="deleted") for ref in gone}
+        documents: list[IndexDocument] = []
+        for ref, record in records.items():
+            if record.indexed_digest == record.index_digest:
+                outcomes[ref] = DONE
+                continue
+            try:
+                documents.append(self._document(record))
+            except EscherError as error:
+                outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
+        if documents:
+            written = self._index.index(documents)
+            done = [ref for ref, outcome in written.items() if outcome.state is OutcomeState.DONE]
+            self._journal.versions.set_many(
+                [(ref, None, {"indexed_digest": records[ref].index_digest}) for ref in done]
+            )
+            # a private version that stays out of a shared collection is done, too
+            outcomes |= {
+                ref: DONE if outcome.state is OutcomeState.SKIPPED else outcome
+                for ref, outcome in written.items()
+            }
+        if self._index.needs_rebuild and not self._journal.versions.unindexed():
+            self._index.mark_rebuilt()
+        return outcomes
+
+    def remove(self, refs: Sequence[Ref]) -> None:
+        """Take points out of the collection and note that they are."""
+        self._index.remove(refs)
+        self._journal.versions.forget_index(refs)
+
+    def tidy(self) -> None:
+        """Take the points of versions that are gone out of the collection."""
+        stale = self._journal.stale_points.refs()
+        if not stale:
+            return
+        there_again = self._journal.versions.get_many(stale)
+        self._index.remove([ref for ref in stale if ref not in there_again])
+        self._journal.stale_points.forget(stale)
+
+    def drop(self) -> None:
+        """Begin the collection anew."""
+        self._index.drop()
+
+    def close(self) -> None:
+        if self.is_open:
+            self._index.close()
+
+    def _document(self, record: VersionRecord) -> IndexDocument:
+        files = self._contents.published_files(record.ref)
+        checksums = {
+            f.entry.path: f.entry.checksum for f in self._journal.versions.files(record.ref)
+        }
+        return IndexDocument(
+            metadata=record.metadata,
+            content_digest=record.content_digest,
+            state={
+                "health": record.health,
+                "execution_count": record.execution_count,
+                "success_count": record.success_count,
+                "last_executed": record.last_executed,
+            },
+            parameters=_json(files.get(PARAMETERS_FILE)),
+            explain_plan=_json(files.get(PLAN_FILE)),
+            scripts=[
+                ScriptText.from_bytes(path, content, checksums[path])
+                for path, content in files.items()
+                if "/" in path
+            ],
+            private=_is_private(record),
+        )
+
+    # -- reading ----------------------------------------------------------------------------
+    def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
+        """Vectors that the ``embed`` step has made; the model stays unloaded."""
+        fingerprint = self.embedder.fingerprint
+        keys = {
+            ref: vector_key(fingerprint, embedded_text(metadata))
+            for ref, metadata in metadatas.items()
+        }
+        known = self._journal.vectors.get_many(list(set(keys.values())))
+        return {ref: known[key] for ref, key in keys.items() if key in known}
+
+    def search(self, query: str, filters: Mapping[str, Any], limit: int) -> SearchAnswer:
+        """By meaning; by words, and said so, while the model or collection is out of reach."""
+        chosen = SearchFilters.parse(filters)
+        try:
+            if self._index.needs_rebuild and self._journal.versions.unindexed():
+                return self.search_by_keywords(query, filters, limit)
+            self.tidy()
+            return SearchAnswer(self._index.search(query, chosen, limit))
+        except (ModelUnavailable, IndexBusy, IndexCorrupt, TransientError) as error:
+            _log.warning("searching by words only: %s", error.detail)
+            return self.search_by_keywords(query, filters, limit)
+
+    def search_by_keywords(
+        self, query: str, filters: Mapping[str, Any], limit: int
+    ) -> SearchAnswer:
+        """BM25 over the journal's metadata; needs neither model nor collection."""
+        records = self._journal.versions.select()
+        metadatas = [{**record.metadata, "health": record.health} for record in records]
+        found = keyword_search(query, metadatas, limit, SearchFilters.parse(filters))
+        return SearchAnswer(found, degraded=True)
+
+    def verify(self) -> list[Finding]:
+        """Points without a row, rows without a point, points of an older content."""
+        try:
+            self.tidy()
+            entries = self._index.entries()
+        except (TransientError, PermanentError) as error:
+            return [Finding("", "qdrant", error.detail, error.remedy)]
+        remedy = "`escher-playbooks reindex` brings the collection in step."
+        records = {r.ref: r for r in self._journal.versions.select() if self.wants(r)}
+        findings = [
+            Finding(str(ref), "qdrant", "has a point and is not there any more", remedy)
+            for ref in entries
+            if ref not in records
+        ]
+        for ref, record in records.items():
+            entry = entries.get(ref)
+            if entry is None:
+                if record.indexed_digest is not None:
+                    findings.append(Finding(str(ref), "qdrant", "has lost its point", remedy))
+                continue
+            if record.indexed_digest == record.index_digest and (
+                entry.get("content_digest") != record.content_digest
+                or entry.get("status") != record.status
+            ):
+                findings.append(Finding(str(ref), "qdrant", "its point is out of date", remedy))
+        return findings
+
+
+def _is_private(record: VersionRecord) -> bool:
+    return record.sensitive or record.area is not Area.SYNCED
+
+
+def _json(content: bytes | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    value = json.loads(content)
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,312 @@
+"""The local RAG as the rest of the service sees it: index, update, remove, search, rebuild.
+
+::
+
+    documents ──► texts ──► vector cache ──miss──► model, 64 texts a call
+                              │                      │
+                              └──────► points ◄──────┘
+                                         │  one upsert, durable when it returns
+                                         ▼
+                                    user_playbooks
+
+Safe to run twice and from several threads. The collection opens at the first use and stays open
+until `close`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from core.errors import EscherError, IndexCorrupt, TransientError
+from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
+from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
+from core.rag.embedding import Embedder
+from core.rag.points import (
+    PLAIN_FIELDS,
+    SEALED_FIELD,
+    STATE_FIELDS,
+    IndexDocument,
+    Payload,
+    Point,
+    Seal,
+    embedded_text,
+    plain_payload,
+    sealed_content,
+    vector_key,
+)
+from core.rag.search import (
+    RESULT_FIELDS,
+    SearchFilters,
+    check_request,
+    fuse,
+    highest_versions,
+    results,
+)
+from core.rag.terms import document_terms, query_terms
+
+_log = logging.getLogger(__name__)
+
+_POOL = 100  # candidates from each half of the search
+_POOL_GROWTH = 4  # when versions of few playbooks fill the pool
+_POOL_MAX = 1600
+_UPDATABLE = frozenset(STATE_FIELDS) | {
+    "status", "storage_strategy", "deprecated_by", "updated_at",
+}  # fmt: skip
+
+WITHHELD = Outcome(
+    OutcomeState.SKIPPED,
+    error="private: not sent to a Qdrant server beyond loopback without index_private_remotely",
+)
+
+
+class VectorCache(Protocol):
+    """Vectors by `core.rag.points.vector_key`; any may be missing."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, list[float]]: ...
+
+    def put_many(self, vectors: Mapping[str, Sequence[float]]) -> None: ...
+
+
+class PlaybookIndex:
+    """One home's searchable playbooks.
+
+    ``open_collection`` opens or creates the collection and may raise `IndexBusy`; ``seal`` makes
+    the encrypted part of a point; without ``allow_private``, private documents are kept out.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_collection: Callable[[], Collection],
+        embedder: Embedder,
+        vectors: VectorCache,
+        seal: Seal,
+        allow_private: bool = True,
+    ) -> None:
+        self._open_collection = open_collection
+        self._embedder = embedder
+        self._vectors = vectors
+        self._seal = seal
+        self._allow_private = allow_private
+        self._opening = threading.Lock()
+        self._collection: Collection | None = None
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether the collection started from nothing (new, damaged, another model): `reindex`."""
+        with self._use() as collection:
+            return collection.needs_rebuild
+
+    def mark_rebuilt(self) -> None:
+        """Every playbook is in: for a caller that fills the collection by `index`."""
+        with self._use() as collection:
+            collection.mark_rebuilt()
+
+    def index(
+        self, documents: Sequence[IndexDocument], *, skip_current: bool = False
+    ) -> dict[Ref, Outcome]:
+        """Put documents in, or put their present state in; an outcome for each.
+
+        ``skip_current`` leaves alone what the collection already holds just so. One document that
+        can't be sealed fails alone; a failure of the model or the collection is raised.
+        """
+        outcomes: dict[Ref, Outcome] = {}
+        for batch in _chunks(documents, MAX_BATCH):
+            outcomes |= self._index_batch(batch, skip_current=skip_current)
+        return outcomes
+
+    def remove(self, refs: Sequence[Ref]) -> None:
+        """Take versions out; those that are not in are fine."""
+        with self._use() as collection:
+            collection.delete([collection.point_id(*ref) for ref in refs])
+
+    def update_payload(self, changes: Mapping[Ref, Mapping[str, Any]]) -> set[Ref]:
+        """Change ``status``, ``health``, counts and the like without embedding; who was there."""
+        for ref, change in changes.items():
+            if unknown := change.keys() - _UPDATABLE:
+                raise ValueError(f"{ref}: {sorted(unknown)} need the whole document")
+        with self._use() as collection:
+            by_id = {collection.point_id(*ref): ref for ref in changes}
+            found = collection.set_payload({id_: dict(changes[ref]) for id_, ref in by_id.items()})
+        return {by_id[id_] for id_ in found}
+
+    def search(
+        self, query: str, filters: SearchFilters | None = None, limit: int = 10
+    ) -> list[PlaybookSearchResult]:
+        """The highest visible version of each matching playbook, best first."""
+        query = check_request(query, limit)
+        chosen = filters or SearchFilters()
+        vector, terms = self._embedder.encode_query(query), query_terms(query)
+        conditions = chosen.conditions()
+        pool = max(_POOL, limit)
+        with self._use() as collection:
+            while True:
+                dense = collection.search(vector, conditions, pool, fields=RESULT_FIELDS)
+                worded = collection.search_terms(terms, conditions, pool, fields=RESULT_FIELDS)
+                hits = fuse(dense, worded)
+                found = results(hits, _highest_visible(collection, hits, chosen))
+                if len(found) >= limit or len(dense) < pool or pool >= _POOL_MAX:
+                    return found[:limit]
+                pool *= _POOL_GROWTH
+
+    def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
+        """The vector of each metadata's embedded text, from the cache where it is known."""
+        fingerprint = self._embedder.fingerprint
+        texts = {ref: embedded_text(metadata) for ref, metadata in metadatas.items()}
+        keys = {ref: vector_key(fingerprint, text) for ref, text in texts.items()}
+        known = self._vectors.get_many(list(set(keys.values())))
+        missing = {keys[ref]: text for ref, text in texts.items() if keys[ref] not in known}
+        if missing:
+            made = dict(zip(missing, self._embedder.encode(list(missing.values())), strict=True))
+            self._vectors.put_many(made)
+            known |= made
+        return {ref: known[key] for ref, key in keys.items()}
+
+    def reindex(
+        self,
+        documents: Iterable[IndexDocument],
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[Ref, Outcome]:
+        """Make the collection hold exactly ``documents``; ``progress`` is told how many are in.
+
+        Reads ``documents`` batch by batch, so they need not fit into memory.
+        """
+        outcomes: dict[Ref, Outcome] = {}
+        for batch in _chunks(documents, MAX_BATCH):
+            outcomes |= self._index_batch(batch, skip_current=True)
+            if progress is not None:
+                progress(len(outcomes))
+        with self._use() as collection:
+            kept = {collection.point_id(*ref) for ref in outcomes}
+            stale = [id_ for id_, _ in collection.scroll(["playbook_id"]) if id_ not in kept]
+            collection.delete(stale)
+            collection.mark_rebuilt()
+        return outcomes
+
+    def entries(self) -> dict[Ref, Payload]:
+        """What is in, as ``{ref: plain payload}``: for `verify` to hold against the journal."""
+        with self._use() as collection:
+            return {
+                Ref(payload["playbook_id"], payload["version"]): payload
+                for _, payload in collection.scroll(PLAIN_FIELDS)
+            }
+
+    def count(self) -> int:
+        with self._use() as collection:
+            return collection.count()
+
+    def optimize(self) -> bool:
+        """Rearrange the collection for speed; holds up every search, so off-peak only."""
+        with self._use() as collection:
+            return collection.optimize()
+
+    def drop(self) -> None:
+        """Remove every point; the next call begins with an empty collection."""
+        with self._use() as collection:
+            pass
+        with self._opening:
+            if self._collection is collection:
+                self._collection = None
+                collection.drop()
+
+    def close(self) -> None:
+        """Let go of the collection; the next call opens it again."""
+        with self._opening:
+            collection, self._collection = self._collection, None
+        if collection is not None:
+            collection.close()
+
+    # -- the inside ---------------------------------------------------------------------------
+    def _index_batch(
+        self, documents: Sequence[IndexDocument], *, skip_current: bool
+    ) -> dict[Ref, Outcome]:
+        outcomes: dict[Ref, Outcome] = {}
+        wanted: dict[Ref, IndexDocument] = {}
+        withheld: list[Ref] = []
+        for document in documents:
+            if document.private and not self._allow_private:
+                withheld.append(document.ref)
+                outcomes[document.ref] = WITHHELD
+            else:
+                wanted[document.ref] = document
+        if withheld:
+            self.remove(withheld)  # it may have been public before
+        payloads = {ref: plain_payload(document) for ref, document in wanted.items()}
+        if skip_current:
+            for ref in self._current(payloads):
+                outcomes[ref] = DONE
+                del wanted[ref]
+        sealed: dict[Ref, str] = {}
+        for ref, document in list(wanted.items()):
+            try:
+                sealed[ref] = self._seal(ref, sealed_content(document))
+            except TransientError:
+                raise
+            except EscherError as error:
+                outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
+                del wanted[ref]
+        vectors = self.vectors_for({ref: document.metadata for ref, document in wanted.items()})
+        with self._use() as collection:
+            collection.upsert(
+                [
+                    Point(
+                        id=collection.point_id(*ref),
+                        vector=vectors[ref],
+                        terms=document_terms(document.metadata),
+                        payload=payloads[ref] | {SEALED_FIELD: sealed[ref]},
+                    )
+                    for ref, document in wanted.items()
+                ]
+            )
+        return outcomes | dict.fromkeys(wanted, DONE)
+
+    def _current(self, payloads: Mapping[Ref, Payload]) -> list[Ref]:
+        """Which of these the collection holds just so; the sealed part follows the digest."""
+        with self._use() as collection:
+            ids = {ref: collection.point_id(*ref) for ref in payloads}
+            stored = collection.fetch(list(ids.values()), PLAIN_FIELDS)
+        return [ref for ref, payload in payloads.items() if stored.get(ids[ref]) == payload]
+
+    @contextmanager
+    def _use(self) -> Iterator[Collection]:
+        """The open collection; one that turns out damaged is dropped, and begins anew."""
+        with self._opening:
+            if self._collection is None:
+                self._collection = self._open_collection()
+            collection = self._collection
+        try:
+            yield collection
+        except IndexCorrupt as error:
+            _log.error("%s", error.detail)
+            with self._opening:
+                if self._collection is collection:
+                    self._collection = None
+                    collection.drop()
+            raise
+
+
+def _highest_visible(
+    collection: Collection, hits: Sequence[Hit], filters: SearchFilters
+) -> dict[str, str]:
+    """Of each playbook among the hits, the highest version that may be seen.
+
+    It need not be a hit itself: then what it says has changed, and the lower one is no answer.
+    """
+    ids = sorted({hit.payload["playbook_id"] for hit in hits})
+    if not ids:
+        return {}
+    visible = filters.visibility()
+    conditions = Conditions({**visible.any_of, "playbook_id": ids}, visible.none_of)
+    pairs = collection.scroll(["playbook_id", "version"], conditions)
+    return highest_versions(payload for _, payload in pairs)
+
+
+def _chunks(documents: Iterable[IndexDocument], size: int) -> Iterator[tuple[IndexDocument, ...]]:
+    iterator = iter(documents)
+    while batch := tuple(itertools.islice(iterator, size)):
+        yield batch

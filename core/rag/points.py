@@ -1,0 +1,147 @@
+"""A playbook version as one point of the collection: id, embedded text, payload.
+
+The plain payload holds what filters and results need, by the contract's list. Everything else,
+the full metadata, parameters, explain plan and script texts, is one sealed string.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.files import sha256_bytes
+from core.models import Ref
+from core.rag.terms import Terms
+
+Payload = dict[str, Any]
+# Seals bytes that belong to one version into a string that opens for that version only.
+Seal = Callable[[Ref, bytes], str]
+
+SEALED_FIELD = "encrypted_data"
+METADATA_FIELDS = (
+    "playbook_id", "version", "name", "description", "keywords", "cloud_provider",
+    "resource_types", "storage_strategy", "author", "status", "created_at", "updated_at",
+    "deprecated_by", "based_on_escher", "escher_playbook_id",
+)  # fmt: skip
+STATE_FIELDS = ("health", "execution_count", "success_count", "last_executed", "content_digest")
+PLAIN_FIELDS = METADATA_FIELDS + STATE_FIELDS
+
+# A longer script is in the folder; the point names it, its size and its checksum.
+MAX_SCRIPT_TEXT = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptText:
+    """A script as the sealed part holds it; ``text`` is None when it is not UTF-8 or too long."""
+
+    path: str
+    size_bytes: int
+    checksum: str
+    text: str | None
+
+    @classmethod
+    def from_bytes(cls, path: str, content: bytes, checksum: str) -> ScriptText:
+        """Decode ``content`` where it is text of at most `MAX_SCRIPT_TEXT` bytes."""
+        text: str | None = None
+        if len(content) <= MAX_SCRIPT_TEXT:
+            try:
+                text = content.decode("utf-8")
+            except UnicodeDecodeError:
+                text = None
+        return cls(path, len(content), checksum, text)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "size_bytes": self.size_bytes,
+            "checksum": self.checksum,
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDocument:
+    """All that the index is told about a version.
+
+    ``metadata`` is the full ``metadata.json``; ``state`` has any of `STATE_FIELDS` but the digest
+    (``health``, execution counts). ``private`` marks what must not leave this machine unasked.
+    """
+
+    metadata: Mapping[str, Any]
+    content_digest: str
+    state: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] | None = None
+    explain_plan: Mapping[str, Any] | None = None
+    scripts: Sequence[ScriptText] = ()
+    private: bool = True
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.metadata["playbook_id"], self.metadata["version"])
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the collection stores: ``vector`` of 384 floats, ``terms`` for BM25, the payload."""
+
+    id: str
+    vector: Sequence[float]
+    terms: Terms
+    payload: Payload
+
+
+def point_id(ref: Ref, scope: str = "") -> str:
+    """UUIDv5 in the URL namespace of ``escher:<id>@<version>``.
+
+    ``scope`` is ``<tenant>/<home_id>`` on a shared Qdrant and stands before the id.
+    """
+    name = f"escher:{scope}/{ref}" if scope else f"escher:{ref}"
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def embedded_text(metadata: Mapping[str, Any]) -> str:
+    """``<name>. <description> <use cases> <keywords>``, lists joined by spaces.
+
+    Among six layouts tried this one served the hand-written queries of the corpus best.
+    """
+    parts = [f"{metadata['name']}.", metadata["description"]]
+    parts.extend(metadata.get("use_cases") or [])
+    parts.extend(metadata.get("keywords") or [])
+    return " ".join(parts)
+
+
+def vector_key(fingerprint: str, text: str) -> str:
+    """The vector cache's key: another model or another text is another key."""
+    return sha256_bytes(f"{fingerprint}\n{text}".encode())
+
+
+def plain_payload(document: IndexDocument) -> Payload:
+    """The fields that are stored in the clear, every one present."""
+    payload: Payload = {name: document.metadata.get(name) for name in METADATA_FIELDS}
+    for name in ("keywords", "cloud_provider", "resource_types"):
+        payload[name] = list(payload[name] or [])
+    payload |= {
+        "health": "ok",
+        "execution_count": 0,
+        "success_count": 0,
+        "last_executed": None,
+    }
+    payload |= {name: value for name, value in document.state.items() if name in STATE_FIELDS}
+    payload["content_digest"] = document.content_digest
+    return payload
+
+
+def sealed_content(document: IndexDocument) -> bytes:
+    """What goes into ``encrypted_data``, as JSON in UTF-8."""
+    content = {
+        "metadata": dict(document.metadata),
+        "parameters": document.parameters,
+        "explain_plan": document.explain_plan,
+        "scripts": [script.as_json() for script in document.scripts],
+    }
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )

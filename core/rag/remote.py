@@ -1,0 +1,276 @@
+"""The collection on a Qdrant server, which several homes and tenants may share.
+
+Every point carries ``tenant_id``, ``home_id`` and the fingerprint of the model that made its
+vector; every filter asks for all three, so no search meets another home's points, nor compares
+vectors of two models. ``qdrant-client``'s local mode (``:memory:`` or a folder) serves the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.models import Ref
+from core.rag.collection import (
+    MAX_BATCH,
+    NAME,
+    TERMS_VECTOR,
+    Conditions,
+    Hit,
+)
+from core.rag.points import Payload, Point, point_id
+from core.rag.remote_errors import server_errors
+from core.rag.remote_schema import MODEL_FIELD, Scope, check_shape, create
+from core.rag.terms import Terms
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client import models as qm
+
+__all__ = ["RemoteCollection", "Scope", "connect"]
+
+_PAGE = 256
+_TIMEOUT_SECONDS = 30
+
+
+def connect(url: str, api_key: str | None = None) -> QdrantClient:
+    """A client for a server; nothing is sent yet."""
+    from qdrant_client import QdrantClient
+
+    return QdrantClient(
+        url=url, api_key=api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False
+    )
+
+
+class RemoteCollection:
+    """One home's part of the shared collection ``user_playbooks``."""
+
+    def __init__(self, client: QdrantClient, scope: Scope, name: str = NAME) -> None:
+        self._client = client
+        self._scope = scope
+        self._name = name
+        self._complete = False
+
+    @classmethod
+    def open(
+        cls, client: QdrantClient, scope: Scope, name: str = NAME, *, payload_indexes: bool = True
+    ) -> RemoteCollection:
+        """Create the collection and its indexes where they are missing.
+
+        ``payload_indexes`` is False for ``qdrant-client``'s local mode, which has none.
+        """
+        collection = cls(client, scope, name)
+        with server_errors(name):
+            if not client.collection_exists(name):
+                create(client, name, payload_indexes=payload_indexes)
+            check_shape(client, name)
+            own = collection.count()
+            # points that another model made are left to be replaced under the same ids
+            collection._complete = own > 0 and own == collection._count_any_model()
+        return collection
+
+    @property
+    def needs_rebuild(self) -> bool:
+        return not self._complete
+
+    def mark_rebuilt(self) -> None:
+        from qdrant_client import models as qm
+
+        with server_errors(self._name):
+            self._client.delete(
+                self._name,
+                qm.FilterSelector(filter=self._home_filter(_equals(MODEL_FIELD, self._scope))),
+                wait=True,
+            )
+        self._complete = True
+
+    def point_id(self, playbook_id: str, version: str) -> str:
+        scope = f"{self._scope.tenant_id}/{self._scope.home_id}"
+        return point_id(Ref(playbook_id, version), scope)
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        from qdrant_client import models as qm
+
+        for start in range(0, len(points), MAX_BATCH):
+            batch = [
+                qm.PointStruct(
+                    id=point.id,
+                    vector={
+                        "": list(point.vector),
+                        TERMS_VECTOR: qm.SparseVector(
+                            indices=point.terms.indices, values=point.terms.values
+                        ),
+                    },
+                    payload=point.payload | self._scope.payload(),
+                )
+                for point in points[start : start + MAX_BATCH]
+            ]
+            with server_errors(self._name):
+                self._client.upsert(self._name, batch, wait=True)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        from qdrant_client import models as qm
+
+        if not ids:
+            return
+        with server_errors(self._name):
+            self._client.delete(self._name, qm.PointIdsList(points=list(ids)), wait=True)
+
+    def set_payload(self, changes: Mapping[str, Payload]) -> set[str]:
+        from qdrant_client import models as qm
+
+        found = set(self.fetch(list(changes), ["playbook_id"]))
+        operations: list[qm.UpdateOperation] = [
+            qm.SetPayloadOperation(set_payload=qm.SetPayload(payload=dict(change), points=[id_]))
+            for id_, change in changes.items()
+            if id_ in found
+        ]
+        for start in range(0, len(operations), MAX_BATCH):
+            with server_errors(self._name):
+                self._client.batch_update_points(
+                    self._name, operations[start : start + MAX_BATCH], wait=True
+                )
+        return found
+
+    def search(
+        self,
+        vector: Sequence[float],
+        conditions: Conditions,
+        limit: int,
+        *,
+        fields: Sequence[str],
+        exact: bool = True,
+    ) -> list[Hit]:
+        from qdrant_client import models as qm
+
+        return self._query(
+            list(vector), None, conditions, limit, fields, qm.SearchParams(exact=exact)
+        )
+
+    def search_terms(
+        self, terms: Terms, conditions: Conditions, limit: int, *, fields: Sequence[str]
+    ) -> list[Hit]:
+        from qdrant_client import models as qm
+
+        if not terms.indices:
+            return []
+        sparse = qm.SparseVector(indices=terms.indices, values=terms.values)
+        return self._query(sparse, TERMS_VECTOR, conditions, limit, fields, None)
+
+    def fetch(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+        own = self._scope.payload()
+        wanted = [*fields, *own]
+        found: dict[str, Payload] = {}
+        for start in range(0, len(ids), _PAGE):
+            with server_errors(self._name):
+                records = self._client.retrieve(
+                    self._name, list(ids[start : start + _PAGE]), with_payload=wanted
+                )
+            for record in records:
+                payload = record.payload or {}
+                if all(payload.get(key) == value for key, value in own.items()):
+                    found[str(record.id)] = _only(payload, fields)
+        return found
+
+    def scroll(
+        self, fields: Sequence[str], conditions: Conditions | None = None
+    ) -> Iterator[tuple[str, Payload]]:
+        offset: Any = None
+        while True:
+            with server_errors(self._name):
+                records, offset = self._client.scroll(
+                    self._name,
+                    scroll_filter=self._filter(conditions or Conditions()),
+                    limit=_PAGE,
+                    offset=offset,
+                    with_payload=list(fields),
+                )
+            for record in records:
+                yield str(record.id), _only(record.payload or {}, fields)
+            if offset is None:
+                return
+
+    def count(self) -> int:
+        with server_errors(self._name):
+            chosen = self._filter(Conditions())
+            return self._client.count(self._name, count_filter=chosen, exact=True).count
+
+    def optimize(self) -> bool:
+        return False  # the server sees to that
+
+    def close(self) -> None:
+        self._client.close()
+
+    def drop(self) -> None:
+        from qdrant_client import models as qm
+
+        with server_errors(self._name):
+            self._client.delete(
+                self._name, qm.FilterSelector(filter=self._home_filter()), wait=True
+            )
+        self._client.close()
+
+    # -- the server ---------------------------------------------------------------------------
+    def _count_any_model(self) -> int:
+        return self._client.count(self._name, count_filter=self._home_filter(), exact=True).count
+
+    def _query(
+        self,
+        query: Any,
+        using: str | None,
+        conditions: Conditions,
+        limit: int,
+        fields: Sequence[str],
+        params: qm.SearchParams | None,
+    ) -> list[Hit]:
+        with server_errors(self._name):
+            response = self._client.query_points(
+                self._name,
+                query=query,
+                using=using,
+                query_filter=self._filter(conditions),
+                limit=limit,
+                with_payload=list(fields),
+                search_params=params,
+            )
+        return [
+            Hit(str(point.id), point.score, _only(point.payload or {}, fields))
+            for point in response.points
+        ]
+
+    def _filter(self, conditions: Conditions) -> qm.Filter:
+        from qdrant_client import models as qm
+
+        must: list[qm.Condition] = [
+            qm.FieldCondition(key=key, match=qm.MatchValue(value=value))
+            for key, value in self._scope.payload().items()
+        ]
+        must.extend(
+            qm.FieldCondition(key=key, match=qm.MatchAny(any=list(values)))
+            for key, values in conditions.any_of.items()
+        )
+        must_not: list[qm.Condition] = [
+            qm.FieldCondition(key=key, match=qm.MatchAny(any=list(values)))
+            for key, values in conditions.none_of.items()
+        ]
+        return qm.Filter(must=must, must_not=must_not)
+
+    def _home_filter(self, but_not: qm.FieldCondition | None = None) -> qm.Filter:
+        from qdrant_client import models as qm
+
+        must: list[qm.Condition] = [
+            qm.FieldCondition(key=key, match=qm.MatchValue(value=value))
+            for key, value in self._scope.payload().items()
+            if key != MODEL_FIELD
+        ]
+        return qm.Filter(must=must, must_not=[but_not] if but_not else None)
+
+
+def _equals(field: str, scope: Scope) -> qm.FieldCondition:
+    from qdrant_client import models as qm
+
+    return qm.FieldCondition(key=field, match=qm.MatchValue(value=scope.payload()[field]))
+
+
+def _only(payload: Payload, fields: Sequence[str]) -> Payload:
+    return {field: payload[field] for field in fields if field in payload}

@@ -1,0 +1,107 @@
+"""What the larger operations answer: plans, reports, search answers. None holds content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from core.errors import EscherError
+from core.models import PlaybookSearchResult, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """Results, best first; ``degraded``: by words only, as the model or collection was out of reach."""
+
+    results: list[PlaybookSearchResult]
+    degraded: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"results": [result.as_json() for result in self.results]}
+        if self.degraded:
+            body["degraded"] = True
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        results = [PlaybookSearchResult(**item) for item in body["results"]]
+        return cls(results, bool(body.get("degraded", False)))
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import took in, and what it could not, with the reason."""
+
+    imported: list[Ref] = field(default_factory=list)
+    existing: list[Ref] = field(default_factory=list)
+    failed: list[tuple[str, EscherError]] = field(default_factory=list)
+    warnings: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "imported": len(self.imported),
+            "existing": len(self.existing),
+            "warnings": self.warnings,
+            "failed": [
+                {"name": name, "type": error.type, "detail": str(error)}
+                for name, error in self.failed
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteReport:
+    """``deleted`` are gone; ``waiting`` stand until the server has confirmed."""
+
+    deleted: list[Ref]
+    waiting: list[Ref]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "deleted": [str(ref) for ref in self.deleted],
+            "waiting": [str(ref) for ref in self.waiting],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `verify` found: about which version and file, what, and what to do."""
+
+    ref: str
+    path: str
+    what: str
+    remedy: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ref": self.ref, "path": self.path, "what": self.what, "remedy": self.remedy}
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """``checked`` versions, and what is wrong with them."""
+
+    checked: int
+    problems: list[Finding]
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "checked": self.checked,
+            "clean": self.clean,
+            "problems": [problem.as_json() for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPlan:
+    """What a sync found to be done."""
+
+    started_at: float
+    scanned: int
+    publish: list[Ref]
+    embed: list[Ref]
+    delete: list[Ref]

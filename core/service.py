@@ -1,0 +1,558 @@
+"""PlaybookService: puts the parts together. It alone knows all folders of ``core``.
+
+Works without Celery; the tasks call it. Opening it is cheap: the server's client, the model and
+the collection are made when they are first needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from core.encryption import Envelope, Place, load_master_key
+from core.errors import EscherError, NotFound, Refused, Unchanged, UsageError
+from core.files import atomic_write, json_bytes, make_private_dir
+from core.indexing import Indexing
+from core.journal import Journal, VersionRecord
+from core.journal.leases import this_process
+from core.models import (
+    Area,
+    Outcome,
+    OutcomeState,
+    Playbook,
+    PlaybookDraft,
+    PlaybookMetadata,
+    PlaybookSearchResult,
+    Ref,
+    Status,
+    Strategy,
+    SyncState,
+    entry_script,
+)
+from core.playbooks.drafts import iter_drafts
+from core.playbooks.limits import Limits
+from core.playbooks.store import PlaybookStore, StoreResult
+from core.playbooks.verify import verify as verify_store
+from core.publishing.policy import PublishPlan
+from core.publishing.publisher import Publisher
+from core.reports import (
+    DeleteReport,
+    Finding,
+    ImportReport,
+    SearchAnswer,
+    SyncPlan,
+    VerifyReport,
+)
+from core.server.client import EscherServer
+from core.settings import Settings, load_settings
+from core.versions import latest, sorted_versions
+
+_log = logging.getLogger(__name__)
+
+IMPORT_BATCH = 64
+LOST_MESSAGE_SECONDS = 900.0  # a message older than this is taken for lost, even with others about
+
+Progress = Callable[[int, str], None]
+"""Called with the number done so far and the name of the last one."""
+
+
+class PlaybookService:
+    """The mission's methods, each for one playbook, and batch forms beside them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        make_private_dir(settings.home)
+        self.journal = Journal(settings.effective_journal_url)
+        self._check_binding()
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Self:
+        """Open the home, finish what a crash left half-done, and return the service."""
+        service = cls(settings or load_settings())
+        service.store.recover()
+        if not service.journal.versions.counts()["versions"]:
+            service.adopt()
+        return service
+
+    def adopt(self) -> list[Ref]:
+        """Take folders that the journal does not know into it: after the journal was lost."""
+        adopted, failed = self.store.adopt()
+        for path, error in failed.items():
+            _log.warning("%s is not taken into the journal: %s", path, error)
+        if adopted:
+            _log.warning("the journal was rebuilt from %d folders", len(adopted))
+        return adopted
+
+    def close(self) -> None:
+        """Give back the collection, the connections and the journal."""
+        if "indexing" in self.__dict__:
+            self.indexing.close()
+        self.journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the parts --------------------------------------------------------------------------
+    @cached_property
+    def envelope(self) -> Envelope:
+        return Envelope(load_master_key(self.settings))
+
+    @cached_property
+    def store(self) -> PlaybookStore:
+        return PlaybookStore(self.settings, self.journal, self.envelope)
+
+    @cached_property
+    def server(self) -> EscherServer:
+        return EscherServer(self.settings)
+
+    @cached_property
+    def indexing(self) -> Indexing:
+        return Indexing(self.settings, self.journal, self.store, self._seal)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            self.journal,
+            self.server,
+            source=self.store,
+            vectors=self.indexing,
+            settings=self.settings,
+            owner=this_process(),
+        )
+
+    def _seal(self, ref: Ref, content: bytes) -> str:
+        generation = 0  # a point is disposable: it is written again, never rolled back to
+        place = Place(ref.playbook_id, ref.version, "qdrant", generation)
+        return self.envelope.seal_text(content, place)
+
+    # -- the mission's methods --------------------------------------------------------------
+    def create_playbook(self, playbook: PlaybookDraft) -> str:
+        """Store a new playbook or version; its id."""
+        return self.create(playbook).ref.playbook_id
+
+    def get_playbook(self, playbook_id: str, version: str = "latest") -> Playbook:
+        """A stored version with its files; `NotFound` when there is none."""
+        return self.show(playbook_id if version == "latest" else f"{playbook_id}@{version}")
+
+    def update_playbook(self, playbook_id: str, playbook: PlaybookDraft) -> Ref:
+        """Replace the content of the latest version, or make the next one when it is published."""
+        return self.update(playbook_id, playbook).ref
+
+    def delete_playbook(self, playbook_id: str, version: str | None = None) -> DeleteReport:
+        """Delete a version (or all); a published one waits until the server has confirmed."""
+        return self.delete(playbook_id if version is None else f"{playbook_id}@{version}")
+
+    def list_playbooks(self) -> list[PlaybookMetadata]:
+        """The metadata of the latest version of every playbook, by id."""
+        return [playbook.metadata for playbook in self.list_page(limit=None)[0]]
+
+    def publish_metadata(self, playbook_id: str) -> dict[Ref, Outcome]:
+        """Flow 2 for what is to be published of this playbook, in this process."""
+        plan = self.request_publish([playbook_id], None)
+        return self.publish_refs(plan.accepted)
+
+    def sync_all_metadata(self) -> dict[str, Any]:
+        """Do whatever is to be done towards the server, in this process; the report."""
+        plan = self.plan_sync(messages_under_way=False)
+        self.index_refs(plan.embed)
+        self.publish_refs(plan.publish)
+        self.publisher.delete(plan.delete)
+        self.tidy_points()
+        return self.finish_sync(plan)
+
+    def resolve_script(self, playbook_id: str, format: str, version: str = "latest") -> Path:  # noqa: A002  the contract's name
+        """The path of the entry script on disk, its bytes checked against the journal."""
+        target = playbook_id if version == "latest" else f"{playbook_id}@{version}"
+        ref = self.store.resolve(target)
+        record = self.store.get(ref)
+        paths = [file.entry.path for file in self.journal.versions.files(ref)]
+        entry, _ = entry_script(format, paths, record.metadata.get("entry_points"))
+        if entry is None:
+            raise NotFound(
+                f"{ref} has no {format} script.", "`escher-playbooks show` lists its files."
+            )
+        if record.sensitive:
+            raise UsageError(
+                f"{ref} is sensitive: its scripts stand encrypted on disk.",
+                "Resolving sensitive playbooks comes with the script manager.",
+            )
+        self.store.read(ref)  # raises unless every byte is what the journal knows
+        return self.store.folder(ref) / entry
+
+    def search_local_playbooks(
+        self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
+    ) -> list[PlaybookSearchResult]:
+        """The best playbooks for ``query``, best first."""
+        return self.search(query, filters or {}, limit).results
+
+    def add_to_rag(self, playbook: Playbook | Ref) -> Outcome:
+        """Write (again) the point of a version."""
+        ref = playbook.ref if isinstance(playbook, Playbook) else playbook
+        return self.index_refs([ref])[ref]
+
+    def remove_from_rag(self, playbook_id: str) -> None:
+        """Remove the points of all versions of a playbook; `reindex` brings them back."""
+        refs = [record.ref for record in self.journal.versions.of_playbook(playbook_id)]
+        self.indexing.remove(refs)
+
+    # -- creating and changing --------------------------------------------------------------
+    def create(
+        self,
+        draft: PlaybookDraft,
+        *,
+        playbook_id: str | None = None,
+        version: str | None = None,
+        strategy: Strategy | None = None,
+        author: str | None = None,
+    ) -> StoreResult:
+        """Validate and store; what is written by an AI waits in ``ai-generated/``."""
+        who = author or draft.metadata.get("author")
+        area = Area.AI_GENERATED if who == "ai_generated" else Area.LOCAL
+        return self.store.create(
+            draft,
+            area=area,
+            playbook_id=playbook_id,
+            version=version,
+            strategy=strategy,
+            author=author,
+        )
+
+    def import_path(
+        self, path: Path, *, strategy: Strategy | None = None, on_progress: Progress | None = None
+    ) -> ImportReport:
+        """Take in a folder or archive in batches; what is there already, unchanged, is no failure."""
+        report = ImportReport()
+        batch: list[tuple[str, PlaybookDraft]] = []
+        done = 0
+
+        def flush() -> None:
+            nonlocal done
+            if not batch:
+                return
+            results = self.store.create_many([draft for _, draft in batch], strategy=strategy)
+            for (name, _), result in zip(batch, results, strict=True):
+                done += 1
+                if result.error is None:
+                    report.imported.append(result.ref)
+                    report.warnings += len(result.warnings)
+                elif isinstance(result.error, Unchanged):
+                    report.existing.append(result.ref)
+                else:
+                    report.failed.append((name, result.error))
+                if on_progress is not None:
+                    on_progress(done, name)
+            batch.clear()
+
+        for name, item in iter_drafts(path, Limits.of(self.settings)):
+            if isinstance(item, EscherError):
+                report.failed.append((name, item))
+                continue
+            batch.append((name, item))
+            if len(batch) >= IMPORT_BATCH:
+                flush()
+        flush()
+        return report
+
+    def update(
+        self, playbook_id: str, draft: PlaybookDraft, version: str | None = None
+    ) -> StoreResult:
+        """Replace the latest version's content; a published one gets a new version."""
+        return self.store.update(playbook_id, draft, version)
+
+    def set_status(self, ref: Ref, status: str, reason: str | None = None) -> Playbook:
+        """Set the status of a version that is not published; the server owns the others'."""
+        record = self.store.get(ref)
+        if record.is_published:
+            raise Refused(
+                f"{ref} is published: its status is the server's.",
+                "A reviewer changes it there; the next sync brings it here.",
+            )
+        if status not in set(Status):
+            raise UsageError(f"Status {status!r} is unknown.", f"Use one of {', '.join(Status)}.")
+        changes: dict[str, Any] = {"status": status, "updated_at": int(time.time())}
+        if reason is not None:
+            changes["deprecation_reason"] = reason
+        self.store.set_metadata(ref, changes)
+        return self.show(str(ref))
+
+    def delete(self, target: str) -> DeleteReport:
+        """Delete what only stands here; mark what is published, for the job ``delete``."""
+        refs = self.expand([target])
+        waiting = self.request_delete(refs)
+        return DeleteReport([ref for ref in refs if ref not in waiting], waiting)
+
+    def request_delete(self, refs: Sequence[Ref]) -> list[Ref]:
+        """Delete the unpublished ones of ``refs``; the published ones are marked and returned."""
+        published = self.publisher.request_delete(refs)
+        local = [ref for ref in refs if ref not in set(published)]
+        self.store.delete(local, unless_busy=True)
+        return published
+
+    # -- looking ----------------------------------------------------------------------------
+    def expand(self, targets: Sequence[str]) -> list[Ref]:
+        """``id`` is all its versions, ``id@version`` that one; `NotFound` names what is not there."""
+        refs: list[Ref] = []
+        for target in targets:
+            if "@" in target:
+                refs.append(self.store.resolve(target))
+                continue
+            found = [record.ref for record in self.journal.versions.of_playbook(target)]
+            if not found:
+                raise NotFound(
+                    f"There is no playbook {target!r}.", "`escher-playbooks list` lists them."
+                )
+            refs.extend(Ref(target, v) for v in sorted_versions(ref.version for ref in found))
+        return list(dict.fromkeys(refs))
+
+    def show(self, target: str) -> Playbook:
+        """A version (the latest of an id) with its files."""
+        ref = self.store.resolve(target)
+        files = tuple(file.entry for file in self.journal.versions.files(ref))
+        return self.store.get(ref).playbook(files)
+
+    def versions_of(self, playbook_id: str) -> list[Playbook]:
+        """Every version of a playbook, lowest first."""
+        records = {record.ref: record for record in self.journal.versions.of_playbook(playbook_id)}
+        return [records[ref].playbook() for ref in self.expand([playbook_id])]
+
+    def list_page(
+        self,
+        *,
+        status: str | None = None,
+        strategy: str | None = None,
+        cloud: str | None = None,
+        author: str | None = None,
+        sync: str | None = None,
+        limit: int | None = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[Playbook], str | None]:
+        """The latest matching version of each playbook by id, and the cursor of the next page."""
+        records = self.journal.versions.select(
+            status=status,
+            strategy=strategy,
+            cloud=cloud,
+            author=author,
+            sync=sync,
+            after=cursor,
+            playbooks=None if limit is None else limit + 1,
+        )
+        grouped: dict[str, list[VersionRecord]] = {}
+        for record in records:
+            grouped.setdefault(record.ref.playbook_id, []).append(record)
+        page = list(grouped.values())
+        more = limit is not None and len(page) > limit
+        if more:
+            page = page[:limit]
+        playbooks = []
+        for group in page:
+            top = latest(record.ref.version for record in group)
+            playbooks.append(next(r for r in group if r.ref.version == top).playbook())
+        return playbooks, playbooks[-1].ref.playbook_id if more else None
+
+    # -- publishing -------------------------------------------------------------------------
+    def request_publish(self, targets: Sequence[str] | None, as_: Strategy | None) -> PublishPlan:
+        """Mark what is to be published (None: all that may be); what is left out, and why."""
+        self.bind()
+        refs = None if targets is None else self.expand(targets)
+        return self.publisher.request(refs, as_)
+
+    def publish_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """All steps of Flow 2 in this process, batch by batch; each version's last outcome."""
+        outcomes: dict[Ref, Outcome] = {}
+        size = self.settings.publish_batch_size
+        for start in range(0, len(refs), size):
+            batch = list(refs[start : start + size])
+            for step in (
+                self.index_refs,
+                self.publisher.upload,
+                self.publisher.publish,
+                self.publisher.settle,
+            ):
+                outcomes.update(step(batch))
+                batch = [ref for ref in batch if _ok(outcomes[ref])]
+            self.index_refs(batch)
+        return outcomes
+
+    def withdraw_publish(self, refs: Sequence[Ref]) -> None:
+        """Take back the wish to publish; what the server has committed stays."""
+        records = self.journal.versions.get_many(refs)
+        self.journal.versions.set_many(
+            [
+                (
+                    ref,
+                    None,
+                    {"sync_state": SyncState.LOCAL, "publish_as": None, "next_attempt_at": None},
+                )
+                for ref, record in records.items()
+                if record.sync_state in {SyncState.PENDING, SyncState.DEFERRED}
+                and not record.is_published
+            ]
+        )
+
+    def retry_publish(self, refs: Sequence[Ref]) -> None:
+        """Make failed and deferred versions due now, with their counters at nought."""
+        records = self.journal.versions.get_many(refs)
+        fresh = {"error": None, "error_type": None, "attempts": 0, "next_attempt_at": None}
+        self.journal.versions.set_many(
+            [
+                (ref, None, {**fresh, "sync_state": SyncState.PENDING})
+                for ref, record in records.items()
+                if record.sync_state is not SyncState.PUBLISHED
+            ]
+        )
+
+    def plan_sync(self, *, messages_under_way: bool) -> SyncPlan:
+        """Compare what is with what should be; nothing is changed."""
+        now = time.time()
+        before = now - LOST_MESSAGE_SECONDS if messages_under_way else None
+        counts = self.journal.versions.counts()
+        publish = [record.ref for record in self.publisher.due(now, before)]
+        stale = set(self.journal.versions.unindexed()) - set(publish)
+        records = self.journal.versions.get_many(sorted(stale))
+        embed = [
+            ref
+            for ref, record in records.items()
+            if self.indexing.wants(record)
+            and (before is None or record.queued_at is None or record.queued_at < before)
+        ]
+        delete = [record.ref for record in self.publisher.due_deletes(now, before)]
+        return SyncPlan(now, counts["versions"], publish, embed, delete)
+
+    def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
+        """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""
+        counts = self.journal.versions.counts()
+        report = {
+            "at": int(plan.started_at),
+            "duration_ms": int((time.time() - plan.started_at) * 1000),
+            "scanned": plan.scanned,
+            "queued": {
+                "publish": len(plan.publish),
+                "embed": len(plan.embed),
+                "delete": len(plan.delete),
+            },
+            "published": counts["published"],
+            "pending": counts["pending"],
+            "deferred": counts["deferred"],
+            "failed": counts["failed"],
+            "conflicts": counts["conflict"],
+        }
+        folder = make_private_dir(self.settings.cache_path / "metadata")
+        atomic_write(folder / "last_sync.json", json_bytes(report))
+        return report
+
+    def last_sync(self) -> dict[str, Any] | None:
+        """The last report, None before the first sync."""
+        path = self.settings.cache_path / "metadata" / "last_sync.json"
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return report if isinstance(report, dict) else None
+
+    # -- searching --------------------------------------------------------------------------
+    def index_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
+        """Bring points up to date; versions that are gone lose theirs."""
+        return self.indexing.index(refs)
+
+    def tidy_points(self) -> None:
+        """Remove the points of versions that are gone."""
+        self.indexing.tidy()
+
+    def drop_collection(self) -> None:
+        """Begin the collection anew; every version is then to be indexed again."""
+        self.indexing.drop()
+
+    def index_pending(self, on_progress: Progress | None = None) -> int:
+        """Index whatever is not, in this process; how many that were."""
+        pending = [
+            record.ref
+            for record in self.journal.versions.get_many(self.journal.versions.unindexed()).values()
+            if self.indexing.wants(record)
+        ]
+        size = self.settings.publish_batch_size
+        for start in range(0, len(pending), size):
+            batch = pending[start : start + size]
+            self.index_refs(batch)
+            if on_progress is not None:
+                on_progress(start + len(batch), str(batch[-1]))
+        return len(pending)
+
+    def search(self, query: str, filters: Mapping[str, Any], limit: int = 10) -> SearchAnswer:
+        """By meaning, or by words when the model or the collection is out of reach."""
+        return self.indexing.search(query, filters, limit)
+
+    def search_by_keywords(
+        self, query: str, filters: Mapping[str, Any], limit: int = 10
+    ) -> SearchAnswer:
+        """By words, from the journal alone."""
+        return self.indexing.search_by_keywords(query, filters, limit)
+
+    # -- the whole --------------------------------------------------------------------------
+    def verify(self) -> VerifyReport:
+        """Check every file, row and point against each other."""
+        problems = [
+            Finding(str(found.ref or ""), found.path, found.what, found.remedy)
+            for found in verify_store(self.store)
+        ]
+        problems.extend(self.indexing.verify())
+        return VerifyReport(self.journal.versions.counts()["versions"], problems)
+
+    def status(self) -> dict[str, Any]:
+        """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
+        counts = self.journal.versions.counts()
+        last = self.last_sync()
+        running = any(job.kind == "sync" for job in self.journal.jobs.unfinished())
+        return {
+            "server": self.server_status(),
+            "journal": {
+                "playbooks": counts["playbooks"],
+                "versions": counts["versions"],
+                "published": counts["published"],
+                "pending": counts["pending"],
+                "deferred": counts["deferred"],
+                "failed": counts["failed"],
+                "conflicts": counts["conflict"],
+            },
+            "sync": {"last_at": last["at"] if last else None, "running": running},
+        }
+
+    def server_status(self) -> dict[str, Any]:
+        """Whether the server answers, since when it does not, and the reference server's counters."""
+        body: dict[str, Any] = {
+            "url": self.settings.server_url,
+            "reachable": self.server.reachable(),
+            "offline_since": None,
+            "revisions": None,
+            "bytes_received": None,
+        }
+        facts = self.journal.facts
+        if not body["reachable"]:
+            body["offline_since"] = int(facts.set_once("offline_since", str(int(time.time()))))
+            return body
+        facts.remove("offline_since")
+        try:
+            counters = self.server.reference_stats()
+        except EscherError:
+            return body  # another server than the reference one has no such counters
+        return body | {name: counters.get(name) for name in ("revisions", "bytes_received")}
+
+    # -- the home's server ------------------------------------------------------------------
+    def bind(self) -> None:
+        """Tie the home to the settings' server and tenant, at the first contact."""
+        self.journal.bind(self.settings.server_url, self.settings.tenant_id)
+
+    def _check_binding(self) -> None:
+        if self.journal.facts.get("server_url") is not None:
+            self.bind()
+
+
+def _ok(outcome: Outcome) -> bool:
+    return outcome.state is OutcomeState.DONE

@@ -1,0 +1,94 @@
+"""What every task shares: the process' one service, retries of named errors, ids in the log."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from celery import Task
+from celery.signals import worker_shutdown
+from celery.utils.log import get_task_logger
+
+from core.errors import TransientError
+from core.models import Outcome, OutcomeState, Ref
+from core.service import PlaybookService
+from core.settings import load_settings
+
+logger = get_task_logger("escher.tasks")
+
+RETRY_CAP_SECONDS = 60
+MAX_RETRIES = 5
+
+_lock = threading.Lock()
+_service: tuple[int, PlaybookService] | None = None
+
+
+def service() -> PlaybookService:
+    """The process' service, opened at its first task; a forked child opens its own."""
+    global _service  # noqa: PLW0603  one service a process is the point
+    with _lock:
+        if _service is None or _service[0] != os.getpid():
+            _service = (os.getpid(), PlaybookService.open(load_settings()))
+        return _service[1]
+
+
+@worker_shutdown.connect
+def close_service(**_: Any) -> None:
+    """Let go of the collection in good order: the next start need not check every point."""
+    global _service  # noqa: PLW0603  as above
+    with _lock:
+        if _service is not None and _service[0] == os.getpid():
+            _service[1].close()
+        _service = None
+
+
+def use_service(opened: PlaybookService) -> None:
+    """Let tasks that run inside this process (``--wait`` without `up`) share its service."""
+    global _service  # noqa: PLW0603  as above
+    with _lock:
+        _service = (os.getpid(), opened)
+
+
+class ServiceTask(Task):
+    """A thin task: refs in, one call into core, outcomes out.
+
+    A transient error of the whole task is tried again with full jitter, at most
+    ``MAX_RETRIES`` times and ``RETRY_CAP_SECONDS`` apart; after that the next sync finds the work.
+    A failed item is no failed task: its outcome says so, and the journal keeps it.
+    """
+
+    abstract = True
+    autoretry_for = (TransientError,)
+    retry_backoff = True
+    retry_backoff_max = RETRY_CAP_SECONDS
+    retry_jitter = True
+    max_retries = MAX_RETRIES
+    default_retry_delay = 5
+
+    @property
+    def service(self) -> PlaybookService:
+        return service()
+
+
+Step = Callable[[Sequence[Ref]], Mapping[Ref, Outcome]]
+
+
+def run_step(
+    opened: PlaybookService, step: str, refs: Sequence[str], job_id: str | None, work: Step
+) -> dict[str, Any]:
+    """Do one step of a job for a batch and note what came of it; ``{ref: outcome}``."""
+    jobs = opened.journal.jobs
+    if jobs.is_cancelled(job_id):
+        logger.info("job %s is cancelled: %s of %d left undone", job_id, step, len(refs))
+        return {ref: Outcome(OutcomeState.SKIPPED).as_json() for ref in refs}
+    outcomes = {str(ref): outcome for ref, outcome in work([Ref.parse(r) for r in refs]).items()}
+    jobs.note(step, outcomes)
+    counts: dict[str, int] = {}
+    for outcome in outcomes.values():
+        counts[outcome.state] = counts.get(outcome.state, 0) + 1
+    logger.info(
+        "job %s %s: %s", job_id, step, ", ".join(f"{n} {state}" for state, n in counts.items())
+    )
+    return {ref: outcome.as_json() for ref, outcome in outcomes.items()}

@@ -1,0 +1,332 @@
+"""Submit, look up, wait for, cancel and retry jobs — the only door to the workers.
+
+With `up`, a job goes through the workers. Without it, a job is journalled and the next `up` goes
+on with it, or, with ``wait``, its workflow runs in this process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from kombu.exceptions import OperationalError
+
+from core.errors import (
+    BrokerUnreachable,
+    IndexCorrupt,
+    ModelUnavailable,
+    NotFound,
+    Refused,
+    TransientError,
+    UsageError,
+)
+from core.journal import Job, JobState
+from core.models import Ref, Strategy, SyncState
+from core.reports import SearchAnswer
+from core.service import PlaybookService
+from core.settings import Settings
+from tasks import broker, workflows
+from tasks.app import app
+from tasks.base import use_service
+
+SEARCH_TIMEOUT_SECONDS = 20.0
+POLL_SECONDS = 0.1
+BROKER_CHECK_SECONDS = 5.0
+
+Progress = Callable[[Job], None]
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a broker answers: `up`'s on its socket, or the one of ``broker_url``."""
+    return broker.broker_reachable(settings)
+
+
+def submit(
+    service: PlaybookService,
+    kind: str,
+    *,
+    refs: Sequence[str] | None = None,
+    all_: bool = False,
+    as_: str | None = None,
+    path: str | None = None,
+    format_: str | None = None,
+    idempotency_key: str | None = None,
+    wait: bool = False,
+    inline: bool = False,
+    on_progress: Progress | None = None,
+) -> Job:
+    """Make a job of one of the contract's kinds and start it; the job as it stands then.
+
+    ``inline`` runs it in this process whatever is running (a task that is itself run inline).
+    """
+    request: dict[str, Any] = {
+        key: value
+        for key, value in {
+            "refs": list(refs) if refs is not None else None,
+            "all": all_ or None,
+            "as": as_,
+            "path": path,
+            "format": format_,
+        }.items()
+        if value is not None
+    }
+    targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path)
+    job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)
+    job = service.journal.jobs.summary(job_id)
+    if not is_new:
+        return job
+    if kind in {"publish", "embed", "delete", "download"} and not targets:
+        service.journal.jobs.finish(job_id, JobState.SUCCEEDED)
+        return service.journal.jobs.summary(job_id)
+    return _start(service, job, targets, wait=wait, inline=inline, on_progress=on_progress)
+
+
+def _targets(
+    service: PlaybookService,
+    kind: str,
+    refs: Sequence[str] | None,
+    *,
+    all_: bool,
+    as_: str | None,
+    path: str | None,
+) -> list[str]:
+    """Check the request of a kind and name the refs it is about."""
+    if kind in {"publish", "embed", "delete"} and not (refs or all_):
+        raise UsageError(f"A {kind} job needs refs or all.", "Name playbooks, or set all.")
+    match kind:
+        case "publish":
+            plan = service.request_publish(
+                None if all_ else list(refs or ()), Strategy.parse(as_) if as_ else None
+            )
+            if plan.left_out and not plan.accepted and not all_:
+                raise Refused("; ".join(f"{ref}: {why}" for ref, why in plan.left_out.items()))
+            return [str(ref) for ref in plan.accepted]
+        case "embed":
+            chosen = service.journal.versions.refs() if all_ else service.expand(list(refs or ()))
+            return [str(ref) for ref in chosen]
+        case "delete":
+            return [str(ref) for ref in service.request_delete(service.expand(list(refs or ())))]
+        case "import":
+            if not path:
+                raise UsageError("An import job needs path.", "Give a folder or a .tar.gz.")
+            if not Path(path).exists():
+                raise NotFound(f"{path} is not there.", "Give a path on the service's machine.")
+            return []
+        case "download" | "evict":
+            raise UsageError(f"Jobs of the kind {kind} are not offered yet.")
+        case _:
+            return []
+
+
+def _start(
+    service: PlaybookService,
+    job: Job,
+    targets: list[str],
+    *,
+    wait: bool = False,
+    inline: bool = False,
+    on_progress: Progress | None = None,
+) -> Job:
+    running = not inline and is_running(service.settings)
+    if not running and not (wait or inline):
+        return job  # journalled; `up` goes on with it
+    if not running:
+        use_service(service)
+    try:
+        _dispatch(service, job, targets, inline=not running, on_progress=on_progress)
+    except BrokerUnreachable:
+        if wait:
+            raise
+        return job
+    if wait and running:
+        return wait_for(service, job.job_id, on_progress=on_progress)
+    return service.journal.jobs.summary(job.job_id)
+
+
+def _dispatch(
+    service: PlaybookService,
+    job: Job,
+    targets: list[str],
+    *,
+    inline: bool,
+    on_progress: Progress | None = None,
+) -> None:
+    """Send (or run) the workflows of a job."""
+    job_id = job.job_id
+    match job.kind:
+        case "publish" | "embed" | "delete":
+            make = {
+                "publish": workflows.publish,
+                "embed": workflows.embed,
+                "delete": workflows.delete,
+            }[job.kind]
+            for batch in workflows.batched(targets, service.settings.publish_batch_size):
+                workflows.dispatch(make(batch, job_id), inline=inline)
+                service.journal.versions.mark_queued([Ref.parse(r) for r in batch], time.time())
+                if on_progress is not None:
+                    on_progress(service.journal.jobs.summary(job_id))
+        case "reindex":
+            workflows.dispatch(workflows.reindex(job_id), inline=inline)
+        case "verify":
+            workflows.dispatch(workflows.audit(job_id), inline=inline)
+        case "sync":
+            workflows.dispatch(workflows.sync(job_id), inline=inline)
+        case "import":
+            path = str(job.request["path"])
+            workflows.dispatch(
+                workflows.import_path(path, job_id, job.request.get("as")), inline=inline
+            )
+        case _:
+            raise UsageError(f"Jobs of the kind {job.kind} are not offered yet.")
+
+
+def changed(
+    service: PlaybookService,
+    refs: Sequence[Ref],
+    *,
+    wait: bool = False,
+    inline: bool = False,
+    on_progress: Progress | None = None,
+) -> Job:
+    """After create, update or import: embed these, and publish those that are to be published."""
+    records = service.journal.versions.get_many(list(refs))
+    publish = [str(ref) for ref, r in records.items() if r.sync_state is SyncState.PENDING]
+    embed = [str(ref) for ref, r in records.items() if r.sync_state is not SyncState.PENDING]
+    job: Job | None = None
+    for kind, targets in (("embed", embed), ("publish", publish)):
+        if not targets:
+            continue
+        job_id, _ = service.journal.jobs.create(kind, {"changed": len(targets)}, targets)
+        job = _start(
+            service,
+            service.journal.jobs.summary(job_id),
+            targets,
+            wait=wait,
+            inline=inline,
+            on_progress=on_progress,
+        )
+    if job is None:
+        job_id, _ = service.journal.jobs.create("embed", {"changed": 0})
+        service.journal.jobs.finish(job_id, JobState.SUCCEEDED)
+        job = service.journal.jobs.summary(job_id)
+    return job
+
+
+def sync(
+    service: PlaybookService, job_id: str | None, *, messages_under_way: bool, inline: bool
+) -> dict[str, Any]:
+    """Queue whatever is to be done and has no message under way; the report, also on disk."""
+    jobs = service.journal.jobs
+    if job_id is not None:
+        jobs.start(job_id)
+    plan = service.plan_sync(messages_under_way=messages_under_way)
+    size = service.settings.publish_batch_size
+    for make, refs in (
+        (workflows.publish, plan.publish),
+        (workflows.embed, plan.embed),
+        (workflows.delete, plan.delete),
+    ):
+        for batch in workflows.batched([str(ref) for ref in refs], size):
+            workflows.dispatch(make(batch, job_id), inline=inline)
+            service.journal.versions.mark_queued([Ref.parse(r) for r in batch], time.time())
+    if not messages_under_way and not inline:
+        for job in jobs.unfinished():
+            if job.kind in {"reindex", "verify", "import"} and not job.total:
+                _dispatch(service, job, [], inline=False)
+    report = service.finish_sync(plan)
+    if job_id is not None:
+        jobs.finish(job_id, JobState.SUCCEEDED, result=report)
+    return report
+
+
+def search(
+    service: PlaybookService,
+    query: str,
+    filters: Mapping[str, Any] | None = None,
+    limit: int = 10,
+    on_indexing: Callable[[int, str], None] | None = None,
+) -> SearchAnswer:
+    """Ask the process that owns the collection; without one, search in this process.
+
+    This process first brings the collection up to date, telling ``on_indexing`` how far it is.
+    """
+    if not is_running(service.settings):
+        try:
+            service.index_pending(on_indexing)
+        except (ModelUnavailable, IndexCorrupt, TransientError):
+            return service.search_by_keywords(query, dict(filters or {}), limit)
+        return service.search(query, dict(filters or {}), limit)
+    try:
+        result = app.send_task(
+            "playbooks.search",
+            args=[query, dict(filters or {}), limit],
+            expires=SEARCH_TIMEOUT_SECONDS,
+        )
+        body = result.get(timeout=SEARCH_TIMEOUT_SECONDS, interval=0.01)
+        result.forget()
+    except (CeleryTimeoutError, OperationalError):
+        return service.search_by_keywords(query, dict(filters or {}), limit)
+    return SearchAnswer.from_json(body)
+
+
+def wait_for(
+    service: PlaybookService,
+    job_id: str,
+    *,
+    timeout: float | None = None,
+    on_progress: Progress | None = None,
+) -> Job:
+    """Follow a job in the journal until no worker has anything left to do for it now.
+
+    Ends early, with the job as it stands, after ``timeout`` seconds or when the broker is gone.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    next_check = time.monotonic() + BROKER_CHECK_SECONDS
+    while True:
+        job = service.journal.jobs.summary(job_id)
+        if on_progress is not None:
+            on_progress(job)
+        if job.is_finished:
+            return service.journal.jobs.get(job_id)
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            return service.journal.jobs.get(job_id)
+        if now >= next_check:
+            if not is_running(service.settings):
+                return service.journal.jobs.get(job_id)
+            next_check = now + BROKER_CHECK_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def cancel(service: PlaybookService, job_id: str) -> Job:
+    """Stop what has not been done; what is published stays published."""
+    job = service.journal.jobs.get(job_id)
+    if job.kind == "publish":
+        service.withdraw_publish(
+            [Ref.parse(item.ref) for item in job.items if item.state is not JobState.SUCCEEDED]
+        )
+    return service.journal.jobs.cancel(job_id)
+
+
+def retry(
+    service: PlaybookService,
+    job_id: str,
+    *,
+    wait: bool = False,
+    on_progress: Progress | None = None,
+) -> Job:
+    """The failed, deferred and cancelled items again, now."""
+    job = service.journal.jobs.get(job_id)
+    refs = service.journal.jobs.reopen(job_id)
+    if job.kind == "publish":
+        service.retry_publish([Ref.parse(ref) for ref in refs])
+    return _start(
+        service,
+        service.journal.jobs.summary(job_id),
+        refs,
+        wait=wait,
+        on_progress=on_progress,
+    )

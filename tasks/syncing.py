@@ -1,0 +1,36 @@
+"""The sync that beat issues: compares what is with what should be, and queues the difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import worker_ready
+
+from core.settings import load_settings
+from tasks import broker, workflows
+from tasks.app import app
+from tasks.base import ServiceTask, logger
+
+
+@app.task(bind=True, base=ServiceTask, name="playbooks.sync")
+def sync(self: ServiceTask, job_id: str | None = None) -> dict[str, Any]:
+    """Find what crashed, was lost with the broker, was deferred or never queued, and queue it."""
+    from tasks import jobs
+
+    inline = bool(self.request.is_eager)
+    messages_under_way = None
+    if not inline:
+        messages_under_way = broker.outstanding(self.service.settings, ["transfer", "embed"]) > 0
+    report = jobs.sync(
+        self.service, job_id, messages_under_way=bool(messages_under_way), inline=inline
+    )
+    logger.info("sync: %s", report)
+    return report
+
+
+@worker_ready.connect
+def sync_at_start(sender: Any = None, **_: Any) -> None:
+    """A worker that starts may follow one that died: look at once, not at the next tick."""
+    queues = sender.app.amqp.queues.consume_from
+    if "control" in queues and load_settings().sync_enabled:
+        workflows.dispatch(sync.si(), inline=False)

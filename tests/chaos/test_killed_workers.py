@@ -1,0 +1,86 @@
+"""Workers die, the broker forgets: everything acknowledged is still published, exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from support.playbooks import draft
+from support.server_side import assert_server_equals_disk
+from support.service import ServiceUnderTest, eventually
+
+from tasks.jobs import submit
+
+VERSIONS = 300
+
+
+def fill(service: ServiceUnderTest, count: int = VERSIONS) -> None:
+    """Store ``count`` small playbooks without a word to any worker."""
+    with service.service() as opened:
+        for start in range(0, count, 50):
+            drafts = [
+                draft(f"Chaos playbook {number}", {
+                    "shell/main.sh": f"#!/bin/sh\necho {number}\n".encode(),
+                    "python/main.py": f"print({number})\n".encode(),
+                })
+                for number in range(start, start + 50)
+            ]  # fmt: skip
+            results = opened.store.create_many(drafts)
+            assert all(result.error is None for result in results)
+
+
+def begin_publish(service: ServiceUnderTest) -> str:
+    with service.service() as opened:
+        return submit(opened, "publish", all_=True, as_="review").job_id
+
+
+def assert_all_published_once(service: ServiceUnderTest, count: int = VERSIONS) -> None:
+    stats = service.server_stats()
+    assert (stats["versions"], stats["revisions"]) == (count, count)
+    assert_server_equals_disk(service, count)
+    assert service.json("verify")["clean"]
+
+
+@pytest.mark.timeout(600)
+def test_workers_killed_in_the_middle(service: ServiceUnderTest) -> None:
+    fill(service)
+    job_id = begin_publish(service)
+    eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
+    service.kill("worker-transfer", "worker-embed")
+    assert service.counts()["published"] < VERSIONS
+    eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
+    assert_all_published_once(service)
+    eventually(
+        lambda: service.json("jobs", "show", job_id)["state"] == "succeeded", 60, "the job knows"
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_whole_service_killed_and_the_broker_wiped(
+    new_service: Callable[..., ServiceUnderTest],
+) -> None:
+    service = new_service()
+    service.up()
+    fill(service)
+    begin_publish(service)
+    eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
+    service.kill("worker-transfer", "worker-embed")
+    with redis.Redis(unix_socket_path=str(service.settings.broker_socket)) as broker:
+        broker.flushall()
+    service.down()
+    assert service.counts()["published"] < VERSIONS
+    service.up()
+    eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
+    assert_all_published_once(service)
+
+
+@pytest.mark.timeout(600)
+def test_the_broker_is_restarted_under_load(service: ServiceUnderTest) -> None:
+    fill(service)
+    begin_publish(service)
+    eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
+    service.kill("broker")
+    eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
+    assert_all_published_once(service)

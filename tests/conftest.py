@@ -1,0 +1,52 @@
+"""Fixtures of the tests that run the whole service."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.service import ServiceUnderTest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
+
+
+@pytest.fixture
+def examples() -> Path:
+    return ROOT / "examples" / "playbooks"
+
+
+@pytest.fixture
+def corpus() -> Path:
+    if not CORPUS.is_file():
+        pytest.skip("the corpus (../shared/corpus) is not beside the project")
+    return CORPUS
+
+
+@pytest.fixture
+def new_service() -> Iterator[Callable[..., ServiceUnderTest]]:
+    """Make services of their own; each is stopped and its home removed at the end."""
+    made: list[ServiceUnderTest] = []
+
+    def make(**settings: str) -> ServiceUnderTest:
+        # not tmp_path: its name is too long for a socket, which has a test of its own
+        home = Path(tempfile.mkdtemp(prefix="escher-test-")) / "home"
+        service = ServiceUnderTest(home, **settings)
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        service.cli("down", timeout=120)
+        shutil.rmtree(service.home.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+    """A running service with a sync every three seconds."""
+    made = new_service()
+    made.up()
+    return made

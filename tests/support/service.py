@@ -1,0 +1,147 @@
+"""A whole service of its own: home, ports and processes, driven as a user drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from core.journal import Journal
+from core.service import PlaybookService
+from core.settings import Settings
+
+COMMAND = Path(sys.executable).with_name("escher-playbooks")
+POLL_SECONDS = 0.1
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return int(opened.getsockname()[1])
+
+
+def eventually(check: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll until ``check`` answers something true; fail with ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+class ServiceUnderTest:
+    """Start with `up`, end with `down`; ``settings`` are ESCHER_ names in lower case."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.api_port, self.flower_port, server_port = free_port(), free_port(), free_port()
+        values = {
+            "home": str(home),
+            "api_port": str(self.api_port),
+            "flower_port": str(self.flower_port),
+            "server_url": f"http://127.0.0.1:{server_port}",
+            "server_embedded": "true",
+            "sync_interval_minutes": "0.05",
+            **settings,
+        }
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ESCHER_")}
+        self.env = kept | {f"ESCHER_{k.upper()}": v for k, v in values.items()}
+        self._values = values
+
+    # -- as a user ---------------------------------------------------------------------------
+    def cli(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(COMMAND), *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=self.home.parent,
+            **options,
+        )
+
+    def json(self, *arguments: str, code: int = 0, timeout: float = 300) -> Any:
+        done = self.cli(*arguments, "--json", timeout=timeout)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout if done.stdout.strip() else done.stderr)
+
+    def up(self) -> None:
+        done = self.cli("up", "--detach", timeout=180)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
+
+    def down(self) -> None:
+        done = self.cli("down", timeout=120)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+    @property
+    def api(self) -> httpx.Client:
+        token = (self.home / "api.token").read_text().strip()
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.api_port}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+        )
+
+    @property
+    def flower(self) -> httpx.Client:
+        user, _, password = (self.home / "flower.auth").read_text().strip().partition(":")
+        url = f"http://127.0.0.1:{self.flower_port}"
+        return httpx.Client(base_url=url, auth=(user, password), timeout=30)
+
+    # -- as a test -----------------------------------------------------------------------------
+    @property
+    def settings(self) -> Settings:
+        return Settings(_env_file=None, **self._values)  # type: ignore[call-arg]
+
+    def service(self) -> PlaybookService:
+        return PlaybookService.open(self.settings)
+
+    def journal(self) -> Journal:
+        return Journal(self.settings.effective_journal_url)
+
+    def counts(self) -> dict[str, int]:
+        journal = self.journal()
+        try:
+            return journal.versions.counts()
+        finally:
+            journal.close()
+
+    def components(self) -> dict[str, int]:
+        """``{name: pid}`` of what runs."""
+        listed = self.json("status")["components"]
+        return {item["name"]: item["pid"] for item in listed if item["pid"]}
+
+    def server_stats(self) -> dict[str, int]:
+        """The reference server's own counters of this tenant."""
+        with PlaybookService(self.settings) as service:
+            return service.server.reference_stats()
+
+    def kill(self, *names: str) -> list[int]:
+        """SIGKILL components and their children, by the pids that the supervisor keeps."""
+        pids = [pid for name, pid in self.components().items() if name in names]
+        assert pids, f"none of {names} runs"
+        for pid in pids:
+            process = psutil.Process(pid)
+            for child in process.children(recursive=True):
+                child.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
+        return pids
+
+    def logs(self) -> str:
+        parts = []
+        for path in sorted((self.home / "run" / "logs").glob("*.log")):
+            parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
+        return "\n".join(parts)

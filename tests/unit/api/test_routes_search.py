@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from support.playbooks import metadata
+
+from core.models import PlaybookSearchResult
+from core.reports import SearchAnswer
+from core.service import PlaybookService
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    calls = []
+
+    def search(self, query, filters, limit=10):
+        calls.append((query, filters, limit))
+        return SearchAnswer([PlaybookSearchResult("a", "1.0.0", "A", "…", 0.5, "ready")])
+
+    monkeypatch.setattr(PlaybookService, "search", search)
+    return calls
+
+
+def test_search(client, asked):
+    body = {"query": "idle", "filters": {"cloud_provider": "aws", "status": ["ready"]}, "limit": 3}
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200
+    assert asked == [("idle", {"cloud_provider": "aws", "status": ["ready"]}, 3)]
+    assert answer.json() == {
+        "results": [
+            {
+                "playbook_id": "a", "version": "1.0.0", "name": "A", "description": "…",
+                "score": 0.5, "status": "ready", "warning": None,
+            }
+        ]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"query": ""}, {"query": "x", "limit": 0}, {"query": "x", "filters": {"colour": "red"}}],
+)
+def test_a_wrong_search_is_422(client, asked, body):
+    assert client.post("/v1/search", json=body).status_code == 422
+    assert asked == []
+
+
+def test_where_a_script_stands(client, settings):
+    content = "#!/usr/bin/env bash\necho hi\n"
+    scripts = [{"path": "shell/main.sh", "content": content}]
+    client.post("/v1/playbooks", json={"metadata": metadata("A thing"), "scripts": scripts})
+    latest = client.get("/v1/scripts/a-thing/latest/shell").json()
+    assert latest["path"].startswith(str(settings.playbooks_path))
+    assert (latest["source"], latest["size_bytes"]) == ("local", len(content))
+    assert latest == client.get("/v1/scripts/a-thing/1.0.0/shell").json()
+    for path in ("a-thing/latest/python", "a-thing/2.0.0/shell", "no@pe/latest/shell"):
+        assert client.get(f"/v1/scripts/{path}").status_code == 404
