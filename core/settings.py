@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import tomllib
 from functools import cached_property
 from pathlib import Path
@@ -172,9 +171,12 @@ class Settings(BaseSettings):
         """A 0700 folder whose path is short enough for a Unix socket."""
         if len(os.fsencode(self.run_path / "broker.sock")) <= SOCKET_PATH_LIMIT:
             return self.run_path
+        # found by the user's id alone: a shell, a cron job and a worker must find the same one
         name = "escher-" + hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
-        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-        return Path(base) / f"{name}-{os.getuid()}"
+        runtime = Path(f"/run/user/{os.getuid()}")
+        if runtime.is_dir() and os.access(runtime, os.W_OK):
+            return runtime / name
+        return Path("/tmp") / f"{name}-{os.getuid()}"  # noqa: S108  made 0700 and checked to be ours
 
     @property
     def broker_socket(self) -> Path:

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 
 from core.encryption import Envelope
 from core.errors import (
+    AlreadyExists,
     EscherError,
     LeaseHeld,
     Refused,
+    Unchanged,
 )
 from core.journal import Intent, Journal, VersionRecord
 from core.journal.leases import this_process
@@ -89,6 +91,8 @@ class PlaybookStore(PlaybookReader):
             author=author,
             check_scripts=check_scripts,
         )[0]
+        if isinstance(result.error, Unchanged):  # good news for an import, not for a create
+            raise AlreadyExists(result.error.detail, "Give another version, or leave it at that.")
         if result.error is not None:
             raise result.error
         return result

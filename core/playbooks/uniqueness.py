@@ -24,7 +24,7 @@ def refuse_taken(
         row = rows.get(ref)
         if row and intent.record and row.content_digest == intent.record.content_digest:
             errors[str(intent.staged)] = Unchanged(
-                f"{ref} is there already, with this very content.", "There is nothing to do."
+                f"{ref} exists already, with this very content.", "There is nothing to do."
             )
         elif row or ref in seen or _differs_in_case_only(versions, ref):
             errors[str(intent.staged)] = AlreadyExists(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from support.service import ServiceUnderTest
-
 from core.files import sha256_bytes
 from core.models import Ref
+from support.service import ServiceUnderTest
 
 
 def server_objects(service: ServiceUnderTest) -> dict[Ref, dict[str, str]]:

@@ -61,7 +61,9 @@ class ServiceUnderTest:
         self._values = values
 
     # -- as a user ---------------------------------------------------------------------------
-    def cli(self, *arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, timeout: float = 300, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(COMMAND), *arguments],
             env=self.env,
@@ -75,7 +77,9 @@ class ServiceUnderTest:
 
     def json(self, *arguments: str, code: int = 0, timeout: float = 300) -> Any:
         done = self.cli(*arguments, "--json", timeout=timeout)
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return json.loads(done.stdout if done.stdout.strip() else done.stderr)
 
     def up(self) -> None:
@@ -141,7 +145,7 @@ class ServiceUnderTest:
         return pids
 
     def logs(self) -> str:
-        parts = []
-        for path in sorted((self.home / "run" / "logs").glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
-        return "\n".join(parts)
+        paths = sorted((self.home / "run" / "logs").glob("*.log"))
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in paths
+        )

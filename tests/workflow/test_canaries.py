@@ -102,8 +102,6 @@ def test_canaries_are_nowhere_but_on_disk_and_at_the_server(
             content = path.read_bytes()
             assert SCRIPT.encode() not in content, path
             assert SECRET.encode() not in content, path
-    uploaded = b"".join(
-        p.read_bytes() for p in (service.home / "server").rglob("*") if p.is_file()
-    )
+    uploaded = b"".join(p.read_bytes() for p in (service.home / "server").rglob("*") if p.is_file())
     assert SCRIPT.encode() in uploaded
     assert uploaded.count(SECRET.encode()) == 1  # in the script the user wrote, warned about

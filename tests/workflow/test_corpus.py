@@ -33,7 +33,9 @@ def test_the_corpus_goes_in_is_published_once_and_found(
     question = "who opened port 22 to the world"
     running = service.json("search", question)
     assert not running.get("degraded")
-    assert any("22" in hit["description"] or "ssh" in hit["name"].lower() for hit in running["results"][:3])
+    assert any(
+        "22" in hit["description"] or "ssh" in hit["name"].lower() for hit in running["results"][:3]
+    )
     assert service.json("verify")["clean"]
     service.down()
     alone = service.json("search", question)

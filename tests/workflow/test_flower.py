@@ -19,9 +19,7 @@ def test_flower_shows_workers_and_tasks_behind_its_password(
     with service.flower as flower:
         workers = eventually(lambda: flower.get("/api/workers?refresh=1").json(), 30, "workers")
         assert len(workers) == 2
-        queues = {
-            queue["name"] for worker in workers.values() for queue in worker["active_queues"]
-        }
+        queues = {queue["name"] for worker in workers.values() for queue in worker["active_queues"]}
         assert queues == {"transfer", "control", "embed", "search"}
         tasks = flower.get("/api/tasks").json()
         done = [t for t in tasks.values() if t["name"] == "playbooks.publish"]

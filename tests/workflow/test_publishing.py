@@ -103,7 +103,9 @@ def test_work_waits_while_the_server_is_away_and_goes_out_when_it_returns(
     made = service.json("create", str(folder), "--strategy", "review")
     assert made["playbook_id"] == "wait-for-the-server"
     # the supervisor brings the server back; the sync does the rest
-    eventually(lambda: service.counts()["published"] == 1, 120, "published after the server's return")
+    eventually(
+        lambda: service.counts()["published"] == 1, 120, "published after the server's return"
+    )
     assert service.server_stats()["revisions"] == 1
 
 

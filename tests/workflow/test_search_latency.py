@@ -18,9 +18,7 @@ def test_searches_are_answered_while_a_backlog_is_embedded(service: ServiceUnder
     with service.service() as opened:
         first = opened.create(draft("Warm the model up"))
         jobs.changed(opened, [first.ref])
-        eventually(
-            lambda: not jobs.search(opened, "warm up").degraded, 120, "the model is loaded"
-        )
+        eventually(lambda: not jobs.search(opened, "warm up").degraded, 120, "the model is loaded")
         refs = []
         for start in range(0, BACKLOG, 60):
             drafts = [

@@ -15,7 +15,7 @@ import redis
 from cli import broker
 from cli.broker import BrokerBinary, broker_argv, find_binary, own_private_dir, prepare_broker
 from core.errors import BrokerUnreachable, EscherError, StorageError
-from core.settings import Settings, load_settings
+from core.settings import SOCKET_PATH_LIMIT, Settings, load_settings
 from tasks.broker import broker_reachable, outstanding, restore_unacked
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -194,17 +194,16 @@ class TestAFolderInASharedTmp:
             own_private_dir(tmp_path / "new")
 
 
-def test_a_long_home_gets_a_short_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
-) -> None:
-    runtime = tmp_path / "r"
-    runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+def test_a_long_home_gets_a_short_socket(tmp_path: Path, start: Start) -> None:
     home = tmp_path / ("long" * 30)
     (home / "run").mkdir(parents=True)
     settings = load_settings(home=home)
 
     start(settings)
-
-    assert settings.broker_socket.is_relative_to(runtime)
-    assert settings.socket_dir.stat().st_mode & 0o777 == 0o700
+    try:
+        assert len(os.fsencode(settings.broker_socket)) <= SOCKET_PATH_LIMIT
+        assert settings.broker_socket.is_socket()
+        assert settings.socket_dir.stat().st_mode & 0o777 == 0o700
+    finally:
+        settings.broker_socket.unlink()
+        settings.socket_dir.rmdir()
