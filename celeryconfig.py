@@ -23,6 +23,8 @@ broker_transport_options = {
     "unacked_restore_throttle": 1,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
+    # how soon a queue that was left out for a while is looked at again (see tasks/lanes.py)
+    "polling_interval": 0.1,
 }
 result_backend_transport_options = {"socket_connect_timeout": 5}
 result_backend_always_retry = True

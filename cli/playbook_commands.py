@@ -46,10 +46,11 @@ def create(
     Indexing for search, and publishing where the strategy asks for it, are queued.
     """
     from core.playbooks.drafts import draft_from_folder
+    from core.playbooks.limits import Limits
 
     choice = options.read_strategy(strategy)
     with open_service() as service:
-        draft = draft_from_folder(folder)
+        draft = draft_from_folder(folder, Limits.of(service.settings))
         if choice is None and not as_json and output.is_interactive():
             choice = _ask_strategy(draft, author)
         result = service.create(
@@ -71,9 +72,10 @@ def update(
     A published version never changes: its playbook gets a new version instead.
     """
     from core.playbooks.drafts import draft_from_folder
+    from core.playbooks.limits import Limits
 
     with open_service() as service:
-        draft = draft_from_folder(folder)
+        draft = draft_from_folder(folder, Limits.of(service.settings))
         result = service.update(playbook_id, draft, version)
         _report_stored(service, result, draft, as_json=as_json)
 

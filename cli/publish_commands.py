@@ -105,7 +105,10 @@ def _refuse(plan: PublishPlan) -> None:
     refused = {ref: why for ref, why in plan.left_out.items() if why != ALREADY_PUBLISHED}
     if refused:
         reasons = "; ".join(f"{ref}: {why}" for ref, why in refused.items())
-        raise Refused(f"Nothing is published. {reasons}.")
+        raise Refused(
+            f"Nothing is published. {reasons}.",
+            "Mend what each reason names, or leave it private; `escher-playbooks show ID` says more.",
+        )
 
 
 def sync(wait: options.Wait = False, as_json: options.Json = False) -> None:

@@ -39,7 +39,7 @@ class SettingValue:
 
 def describe(settings: Settings) -> list[SettingValue]:
     """Every setting with its value, secrets masked, and its source."""
-    in_environment = {name.upper() for name in os.environ}
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
     dotenv = DotEnvSettingsSource(Settings)()
     shown = []
     for name in Settings.model_fields:

@@ -234,5 +234,6 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         errno.EPERM: "Not permitted: check the folder's owner and mode, or set ESCHER_HOME elsewhere.",
         errno.EMFILE: "Too many open files: raise the limit (ulimit -n) and try again.",
     }
-    remedy = remedies.get(error.errno or 0, "")
+    otherwise = "Check that the path is right and its disk in order, then try again."
+    remedy = remedies.get(error.errno or 0, otherwise)
     return StorageError(f"{doing} failed{where}: {error.strerror or error}.", remedy)

@@ -105,3 +105,4 @@ class SyncPlan:
     publish: list[Ref]
     embed: list[Ref]
     delete: list[Ref]
+    unindex: list[Ref]

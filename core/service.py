@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -55,7 +55,6 @@ from core.versions import latest, sorted_versions
 _log = logging.getLogger(__name__)
 
 IMPORT_BATCH = 64
-LOST_MESSAGE_SECONDS = 900.0  # a message older than this is taken for lost, even with others about
 
 Progress = Callable[[int, str], None]
 """Called with the number done so far and the name of the last one."""
@@ -161,7 +160,7 @@ class PlaybookService:
 
     def sync_all_metadata(self) -> dict[str, Any]:
         """Do whatever is to be done towards the server, in this process; the report."""
-        plan = self.plan_sync(messages_under_way=False)
+        plan = self.plan_sync()
         self.index_refs(plan.embed)
         self.publish_refs(plan.publish)
         self.publisher.delete(plan.delete)
@@ -409,22 +408,19 @@ class PlaybookService:
             ]
         )
 
-    def plan_sync(self, *, messages_under_way: bool) -> SyncPlan:
-        """Compare what is with what should be; nothing is changed."""
+    def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
+        """Compare what is with what should be; nothing is changed.
+
+        ``under_way``: versions for which a message stands in the broker; they are left out.
+        """
         now = time.time()
-        before = now - LOST_MESSAGE_SECONDS if messages_under_way else None
-        counts = self.journal.versions.counts()
-        publish = [record.ref for record in self.publisher.due(now, before)]
-        stale = set(self.journal.versions.unindexed()) - set(publish)
+        publish = [r.ref for r in self.publisher.due(now) if r.ref not in under_way]
+        stale = set(self.journal.versions.unindexed()).difference(publish, under_way)
         records = self.journal.versions.get_many(sorted(stale))
-        embed = [
-            ref
-            for ref, record in records.items()
-            if self.indexing.wants(record)
-            and (before is None or record.queued_at is None or record.queued_at < before)
-        ]
-        delete = [record.ref for record in self.publisher.due_deletes(now, before)]
-        return SyncPlan(now, counts["versions"], publish, embed, delete)
+        embed = [ref for ref, record in records.items() if self.indexing.wants(record)]
+        delete = [r.ref for r in self.publisher.due_deletes(now) if r.ref not in under_way]
+        scanned = self.journal.versions.counts()["versions"]
+        return SyncPlan(now, scanned, publish, embed, delete, self.journal.stale_points.refs())
 
     def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
         """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""
@@ -472,6 +468,7 @@ class PlaybookService:
 
     def index_pending(self, on_progress: Progress | None = None) -> int:
         """Index whatever is not, in this process; how many that were."""
+        self.index_refs([])  # opens the collection: a damaged one forgets what was indexed
         pending = [
             record.ref
             for record in self.journal.versions.get_many(self.journal.versions.unindexed()).values()

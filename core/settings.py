@@ -21,6 +21,7 @@ from core.errors import SettingsError, storage_error
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:8788"
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL
+BROKER_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
         env_prefix="ESCHER_",
         env_file=".env",
         env_file_encoding="utf-8",
+        env_ignore_empty=True,  # ESCHER_HOME= would be the current folder
         extra="ignore",
         frozen=False,
     )
@@ -96,6 +98,15 @@ class Settings(BaseSettings):
         if parts.username or parts.password:
             raise ValueError("put the token into server_token, not into the URL")
         return value.rstrip("/")
+
+    @field_validator("broker_url", mode="after")
+    @classmethod
+    def _check_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            scheme = value.get_secret_value().partition("://")[0]
+            if scheme not in BROKER_SCHEMES:
+                raise ValueError(f"a broker is a Redis: {', '.join(sorted(BROKER_SCHEMES))}")
+        return value
 
     # -- what is embedded -------------------------------------------------------------------
     @property
@@ -226,7 +237,7 @@ class _HomeConfig(PydanticBaseSettingsSource):
                 values = tomllib.load(file)
         except FileNotFoundError:
             return {}
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(
                 f"{path} is not TOML: {error}.", "Mend or remove the file."
             ) from error
@@ -245,6 +256,11 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings; a wrong one raises `SettingsError` that names it."""
     try:
         return Settings(**overrides)
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The file .env in {Path.cwd()} is not UTF-8: {error.reason} at byte {error.start}.",
+            "Save it as UTF-8, or remove it.",
+        ) from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"

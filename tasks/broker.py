@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core.errors import BrokerUnreachable
@@ -40,24 +42,47 @@ def restore_unacked(settings: Settings) -> int:
         return before - int(channel.client.hlen(channel.unacked_key))
 
 
-def outstanding(settings: Settings, queues: Sequence[str]) -> int:
-    """Messages that wait in ``queues`` (all priorities), and those of them taken but not yet done.
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """The strings in the arguments of messages that wait or are worked on: refs and job ids."""
 
-    Raises `BrokerUnreachable`.
-    """
+    waiting: frozenset[str]
+    taken: Mapping[str, float]  # and when a worker took it last, Unix seconds
+
+    def since(self, earliest: float) -> set[str]:
+        """What waits, or was taken after ``earliest``; what was taken before is given up as lost."""
+        return {*self.waiting, *(text for text, at in self.taken.items() if at >= earliest)}
+
+
+def under_way(settings: Settings, queues: Sequence[str]) -> UnderWay:
+    """Look into the messages of ``queues``. Raises `BrokerUnreachable`."""
+    waiting: set[str] = set()
+    taken: dict[str, float] = {}
     with _channel(settings) as channel:
-        taken = [json.loads(entry) for entry in channel.client.hvals(channel.unacked_key)]
-        # kombu keeps [message, exchange, routing key]; the routing key is the queue's name here
-        return sum(entry[2] in queues for entry in taken) + sum(
-            _waiting(channel, queue) for queue in queues
-        )
+        client = channel.client
+        for queue in queues:
+            for priority in channel.priority_steps:
+                for entry in client.lrange(channel._q_for_pri(queue, priority), 0, -1):  # noqa: SLF001  kombu has no public name for it
+                    waiting.update(_arguments(json.loads(entry)))
+        times = dict(client.zrange(channel.unacked_index_key, 0, -1, withscores=True))
+        for tag, entry in client.hgetall(channel.unacked_key).items():
+            message, _exchange, routing_key = json.loads(entry)
+            if routing_key in queues:  # the queue's name, as our routes have it
+                at = float(times.get(tag, 0.0))
+                taken |= {text: max(at, taken.get(text, 0.0)) for text in _arguments(message)}
+    return UnderWay(frozenset(waiting), taken)
 
 
-def _waiting(channel: Any, queue: str) -> int:
+def _arguments(message: Mapping[str, Any]) -> Iterator[str]:
+    """Every string among a task's positional arguments, lists opened."""
     try:
-        return int(channel.queue_declare(queue, passive=True).message_count)
-    except channel.connection.client.channel_errors:
-        return 0  # nothing was ever sent to it
+        arguments, _keywords, _embed = json.loads(base64.b64decode(message["body"]))
+    except (ValueError, KeyError, TypeError):
+        return  # a message of somebody else's
+    for argument in arguments:
+        for text in argument if isinstance(argument, list) else [argument]:
+            if isinstance(text, str):
+                yield text
 
 
 @contextlib.contextmanager

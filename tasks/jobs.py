@@ -7,7 +7,7 @@ on with it, or, with ``wait``, its workflow runs in this process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from core.errors import (
     BrokerUnreachable,
+    EscherError,
     IndexCorrupt,
     ModelUnavailable,
     NotFound,
@@ -35,6 +36,11 @@ from tasks.base import use_service
 SEARCH_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.1
 BROKER_CHECK_SECONDS = 5.0
+# A worker that has held a message for longer than this may be dead (it was killed, or the broker
+# was): its work is queued again, and whichever comes second finds it done or leased.
+LOST_BATCH_SECONDS = 120.0
+LOST_JOB_SECONDS = 3600.0
+WHOLE_JOBS = frozenset({"reindex", "verify", "import"})
 
 Progress = Callable[[Job], None]
 
@@ -165,7 +171,6 @@ def _dispatch(
             }[job.kind]
             for batch in workflows.batched(targets, service.settings.publish_batch_size):
                 workflows.dispatch(make(batch, job_id), inline=inline)
-                service.journal.versions.mark_queued([Ref.parse(r) for r in batch], time.time())
                 if on_progress is not None:
                     on_progress(service.journal.jobs.summary(job_id))
         case "reindex":
@@ -216,30 +221,44 @@ def changed(
 
 
 def sync(
-    service: PlaybookService, job_id: str | None, *, messages_under_way: bool, inline: bool
+    service: PlaybookService, job_id: str | None, messages: broker.UnderWay | None
 ) -> dict[str, Any]:
-    """Queue whatever is to be done and has no message under way; the report, also on disk."""
+    """Queue whatever is to be done and has no message under way; the report, also on disk.
+
+    ``messages`` None: there is no broker, so everything is done in this process.
+    """
     jobs = service.journal.jobs
+    inline = messages is None
     if job_id is not None:
         jobs.start(job_id)
-    plan = service.plan_sync(messages_under_way=messages_under_way)
-    size = service.settings.publish_batch_size
+    now = time.time()
+    names = set() if messages is None else messages.since(now - LOST_BATCH_SECONDS)
+    plan = service.plan_sync(set(_refs(names)))
     for make, refs in (
         (workflows.publish, plan.publish),
         (workflows.embed, plan.embed),
         (workflows.delete, plan.delete),
+        (workflows.unindex, plan.unindex),
     ):
-        for batch in workflows.batched([str(ref) for ref in refs], size):
+        for batch in workflows.batched(map(str, refs), service.settings.publish_batch_size):
             workflows.dispatch(make(batch, job_id), inline=inline)
-            service.journal.versions.mark_queued([Ref.parse(r) for r in batch], time.time())
-    if not messages_under_way and not inline:
+    if messages is not None:
+        known = messages.since(now - LOST_JOB_SECONDS)
         for job in jobs.unfinished():
-            if job.kind in {"reindex", "verify", "import"} and not job.total:
+            if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
                 _dispatch(service, job, [], inline=False)
     report = service.finish_sync(plan)
     if job_id is not None:
         jobs.finish(job_id, JobState.SUCCEEDED, result=report)
     return report
+
+
+def _refs(names: Iterable[str]) -> Iterator[Ref]:
+    for name in names:
+        try:
+            yield Ref.parse(name)
+        except EscherError:
+            continue  # a job id or a path, not a ref
 
 
 def search(
@@ -267,7 +286,8 @@ def search(
         )
         body = result.get(timeout=SEARCH_TIMEOUT_SECONDS, interval=0.01)
         result.forget()
-    except (CeleryTimeoutError, OperationalError):
+    except (CeleryTimeoutError, OperationalError, RuntimeError):
+        # RuntimeError is Celery's word for a result store that went away and did not come back
         return service.search_by_keywords(query, dict(filters or {}), limit)
     return SearchAnswer.from_json(body)
 

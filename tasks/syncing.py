@@ -18,12 +18,10 @@ def sync(self: ServiceTask, job_id: str | None = None) -> dict[str, Any]:
     from tasks import jobs
 
     inline = bool(self.request.is_eager)
-    messages_under_way = None
+    messages = None
     if not inline:
-        messages_under_way = broker.outstanding(self.service.settings, ["transfer", "embed"]) > 0
-    report = jobs.sync(
-        self.service, job_id, messages_under_way=bool(messages_under_way), inline=inline
-    )
+        messages = broker.under_way(self.service.settings, ["transfer", "embed", "control"])
+    report = jobs.sync(self.service, job_id, messages)
     logger.info("sync: %s", report)
     return report
 

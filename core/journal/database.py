@@ -25,7 +25,13 @@ class Database:
     """Connections to the journal; safe to share between threads and to carry over a fork."""
 
     def __init__(self, url: str) -> None:
-        self._url = make_url(url)
+        try:
+            self._url = make_url(url)
+        except SQLAlchemyError:  # its text holds the URL, and that may hold a password
+            raise SettingsError(
+                "journal_url is no database URL.",
+                "Write postgresql+psycopg://user:password@host/name, or leave it out.",
+            ) from None
         self._engine: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -161,8 +167,10 @@ def _switch_to_wal(cursor: Any) -> None:
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            # a full or read-only disk does not get better by waiting
+            busy = error.sqlite_errorcode in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+            if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(WAL_RETRY_SECONDS)
         else:

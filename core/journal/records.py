@@ -53,7 +53,6 @@ class VersionRecord:
     error: str | None = None
     attempts: int = 0
     next_attempt_at: int | None = None
-    queued_at: float | None = None
     indexed_digest: str | None = None
     health: str = "ok"
     execution_count: int = 0

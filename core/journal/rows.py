@@ -40,7 +40,7 @@ def _metadata_columns(metadata: dict[str, Any]) -> dict[str, Any]:
 PLAIN_FIELDS = (
     "area", "content_digest", "generation", "sync_state", "publish_as", "uploaded_digest",
     "published_digest", "revision", "published_at", "deleting", "error_type", "error", "attempts",
-    "next_attempt_at", "queued_at", "indexed_digest", "health", "execution_count",
+    "next_attempt_at", "indexed_digest", "health", "execution_count",
     "success_count", "last_executed",
 )  # fmt: skip
 

@@ -74,7 +74,6 @@ versions = Table(
     Column("error", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", BigInteger),
-    Column("queued_at", Float),
     # towards the collection
     Column("indexed_digest", String(160)),
     # what the execution engine reported, here

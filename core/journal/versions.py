@@ -115,28 +115,19 @@ class Versions:
         counts = {state.value: states.get(state.value, 0) for state in SyncState}
         return {"playbooks": playbooks, "versions": sum(counts.values()), **counts}
 
-    def wanting_publish(self, now: float, queued_before: float | None) -> list[VersionRecord]:
-        """Versions that are to be published and are due.
-
-        ``queued_before``: leave out those queued at or after that time, as a message for them
-        should still be under way; None takes all of them.
-        """
+    def wanting_publish(self, now: float) -> list[VersionRecord]:
+        """Versions that are to be published and are due at ``now`` (Unix seconds)."""
         wanted = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
-        return self._wanting(and_(wanted, table.c.deleting.is_(False)), now, queued_before)
+        return self._wanting(and_(wanted, table.c.deleting.is_(False)), now)
 
-    def wanting_delete(self, now: float, queued_before: float | None) -> list[VersionRecord]:
-        """Versions that are to be deleted at the server and are due; as `wanting_publish`."""
-        return self._wanting(table.c.deleting.is_(True), now, queued_before)
+    def wanting_delete(self, now: float) -> list[VersionRecord]:
+        """Versions that are to be deleted at the server and are due."""
+        return self._wanting(table.c.deleting.is_(True), now)
 
-    def _wanting(
-        self, what: ColumnElement[bool], now: float, queued_before: float | None
-    ) -> list[VersionRecord]:
+    def _wanting(self, what: ColumnElement[bool], now: float) -> list[VersionRecord]:
         due = or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now)
-        where: list[ColumnElement[bool]] = [what, due]
-        if queued_before is not None:
-            where.append(or_(table.c.queued_at.is_(None), table.c.queued_at < queued_before))
         with self._database.read() as connection:
-            query = select(table).where(and_(*where)).order_by(*KEY)
+            query = select(table).where(and_(what, due)).order_by(*KEY)
             return [version_record(row) for row in connection.execute(query)]
 
     def unindexed(self) -> list[Ref]:
@@ -148,14 +139,6 @@ class Versions:
         stale = or_(table.c.indexed_digest.is_(None), table.c.indexed_digest != current)
         with self._database.read() as connection:
             return [Ref(*row) for row in connection.execute(select(*KEY).where(stale))]
-
-    def mark_queued(self, refs: Sequence[Ref], now: float) -> None:
-        """Note that a message for these is under way."""
-        with self._database.write() as connection:
-            for part in _chunks(refs):
-                connection.execute(
-                    update(table).where(tuple_(*KEY).in_(part)).values(queued_at=now)
-                )
 
     # -- writing ----------------------------------------------------------------------------
     def put(

@@ -116,13 +116,13 @@ class Publisher:
         marked = self._journal.versions.set_many(changes) if changes else []
         return [ref for (ref, _, _), done in zip(changes, marked, strict=True) if done]
 
-    def due(self, now: float, queued_before: float | None = None) -> list[VersionRecord]:
+    def due(self, now: float) -> list[VersionRecord]:
         """What is to be published at ``now`` (Unix seconds), see `Versions.wanting_publish`."""
-        return self._journal.versions.wanting_publish(now, queued_before)
+        return self._journal.versions.wanting_publish(now)
 
-    def due_deletes(self, now: float, queued_before: float | None = None) -> list[VersionRecord]:
+    def due_deletes(self, now: float) -> list[VersionRecord]:
         """What is to be deleted at the server at ``now``."""
-        return self._journal.versions.wanting_delete(now, queued_before)
+        return self._journal.versions.wanting_delete(now)
 
     # -- the steps --------------------------------------------------------------------------
     def upload(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
@@ -214,7 +214,7 @@ class Publisher:
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    return {**SETTLED, "sync_state": SyncState.PENDING, "queued_at": None, **values}
+    return {**SETTLED, "sync_state": SyncState.PENDING, **values}
 
 
 def _standing(record: VersionRecord) -> Outcome | None:

@@ -8,9 +8,7 @@ import pytest
 import redis
 from support.playbooks import draft
 from support.server_side import assert_server_equals_disk
-from support.service import ServiceUnderTest, eventually
-
-from tasks.jobs import submit
+from support.service import ServiceUnderTest, eventually, kill
 
 VERSIONS = 300
 
@@ -31,8 +29,7 @@ def fill(service: ServiceUnderTest, count: int = VERSIONS) -> None:
 
 
 def begin_publish(service: ServiceUnderTest) -> str:
-    with service.service() as opened:
-        return submit(opened, "publish", all_=True, as_="review").job_id
+    return str(service.json("publish", "--all", "--as", "review")["job_id"])
 
 
 def assert_all_published_once(service: ServiceUnderTest, count: int = VERSIONS) -> None:
@@ -42,12 +39,21 @@ def assert_all_published_once(service: ServiceUnderTest, count: int = VERSIONS) 
     assert service.json("verify")["clean"]
 
 
+@pytest.fixture
+def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+    """Small batches, so that there is a middle to be killed in."""
+    made = new_service(publish_batch_size="16")
+    made.up()
+    return made
+
+
 @pytest.mark.timeout(600)
 def test_workers_killed_in_the_middle(service: ServiceUnderTest) -> None:
     fill(service)
+    workers = service.processes("worker-transfer", "worker-embed")
     job_id = begin_publish(service)
     eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
-    service.kill("worker-transfer", "worker-embed")
+    kill(workers)
     assert service.counts()["published"] < VERSIONS
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     assert_all_published_once(service)
@@ -60,12 +66,13 @@ def test_workers_killed_in_the_middle(service: ServiceUnderTest) -> None:
 def test_the_whole_service_killed_and_the_broker_wiped(
     new_service: Callable[..., ServiceUnderTest],
 ) -> None:
-    service = new_service()
+    service = new_service(publish_batch_size="16")
     service.up()
     fill(service)
+    workers = service.processes("worker-transfer", "worker-embed")
     begin_publish(service)
     eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
-    service.kill("worker-transfer", "worker-embed")
+    kill(workers)
     with redis.Redis(unix_socket_path=str(service.settings.broker_socket)) as broker:
         broker.flushall()
     service.down()
@@ -78,8 +85,10 @@ def test_the_whole_service_killed_and_the_broker_wiped(
 @pytest.mark.timeout(600)
 def test_the_broker_is_restarted_under_load(service: ServiceUnderTest) -> None:
     fill(service)
+    broker = service.processes("broker")
     begin_publish(service)
     eventually(lambda: service.counts()["published"] >= 30, 120, "the publish is under way")
-    service.kill("broker")
+    kill(broker)
+    assert service.counts()["published"] < VERSIONS
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     assert_all_published_once(service)

@@ -41,6 +41,14 @@ def eventually(check: Callable[[], Any], seconds: float, what: str) -> Any:
         time.sleep(POLL_SECONDS)
 
 
+def kill(processes: list[psutil.Process]) -> None:
+    """SIGKILL these processes and their children."""
+    for process in processes:
+        for child in process.children(recursive=True):
+            child.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
+
+
 class ServiceUnderTest:
     """Start with `up`, end with `down`; ``settings`` are ESCHER_ names in lower case."""
 
@@ -133,16 +141,15 @@ class ServiceUnderTest:
         with PlaybookService(self.settings) as service:
             return service.server.reference_stats()
 
-    def kill(self, *names: str) -> list[int]:
-        """SIGKILL components and their children, by the pids that the supervisor keeps."""
+    def processes(self, *names: str) -> list[psutil.Process]:
+        """Components, by the pids that the supervisor keeps; look them up before the storm."""
         pids = [pid for name, pid in self.components().items() if name in names]
-        assert pids, f"none of {names} runs"
-        for pid in pids:
-            process = psutil.Process(pid)
-            for child in process.children(recursive=True):
-                child.send_signal(signal.SIGKILL)
-            process.send_signal(signal.SIGKILL)
-        return pids
+        assert len(pids) == len(names), f"not all of {names} run"
+        return [psutil.Process(pid) for pid in pids]
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL components and their children."""
+        kill(self.processes(*names))
 
     def logs(self) -> str:
         paths = sorted((self.home / "run" / "logs").glob("*.log"))

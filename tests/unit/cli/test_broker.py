@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cli import broker
 from cli.broker import BrokerBinary, broker_argv, find_binary, own_private_dir, prepare_broker
 from core.errors import BrokerUnreachable, EscherError, StorageError
 from core.settings import SOCKET_PATH_LIMIT, Settings, load_settings
-from tasks.broker import broker_reachable, outstanding, restore_unacked
+from tasks.broker import broker_reachable, restore_unacked, under_way
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -55,7 +56,7 @@ def send(settings: Settings, *bodies: str) -> None:
     with kombu.Connection(settings.effective_broker_url) as connection:
         queue = connection.SimpleQueue("embed")
         for body in bodies:
-            queue.put(body)
+            queue.put([[[body]], {}, {}])  # as Celery: arguments, keywords, embed
         queue.close()
 
 
@@ -93,7 +94,7 @@ def test_messages_outlive_a_killed_broker(settings: Settings, start: Start) -> N
 
     start()
 
-    assert outstanding(settings, ["embed"]) == 2
+    assert under_way(settings, ["embed"]).waiting == {"one", "two"}
 
 
 def test_what_a_dead_worker_had_taken_comes_back_at_once(
@@ -101,13 +102,18 @@ def test_what_a_dead_worker_had_taken_comes_back_at_once(
 ) -> None:
     send(settings, "one", "two", "three")
     take_and_die(settings, 2)
-    assert outstanding(settings, ["embed", "transfer"]) == 3, "two taken, one waiting"
+    there = under_way(settings, ["embed", "transfer"])
+    assert (there.waiting, set(there.taken)) == ({"three"}, {"one", "two"})
+    assert there.since(time.time() - 60) == {"one", "two", "three"}
+    assert there.since(time.time() + 60) == {"three"}, "taken too long ago"
 
     assert restore_unacked(settings) == 2
 
     with kombu.Connection(settings.effective_broker_url) as connection:
         queue = connection.SimpleQueue("embed")
-        assert {queue.get(timeout=5).payload for _ in range(3)} == {"one", "two", "three"}
+        assert {queue.get(timeout=5).payload[0][0][0] for _ in range(3)} == {
+            "one", "two", "three",
+        }  # fmt: skip
         queue.close()
 
 
@@ -125,7 +131,7 @@ def test_a_mutex_that_a_killed_worker_left_does_not_hold_up_the_restoring(
 def test_without_a_broker(settings: Settings) -> None:
     assert not broker_reachable(settings)
     with pytest.raises(BrokerUnreachable, match="escher-playbooks up"):
-        outstanding(settings, ["embed"])
+        under_way(settings, ["embed"])
 
 
 def test_a_broker_elsewhere_that_does_not_answer(settings: Settings) -> None:
