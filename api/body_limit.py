@@ -29,6 +29,7 @@ class BodyLimit:
                 type_="TooLarge",
                 title="Body too large",
                 detail=self._words,
+                remedy="Raise max_script_size_mb, or fetch large data at run time.",
             )
             await refusal(scope, receive, send)
             return

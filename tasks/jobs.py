@@ -108,7 +108,10 @@ def _targets(
                 None if all_ else list(refs or ()), Strategy.parse(as_) if as_ else None
             )
             if plan.left_out and not plan.accepted and not all_:
-                raise Refused("; ".join(f"{ref}: {why}" for ref, why in plan.left_out.items()))
+                raise Refused(
+                    "; ".join(f"{ref}: {why}" for ref, why in plan.left_out.items()),
+                    "Mend what each reason names, or leave it private.",
+                )
             return [str(ref) for ref in plan.accepted]
         case "embed":
             chosen = service.journal.versions.refs() if all_ else service.expand(list(refs or ()))

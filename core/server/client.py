@@ -46,6 +46,10 @@ _PROBE = RetryPolicy(tries=1, deadline_seconds=5.0)
 _NOT_FOUND = 404
 
 
+# Idle connections kept: every thread of a transfer worker may be sending at once.
+CONNECTIONS = 64
+
+
 class EscherServer:
     """A client of one server and tenant; may be shared by threads and carried over a fork."""
 
@@ -54,7 +58,7 @@ class EscherServer:
         self._url = settings.server_url
         self._tenant = settings.tenant_id
         self._retrier = retrier or Retrier()
-        self._http = Http(connections=2 * settings.transfer_concurrency)
+        self._http = Http(connections=CONNECTIONS)
         self._transfers = Transfers(self._http, self._retrier)
 
     @property
