@@ -22,7 +22,9 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,14 @@ def sealed_generation(sealed: bytes, what: str) -> int:
 
 
 class Envelope:
-    """Seals and opens content with one master key."""
+    """Seals and opens content with one master key, loaded at the first use when it is a function."""
 
-    def __init__(self, master: MasterKey) -> None:
-        self._master = master
+    def __init__(self, master: MasterKey | Callable[[], MasterKey]) -> None:
+        self._source = master
+
+    @cached_property
+    def _master(self) -> MasterKey:
+        return self._source if isinstance(self._source, MasterKey) else self._source()
 
     @property
     def key_id(self) -> str:

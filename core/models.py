@@ -107,8 +107,11 @@ class Ref(NamedTuple):
         playbook_id, at, version = text.partition("@")
         if not at:
             raise UsageError(f"{text!r} names no version.", "Write ID@VERSION.")
-        check_id(playbook_id)
-        parse_version(version)
+        try:
+            check_id(playbook_id)
+            parse_version(version)
+        except InvalidPlaybook as error:  # of a request here, not of a playbook
+            raise UsageError(error.detail, error.remedy) from error
         return cls(playbook_id, version)
 
 

@@ -14,8 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from core.encryption import Envelope, Place, load_master_key
-from core.errors import EscherError, NotFound, Refused, Unchanged, UsageError
+from core.encryption import Envelope, MasterKey, Place, load_master_key
+from core.errors import (
+    EscherError,
+    IndexCorrupt,
+    ModelUnavailable,
+    NotFound,
+    Refused,
+    TransientError,
+    Unchanged,
+    UsageError,
+    WrongKey,
+)
 from core.files import atomic_write, json_bytes, make_private_dir
 from core.indexing import Indexing
 from core.journal import Journal, VersionRecord
@@ -102,7 +112,7 @@ class PlaybookService:
     # -- the parts --------------------------------------------------------------------------
     @cached_property
     def envelope(self) -> Envelope:
-        return Envelope(load_master_key(self.settings))
+        return Envelope(self._load_key)
 
     @cached_property
     def store(self) -> PlaybookStore:
@@ -110,7 +120,7 @@ class PlaybookService:
 
     @cached_property
     def server(self) -> EscherServer:
-        return EscherServer(self.settings)
+        return EscherServer(self.settings, on_contact=self.bind)
 
     @cached_property
     def indexing(self) -> Indexing:
@@ -126,6 +136,17 @@ class PlaybookService:
             settings=self.settings,
             owner=this_process(),
         )
+
+    def _load_key(self) -> MasterKey:
+        """The home's key; once it has one, another is neither made nor taken."""
+        known = self.journal.facts.get("key_id")
+        key = load_master_key(self.settings, create=known is None)
+        if self.journal.facts.set_once("key_id", key.key_id) != key.key_id:
+            raise WrongKey(
+                f"The key at hand is {key.key_id}, this home's is {known}.",
+                "Give the home its own key (see encryption_key_source); nothing was changed.",
+            )
+        return key
 
     def _seal(self, ref: Ref, content: bytes) -> str:
         generation = 0  # a point is disposable: it is written again, never rolled back to
@@ -189,7 +210,12 @@ class PlaybookService:
     def search_local_playbooks(
         self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
     ) -> list[PlaybookSearchResult]:
-        """The best playbooks for ``query``, best first."""
+        """The best playbooks for ``query``, best first; indexes first what is not indexed yet."""
+        try:
+            self.index_pending()
+        except (ModelUnavailable, IndexCorrupt, TransientError) as error:
+            _log.warning("searching by words only: %s", error.detail)
+            return self.search_by_keywords(query, filters or {}, limit).results
         return self.search(query, filters or {}, limit).results
 
     def add_to_rag(self, playbook: Playbook | Ref) -> Outcome:
@@ -359,7 +385,6 @@ class PlaybookService:
     # -- publishing -------------------------------------------------------------------------
     def request_publish(self, targets: Sequence[str] | None, as_: Strategy | None) -> PublishPlan:
         """Mark what is to be published (None: all that may be); what is left out, and why."""
-        self.bind()
         refs = None if targets is None else self.expand(targets)
         return self.publisher.request(refs, as_)
 

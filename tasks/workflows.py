@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from celery import Signature, chain
+from celery.exceptions import Retry
 from kombu.exceptions import OperationalError
 
 from core.errors import BrokerUnreachable
@@ -73,7 +74,10 @@ def dispatch(signature: Signature, *, inline: bool) -> None:
     """Send a workflow to the workers, or run it in this process (``--wait`` without `up`)."""
     if inline:
         app.loader.import_default_modules()  # a worker has done so; this process may not have
-        signature.apply(throw=True)
+        try:
+            signature.apply(throw=True)
+        except Retry as retry:  # eager tasks try again at once; this is the last one's reason
+            raise retry.exc or retry from retry
         return
     try:
         signature.apply_async(retry=True, retry_policy={"max_retries": 2, "interval_start": 0.2})

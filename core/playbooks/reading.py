@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from core.encryption import Envelope
-from core.errors import EscherError, IntegrityError, NotFound, StorageError
+from core.errors import (
+    EscherError,
+    IntegrityError,
+    InvalidPlaybook,
+    NotFound,
+    StorageError,
+    UsageError,
+)
 from core.files import read_bytes, sha256_bytes, walk_files
 from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
@@ -57,6 +64,10 @@ class PlaybookReader:
         """``id@version``, or ``id`` for its latest version, of a playbook that is there."""
         if "@" in text:
             return self.get(Ref.parse(text)).ref
+        try:
+            check_id(text)
+        except InvalidPlaybook as error:  # of a request, not of a playbook
+            raise UsageError(error.detail, error.remedy) from error
         return self.latest(text).ref
 
     def latest(self, playbook_id: str) -> VersionRecord:

@@ -7,7 +7,7 @@ Every call is retried under `core.server.retry` and ends in a checked answer or 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -53,7 +53,15 @@ CONNECTIONS = 64
 class EscherServer:
     """A client of one server and tenant; may be shared by threads and carried over a fork."""
 
-    def __init__(self, settings: Settings, *, retrier: Retrier | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        retrier: Retrier | None = None,
+        on_contact: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_contact`` is called once, when the server has first answered as it should."""
+        self._on_contact: Callable[[], None] | None = on_contact
         self._settings = settings
         self._url = settings.server_url
         self._tenant = settings.tenant_id
@@ -226,7 +234,11 @@ class EscherServer:
     ) -> R:
         answer, call = self._exchange(method, path, body, params=params, headers=headers)
         self._check(answer, call)
-        return read_reply(kind, answer.body, call)
+        reply = read_reply(kind, answer.body, call)
+        on_contact, self._on_contact = self._on_contact, None
+        if on_contact is not None:
+            on_contact()
+        return reply
 
     def _exchange(
         self,
