@@ -122,6 +122,11 @@ def write_new_file(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None
         os.fsync(file.fileno())
 
 
+def temporary_pattern(path: Path) -> str:
+    """What the temporary files of `atomic_write` for ``path`` are called, for ``glob``."""
+    return f".{path.name[:40]}.*.tmp"
+
+
 def atomic_write(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
     """Replace ``path`` by ``content``: the old bytes or the new ones are there, never a mix."""
     try:
@@ -145,10 +150,13 @@ def atomic_write(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
 def write_tree(root: Path, files: dict[str, bytes]) -> None:
     """Write ``{relative path: content}`` under the new folder ``root`` and sync all of it.
 
-    On failure the folder is removed again.
+    On failure the folder is removed again; one that was there already is left as it is.
     """
     try:
         root.mkdir(parents=True, mode=PRIVATE_DIR)
+    except OSError as error:
+        raise storage_error(error, f"Creating the folder {root}") from error
+    try:
         folders = {root}
         for path, content in files.items():
             target = safe_join(root, path)

@@ -134,7 +134,7 @@ class Indexing:
         if documents:
             written = self._index.index(documents)
             done = [ref for ref, outcome in written.items() if outcome.state is OutcomeState.DONE]
-            self._journal.versions.set_many(
+            noted = self._journal.versions.set_many(
                 [(ref, None, {"indexed_digest": records[ref].index_digest}) for ref in done]
             )
             # a private version that stays out of a shared collection is done, too
@@ -142,6 +142,10 @@ class Indexing:
                 ref: DONE if outcome.state is OutcomeState.SKIPPED else outcome
                 for ref, outcome in written.items()
             }
+            late = [ref for ref, is_there in zip(done, noted, strict=True) if not is_there]
+            if late:  # deleted meanwhile: tidied away before the point was written
+                self.remove(late)
+                outcomes |= dict.fromkeys(late, Outcome(OutcomeState.SKIPPED, error="deleted"))
         if self._index.needs_rebuild and not self._journal.versions.unindexed():
             self._index.mark_rebuilt()
         return outcomes
@@ -162,6 +166,7 @@ class Indexing:
 
     def drop(self) -> None:
         """Begin the collection anew."""
+        self._journal.versions.forget_index()  # first: what is killed in between is indexed again
         self._index.drop()
 
     def close(self) -> None:

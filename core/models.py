@@ -182,7 +182,7 @@ def parse_metadata(raw: Mapping[str, Any], where: str = METADATA_FILE) -> Playbo
     try:
         metadata = PlaybookMetadata.model_validate(dict(raw))
         parse_version(metadata.version)
-        canonical_json(metadata.as_json())
+        canonical_json(dict(raw))  # not as_json: that would write NaN as null
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].lower()}"
@@ -212,6 +212,8 @@ def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise InvalidPlaybook(f"{where} is nested too deeply.", remedy) from error
+    except ValueError as error:  # Python's limit of 4300 digits
+        raise InvalidPlaybook(f"{where} holds a number that is too long.", remedy) from error
     if not isinstance(value, dict):
         raise InvalidPlaybook(f"{where} is not a JSON object.", remedy)
     return value

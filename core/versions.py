@@ -48,7 +48,7 @@ def is_higher(a: str, b: str) -> bool:
 def next_patch(version: str, taken: Iterable[str] = ()) -> str:
     """The next free patch version after ``version`` (``1.0.0-rc.1`` gives ``1.0.0``)."""
     used = set(taken)
-    candidate = parse_version(version).bump_patch()
+    candidate = parse_version(version).next_version("patch")
     while str(candidate) in used:
         candidate = candidate.bump_patch()
     return str(candidate)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
 from celery.signals import worker_shutdown
 from celery.utils.log import get_task_logger
 
-from core.errors import TransientError
+from core.errors import EscherError, PermanentError, TransientError
+from core.journal import JobState
 from core.models import Outcome, OutcomeState, Ref
 from core.service import PlaybookService
 from core.settings import load_settings
@@ -72,6 +74,22 @@ class ServiceTask(Task):
         return service()
 
 
+@contextmanager
+def whole_job(opened: PlaybookService, job_id: str) -> Iterator[None]:
+    """Around the task that is a whole job: what will not be tried again closes the job."""
+    jobs = opened.journal.jobs
+    jobs.start(job_id)
+    try:
+        yield
+    except TransientError:
+        raise  # tried again by the task, and after that by the sync
+    except Exception as error:
+        known = isinstance(error, EscherError)
+        words = str(error) if known else f"Unexpected {type(error).__name__}; the log says more."
+        jobs.finish(job_id, JobState.FAILED, error=words)
+        raise
+
+
 Step = Callable[[Sequence[Ref]], Mapping[Ref, Outcome]]
 
 
@@ -83,7 +101,13 @@ def run_step(
     if jobs.is_cancelled(job_id):
         logger.info("job %s is cancelled: %s of %d left undone", job_id, step, len(refs))
         return {ref: Outcome(OutcomeState.SKIPPED).as_json() for ref in refs}
-    outcomes = {str(ref): outcome for ref, outcome in work([Ref.parse(r) for r in refs]).items()}
+    try:
+        found = work([Ref.parse(ref) for ref in refs])
+    except PermanentError as error:  # of them all: no model, no key, no disk
+        failed = Outcome(OutcomeState.FAILED, error.type, str(error))
+        jobs.note(step, dict.fromkeys(refs, failed))
+        raise
+    outcomes = {str(ref): outcome for ref, outcome in found.items()}
     jobs.note(step, outcomes)
     counts: dict[str, int] = {}
     for outcome in outcomes.values():

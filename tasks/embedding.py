@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.errors import EscherError
 from core.journal import JobState
 from core.models import DONE
 from tasks.app import app
-from tasks.base import ServiceTask, logger, run_step
+from tasks.base import ServiceTask, logger, run_step, whole_job
 
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.embed")
@@ -32,10 +31,12 @@ def reindex(self: ServiceTask, job_id: str) -> dict[str, Any]:
     from tasks import workflows
 
     service = self.service
-    service.journal.jobs.start(job_id)
-    service.drop_collection()
-    refs = [str(ref) for ref in service.journal.versions.refs()]
-    service.journal.jobs.add_items(job_id, refs)
+    if service.journal.jobs.is_cancelled(job_id):
+        return {"versions": 0}
+    with whole_job(service, job_id):
+        service.drop_collection()
+        refs = [str(ref) for ref in service.journal.versions.refs()]
+        service.journal.jobs.add_items(job_id, refs)
     batches = list(workflows.batched(refs, service.settings.publish_batch_size))
     for batch in batches:
         workflows.dispatch(workflows.embed(batch, job_id), inline=bool(self.request.is_eager))
@@ -46,12 +47,10 @@ def reindex(self: ServiceTask, job_id: str) -> dict[str, Any]:
 def audit(self: ServiceTask, job_id: str) -> dict[str, Any]:
     """Check every file, row and point against each other (the job kind ``verify``)."""
     service = self.service
-    service.journal.jobs.start(job_id)
-    try:
+    if service.journal.jobs.is_cancelled(job_id):
+        return {"problems": 0}
+    with whole_job(service, job_id):
         report = service.verify()
-    except EscherError as error:
-        service.journal.jobs.finish(job_id, JobState.FAILED, error=str(error))
-        raise
     state = JobState.SUCCEEDED if report.clean else JobState.FAILED
     service.journal.jobs.finish(job_id, state, result=report.as_json())
     return {"problems": len(report.problems)}

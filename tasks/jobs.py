@@ -32,6 +32,7 @@ from core.settings import Settings
 from tasks import broker, workflows
 from tasks.app import app
 from tasks.base import use_service
+from tasks.leftovers import close_settled
 
 SEARCH_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.1
@@ -79,6 +80,10 @@ def submit(
         }.items()
         if value is not None
     }
+    if idempotency_key is not None:
+        known = service.journal.jobs.known(idempotency_key, request)
+        if known is not None:  # before anything is asked for again, or found to be done
+            return service.journal.jobs.summary(known)
     targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path)
     job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)
     job = service.journal.jobs.summary(job_id)
@@ -232,6 +237,7 @@ def sync(
     """
     jobs = service.journal.jobs
     inline = messages is None
+    asked = [job for job in jobs.unfinished() if job.kind == "sync"]
     if job_id is not None:
         jobs.start(job_id)
     now = time.time()
@@ -250,9 +256,10 @@ def sync(
         for job in jobs.unfinished():
             if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
                 _dispatch(service, job, [], inline=False)
+    close_settled(service)
     report = service.finish_sync(plan)
-    if job_id is not None:
-        jobs.finish(job_id, JobState.SUCCEEDED, result=report)
+    for job in asked:  # this sync began after they were asked for, so it is theirs too
+        jobs.finish(job.job_id, JobState.SUCCEEDED, result=report)
     return report
 
 
@@ -343,9 +350,13 @@ def retry(
 ) -> Job:
     """The failed, deferred and cancelled items again, now."""
     job = service.journal.jobs.get(job_id)
+    if job.kind == "publish":  # before its items are open: they follow what the versions want
+        again = [Ref.parse(item.ref) for item in job.items if item.state is not JobState.SUCCEEDED]
+        choice = job.request.get("as")
+        service.publisher.request(again, Strategy.parse(choice) if choice else None)
     refs = service.journal.jobs.reopen(job_id)
-    if job.kind == "publish":
-        service.retry_publish([Ref.parse(ref) for ref in refs])
+    if job.total and not refs:
+        return service.journal.jobs.summary(job_id)
     return _start(
         service,
         service.journal.jobs.summary(job_id),

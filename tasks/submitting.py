@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.errors import EscherError
 from core.journal import JobState
 from tasks.app import app
-from tasks.base import ServiceTask
+from tasks.base import ServiceTask, whole_job
 
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.submit")
@@ -50,14 +49,12 @@ def import_(
 
     service = self.service
     journal_jobs = service.journal.jobs
-    journal_jobs.start(job_id)
-    try:
+    if journal_jobs.is_cancelled(job_id):
+        return {"imported": 0, "failed": 0}
+    with whole_job(service, job_id):
         report = service.import_path(
             Path(path), strategy=Strategy.parse(strategy) if strategy else None
         )
-    except EscherError as error:
-        journal_jobs.finish(job_id, JobState.FAILED, error=str(error))
-        raise
     state = JobState.SUCCEEDED
     if report.failed:
         state = JobState.PARTIAL if report.imported else JobState.FAILED

@@ -16,20 +16,13 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from core.errors import NotFound, UsageError
 from core.journal.database import Database
+from core.journal.job_progress import OPEN_ITEMS, count_states, progress, settle
 from core.journal.records import Job, JobItem, JobState
 from core.journal.schema import job_items as items_table
 from core.journal.schema import jobs as table
-from core.models import Outcome, OutcomeState
+from core.models import Outcome
 
 KINDS = ("publish", "sync", "download", "embed", "evict", "reindex", "verify", "import", "delete")
-FINAL_STEP = {
-    "publish": "settle",
-    "embed": "embed",
-    "reindex": "embed",
-    "delete": "delete",
-    "download": "verify",
-}
-OPEN_ITEMS = (JobState.QUEUED, JobState.RUNNING, JobState.DEFERRED)
 
 
 class Jobs:
@@ -50,21 +43,12 @@ class Jobs:
         if kind not in KINDS:
             raise UsageError(f"Job kind {kind!r} is unknown.", f"Use one of {', '.join(KINDS)}.")
         job_id = str(uuid.uuid4())
-        body = json.dumps(dict(request), sort_keys=True)
+        body = _request_text(request)
         with self._database.write() as connection:
             if idempotency_key is not None:
-                known = connection.execute(
-                    select(table.c.job_id, table.c.request).where(
-                        table.c.idempotency_key == idempotency_key
-                    )
-                ).one_or_none()
+                known = _known(connection, idempotency_key, body)
                 if known is not None:
-                    if known.request != body:
-                        raise UsageError(
-                            "This Idempotency-Key was used for another request.",
-                            "Send a new key with a new request.",
-                        )
-                    return known.job_id, False
+                    return known, False
             connection.execute(
                 insert(table).values(
                     job_id=job_id,
@@ -85,6 +69,11 @@ class Jobs:
                 ]
                 connection.execute(insert(items_table), rows)
         return job_id, True
+
+    def known(self, idempotency_key: str, request: Mapping[str, Any]) -> str | None:
+        """The job that was made under this key; `UsageError` when it was for another request."""
+        with self._database.read() as connection:
+            return _known(connection, idempotency_key, _request_text(request))
 
     def get(self, job_id: str) -> Job:
         """The job with its items; `NotFound` when there is none."""
@@ -109,7 +98,7 @@ class Jobs:
                 raise NotFound(
                     f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them."
                 )
-            return _job(row, (), _counts(connection, [job_id]).get(job_id, {}))
+            return _job(row, (), count_states(connection, [job_id]).get(job_id, {}))
 
     def recent(self, limit: int = 50) -> list[Job]:
         """The newest jobs first, without their items."""
@@ -117,7 +106,7 @@ class Jobs:
             rows = connection.execute(
                 select(table).order_by(table.c.sequence.desc()).limit(limit)
             ).all()
-            counts = _counts(connection, [row.job_id for row in rows])
+            counts = count_states(connection, [row.job_id for row in rows])
         return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
 
     def counts(self) -> dict[str, int]:
@@ -141,8 +130,17 @@ class Jobs:
                 .where(table.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
                 .order_by(table.c.sequence)
             ).all()
-            counts = _counts(connection, [row.job_id for row in rows])
+            counts = count_states(connection, [row.job_id for row in rows])
         return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
+
+    def open_items(self) -> dict[str, list[str]]:
+        """``{kind: refs}`` of the items that are not at their end, each ref once a kind."""
+        query = select(items_table.c.kind, items_table.c.ref).distinct()
+        found: dict[str, list[str]] = {}
+        with self._database.read() as connection:
+            for kind, ref in connection.execute(query.where(items_table.c.state.in_(OPEN_ITEMS))):
+                found.setdefault(kind, []).append(ref)
+        return found
 
     def add_items(self, job_id: str, refs: Sequence[str]) -> None:
         """Give a job the refs that became known only when it started; known ones stay."""
@@ -157,7 +155,7 @@ class Jobs:
             connection.execute(
                 update(table).where(table.c.job_id == job_id).values(total=len(rows))
             )
-            _settle(connection, [job_id])
+            settle(connection, [job_id])
 
     def start(self, job_id: str) -> None:
         with self._database.write() as connection:
@@ -170,11 +168,11 @@ class Jobs:
     def finish(
         self, job_id: str, state: JobState, *, result: Any = None, error: str | None = None
     ) -> None:
-        """Close a job that has no refs of its own (sync, reindex, verify, evict, import)."""
+        """Close a job that has no refs of its own; one that was cancelled stays so."""
         with self._database.write() as connection:
             connection.execute(
                 update(table)
-                .where(table.c.job_id == job_id)
+                .where(table.c.job_id == job_id, table.c.cancelled.is_(False))
                 .values(
                     state=state,
                     error=error,
@@ -200,7 +198,7 @@ class Jobs:
                     )
                 ).all()
                 for row in rows:
-                    values = _progress(row, step, outcomes[row.ref])
+                    values = progress(row, step, outcomes[row.ref])
                     if values:
                         connection.execute(
                             update(items_table)
@@ -208,7 +206,7 @@ class Jobs:
                             .values(**values)
                         )
                         touched.add(row.job_id)
-            _settle(connection, touched)
+            settle(connection, touched)
         return sorted(touched)
 
     def cancel(self, job_id: str) -> Job:
@@ -230,13 +228,18 @@ class Jobs:
         return self.get(job_id)
 
     def reopen(self, job_id: str) -> list[str]:
-        """Queue the failed, deferred and cancelled items again; their refs."""
-        self.get(job_id)
+        """Queue the failed, deferred and cancelled items again; their refs.
+
+        A job of which everything succeeded stays as it is.
+        """
+        has_items = bool(self.get(job_id).total)
         again = [JobState.FAILED, JobState.DEFERRED, JobState.CANCELLED]
         mine = items_table.c.job_id == job_id
         with self._database.write() as connection:
             query = select(items_table.c.ref).where(mine, items_table.c.state.in_(again))
             refs = list(connection.scalars(query))
+            if has_items and not refs:
+                return []
             connection.execute(
                 update(items_table)
                 .where(mine, items_table.c.state.in_(again))
@@ -250,73 +253,21 @@ class Jobs:
         return refs
 
 
-def _progress(row: Row[Any], step: str, outcome: Outcome) -> dict[str, Any]:
-    final = FINAL_STEP.get(row.kind, row.kind)
-    values: dict[str, Any] = {
-        "step": step,
-        "error": outcome.error,
-        "error_type": outcome.error_type,
-        "next_attempt_at": outcome.next_attempt_at,
-    }
-    match outcome.state:
-        case OutcomeState.DONE if step == final:
-            values["state"] = JobState.SUCCEEDED
-        case OutcomeState.DONE:
-            if row.state == JobState.DEFERRED:
-                return {}  # an earlier step that has nothing to do says nothing new
-            values["state"] = JobState.RUNNING
-        case OutcomeState.SKIPPED:
-            values["state"] = JobState.CANCELLED
-        case OutcomeState.FAILED:
-            values["state"] = JobState.FAILED
-            values["attempts"] = row.attempts + 1
-        case OutcomeState.DEFERRED:
-            values["state"] = JobState.DEFERRED
-            values["attempts"] = row.attempts + 1
-        case OutcomeState.WAITING:
-            return {}
-    return values
+def _request_text(request: Mapping[str, Any]) -> str:
+    return json.dumps(dict(request), sort_keys=True)
 
 
-def _settle(connection: Connection, job_ids: Iterable[str]) -> None:
-    """Derive each job's state from its items'."""
-    ids = list(job_ids)
-    counts = _counts(connection, ids)
-    now = int(time.time())
-    for job_id in ids:
-        state = _derive(counts.get(job_id, {}))
-        values: dict[str, Any] = {"state": state}
-        values["finished_at"] = None if state.is_open else now
-        connection.execute(
-            update(table)
-            .where(table.c.job_id == job_id, table.c.cancelled.is_(False))
-            .values(started_at=func.coalesce(table.c.started_at, now), **values)
+def _known(connection: Connection, idempotency_key: str, request: str) -> str | None:
+    query = select(table.c.job_id, table.c.request)
+    row = connection.execute(query.where(table.c.idempotency_key == idempotency_key)).one_or_none()
+    if row is None:
+        return None
+    if row.request != request:
+        raise UsageError(
+            "This Idempotency-Key was used for another request.",
+            "Send a new key with a new request.",
         )
-
-
-def _derive(counts: Mapping[str, int]) -> JobState:
-    present = {state for state, count in counts.items() if count}
-    if present & {JobState.QUEUED, JobState.RUNNING}:
-        return JobState.RUNNING
-    if present <= {JobState.SUCCEEDED}:
-        return JobState.SUCCEEDED
-    if present == {JobState.DEFERRED}:
-        return JobState.QUEUED  # nothing failed; the next sync goes on with it
-    if present == {JobState.CANCELLED}:
-        return JobState.CANCELLED
-    return JobState.PARTIAL if JobState.SUCCEEDED in present else JobState.FAILED
-
-
-def _counts(connection: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    query = (
-        select(items_table.c.job_id, items_table.c.state, func.count())
-        .where(items_table.c.job_id.in_(job_ids))
-        .group_by(items_table.c.job_id, items_table.c.state)
-    )
-    for job_id, state, count in connection.execute(query):
-        counts.setdefault(job_id, {})[state] = count
-    return counts
+    return str(row.job_id)
 
 
 def _job(row: Row[Any], items: tuple[JobItem, ...], counts: Mapping[str, int] | None = None) -> Job:

@@ -21,6 +21,7 @@ from core.journal.versions import KEY
 from core.models import Ref
 
 DEFAULT_SECONDS = 300.0
+SAME_START_SECONDS = 2  # start times come from the boot time, which a clock adjustment can move
 
 
 def this_process() -> str:
@@ -35,7 +36,7 @@ def is_dead(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return int(psutil.Process(int(pid)).create_time()) != int(start)
+        return abs(psutil.Process(int(pid)).create_time() - int(start)) > SAME_START_SECONDS
     except psutil.NoSuchProcess:
         return True
 

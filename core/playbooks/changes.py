@@ -26,6 +26,7 @@ from core.files import (
     make_private_dir,
     read_bytes,
     remove_tree,
+    temporary_pattern,
     walk_files,
 )
 from core.journal import Intent, VersionRecord
@@ -147,6 +148,8 @@ class FolderChanges:
 
 def _rewrite_metadata(path: Path, record: VersionRecord) -> None:
     """Bring the server-owned fields onto disk; what the user edited beside them stays."""
+    for stray in path.parent.glob(temporary_pattern(path)):
+        stray.unlink()  # of a writer that was killed in the middle: we hold the store's lock now
     try:
         disk = parse_json_object(read_bytes(path), METADATA_FILE)
     except (InvalidPlaybook, StorageError):

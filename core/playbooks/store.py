@@ -226,8 +226,12 @@ class PlaybookStore(PlaybookReader):
         return _result(intent, None)
 
     def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:
-        """Change server-owned fields (status, strategy, deprecation); None takes a field away."""
-        self.move([Move(ref, self.get(ref).area, changes)])
+        """Change server-owned fields (status, strategy, deprecation); None takes a field away.
+
+        `LeaseHeld` while a worker is at the version: it may be about to move the folder.
+        """
+        with self._leased([ref]):
+            self.move([Move(ref, self.get(ref).area, changes)])
 
     def move(self, changes: Sequence[Move]) -> None:
         """Bring versions to their areas with new server-owned metadata; doing it twice is harmless.

@@ -92,7 +92,8 @@ class Batch:
             return
         refs = [record.ref for record in records]
         held = self._journal.leases.acquire(refs, self._owner)
-        self._fences = {ref: held.get(ref, -1) for ref in refs}
+        # those that are done and not written yet keep theirs
+        self._fences |= {ref: held.get(ref, -1) for ref in refs}
         self._renewed_at = time.monotonic()
 
 

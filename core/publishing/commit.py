@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from core.errors import Conflict, FilesMissing, NotEscherServer, Refused
 from core.journal.records import VersionRecord
-from core.models import Ref
+from core.models import Ref, SyncState
 from core.publishing.policy import forbidden
 from core.publishing.verdicts import WAITING, Judge, Verdict
 from core.server.answers import Published
@@ -70,7 +70,8 @@ def _committed(record: VersionRecord, published: Published) -> Verdict:
         "storage_strategy": published.storage_strategy.value,
         "updated_at": max(published.published_at, record.metadata["created_at"]),
     }
-    return Verdict(facts=facts, state={"metadata": metadata})
+    # pending whatever became of the wish meanwhile: what is committed is settled, not withdrawn
+    return Verdict(facts=facts, state={"metadata": metadata, "sync_state": SyncState.PENDING})
 
 
 def _same_content(record: VersionRecord, conflict: Conflict) -> Published:

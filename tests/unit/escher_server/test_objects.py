@@ -35,6 +35,8 @@ def s3_config(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Objects]:
     moto.start()
     try:
         host, port = moto.get_host_and_port()
+        # its buckets are the process', not the server's: an earlier test's objects are still there
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         config = S3Objects(bucket="escher-tenant-data", endpoint_url=f"http://{host}:{port}")
         client = boto3.client("s3", endpoint_url=config.endpoint_url, region_name=config.region)
         client.create_bucket(Bucket=config.bucket)

@@ -79,6 +79,9 @@ def survives(store, work: Callable[[], object], check: Callable[[bool], None], r
         assert store.journal.intents.open() == []
         leftovers = [path.name for path in store.layout.staging.iterdir()]
         assert all("." not in name for name in leftovers), leftovers
+        playbooks = store.layout.staging.parent
+        strays = [p for p in playbooks.rglob("*.tmp") if store.layout.staging not in p.parents]
+        assert strays == [], point
         assert store.read(KEPT) == {"shell/stop.sh": b"echo stop\n"}
         check(acknowledged)
         if ended:

@@ -1,0 +1,61 @@
+"""A new journal, and rows for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.journal import Journal, VersionRecord
+from core.journal.records import DiskFile
+from core.models import Area, FileEntry, Ref
+
+MakeRecord = Callable[..., VersionRecord]
+Put = Callable[..., VersionRecord]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'journal.db'}"
+
+
+@pytest.fixture
+def journal(url: str) -> Iterator[Journal]:
+    opened = Journal(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    def make(ref: str = "a@1.0.0", metadata: dict[str, Any] | None = None, **row: Any) -> Any:
+        found = Ref.parse(ref)
+        body = {
+            "playbook_id": found.playbook_id,
+            "version": found.version,
+            "name": f"Playbook {found.playbook_id}",
+            "cloud_provider": ["aws"],
+            "created_at": 1,
+            "updated_at": 2,
+            **(metadata or {}),
+        }
+        digest = row.pop("content_digest", "sha256:" + "a" * 64)
+        return VersionRecord(found, row.pop("area", Area.LOCAL), digest, body, **row)
+
+    return make
+
+
+@pytest.fixture
+def put(journal: Journal, make_record: MakeRecord) -> Put:
+    """Write a row with one file, and give it back."""
+
+    def write(ref: str = "a@1.0.0", **fields: Any) -> VersionRecord:
+        record = make_record(ref, **fields)
+        entry = FileEntry("shell/a.sh", 1, "sha256:" + "b" * 64)
+        with journal.database.write() as connection:
+            journal.versions.put([(record, (DiskFile(entry, 9, 1, 2, 3),))], connection)
+        return record
+
+    return write

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from core.journal import Intent, Journal
+from core.journal.records import DiskFile, VersionRecord, dump_record, load_record
+from core.models import Area, FileEntry, Ref, Strategy, SyncState
+
+FILES = (
+    DiskFile(FileEntry("shell/ä.sh", 5, "sha256:" + "a" * 64), 133, 1_700_000_000_123_456_789, 2, 3),
+    DiskFile(FileEntry("parameters.json", 2, "sha256:" + "b" * 64), 2, 1, 2, 2**40),
+)
+
+
+def full(record: VersionRecord) -> VersionRecord:
+    """The record with a value of its own in every field."""
+    return dataclasses.replace(
+        record,
+        generation=7,
+        warnings=("one", "two"),
+        sync_state=SyncState.DEFERRED,
+        publish_as=Strategy.REVIEW,
+        uploaded_digest="sha256:u",
+        s3_paths={"shell/ä.sh": "s3://x"},
+        published_digest="sha256:p",
+        revision=3,
+        published_at=4,
+        deleting=True,
+        error_type="ServerBusy",
+        error="Busy.",
+        attempts=2,
+        next_attempt_at=5,
+        indexed_digest="sha256:i",
+        health="broken",
+        execution_count=9,
+        success_count=8,
+        last_executed=6,
+    )
+
+
+def test_a_record_survives_its_intent_whole(make_record):
+    for record in (make_record(), full(make_record(metadata={"name": "Größe", "x": [1.5, None]}))):
+        assert load_record(dump_record(record, FILES)) == (record, FILES)
+        assert load_record(dump_record(record, ())) == (record, ())
+    assert all(
+        getattr(full(make_record()), field.name) != field.default
+        for field in dataclasses.fields(VersionRecord)
+    ), "a new field must be tried here, too"
+
+
+def test_what_was_begun_is_there_after_a_crash(url, journal, make_record):
+    begun = [
+        Intent(Ref("a", "1.0.0"), "write", "staged-1", None, Area.LOCAL, full(make_record()), FILES),
+        Intent(Ref("b", "1.0.0"), "move", None, Area.LOCAL, Area.SYNCED),
+        Intent(Ref("c", "1.0.0"), "delete", from_area=Area.AI_GENERATED),
+    ]
+    journal.intents.begin(begun)
+
+    again = Journal(url)
+    assert sorted(again.intents.open(), key=lambda intent: intent.ref) == begun
+    with again.database.write() as connection:
+        again.intents.finish([begun[0].ref, begun[2].ref], connection)
+    again.close()
+    assert journal.intents.open() == [begun[1]]
+
+
+def test_an_intent_goes_only_with_what_it_led_to(journal):
+    intent = Intent(Ref("a", "1.0.0"), "delete", from_area=Area.LOCAL)
+    journal.intents.begin([intent])
+    with pytest.raises(RuntimeError), journal.database.write() as connection:
+        journal.intents.finish([intent.ref], connection)
+        raise RuntimeError
+    assert journal.intents.open() == [intent]
+
+
+def test_a_version_has_one_at_a_time(journal):
+    intent = Intent(Ref("a", "1.0.0"), "delete", from_area=Area.LOCAL)
+    other = Intent(Ref("b", "1.0.0"), "delete", from_area=Area.LOCAL)
+    journal.intents.begin([intent])
+    with pytest.raises(IntegrityError):
+        journal.intents.begin([other, intent])
+    assert journal.intents.open() == [intent], "all of a batch or none of it"
+
+
+def test_the_dump_holds_no_content_only_digests(make_record):
+    body = json.loads(dump_record(make_record(), FILES))
+    assert set(body) == {"record", "ref", "warnings", "files"}
