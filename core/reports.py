@@ -38,6 +38,10 @@ class ImportReport:
     failed: list[tuple[str, EscherError]] = field(default_factory=list)
     warnings: int = 0
 
+    @property
+    def total(self) -> int:
+        return len(self.imported) + len(self.existing) + len(self.failed)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "imported": len(self.imported),
@@ -94,15 +98,3 @@ class VerifyReport:
             "clean": self.clean,
             "problems": [problem.as_json() for problem in self.problems],
         }
-
-
-@dataclass(frozen=True, slots=True)
-class SyncPlan:
-    """What a sync found to be done."""
-
-    started_at: float
-    scanned: int
-    publish: list[Ref]
-    embed: list[Ref]
-    delete: list[Ref]
-    unindex: list[Ref]

@@ -6,29 +6,28 @@ the collection are made when they are first needed.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from core.catalog import Catalog
 from core.encryption import Envelope, MasterKey, Place, load_master_key
 from core.errors import (
-    EscherError,
     IndexCorrupt,
     ModelUnavailable,
     NotFound,
     Refused,
     TransientError,
-    Unchanged,
     UsageError,
     WrongKey,
 )
-from core.files import atomic_write, json_bytes, make_private_dir
+from core.files import make_private_dir
+from core.importing import Progress, import_path
 from core.indexing import Indexing
-from core.journal import Journal, VersionRecord
+from core.journal import Journal
 from core.journal.leases import this_process
 from core.models import (
     Area,
@@ -44,7 +43,6 @@ from core.models import (
     SyncState,
     entry_script,
 )
-from core.playbooks.drafts import iter_drafts
 from core.playbooks.limits import Limits
 from core.playbooks.store import PlaybookStore, StoreResult
 from core.playbooks.verify import verify as verify_store
@@ -55,19 +53,14 @@ from core.reports import (
     Finding,
     ImportReport,
     SearchAnswer,
-    SyncPlan,
     VerifyReport,
 )
 from core.server.client import EscherServer
 from core.settings import Settings, load_settings
-from core.versions import latest, sorted_versions
+from core.status import service_status
+from core.sync_plan import SyncPlan, make_plan, read_report, write_report
 
 _log = logging.getLogger(__name__)
-
-IMPORT_BATCH = 64
-
-Progress = Callable[[int, str], None]
-"""Called with the number done so far and the name of the last one."""
 
 
 class PlaybookService:
@@ -254,37 +247,10 @@ class PlaybookService:
         self, path: Path, *, strategy: Strategy | None = None, on_progress: Progress | None = None
     ) -> ImportReport:
         """Take in a folder or archive in batches; what is there already, unchanged, is no failure."""
-        report = ImportReport()
-        batch: list[tuple[str, PlaybookDraft]] = []
-        done = 0
-
-        def flush() -> None:
-            nonlocal done
-            if not batch:
-                return
-            results = self.store.create_many([draft for _, draft in batch], strategy=strategy)
-            for (name, _), result in zip(batch, results, strict=True):
-                done += 1
-                if result.error is None:
-                    report.imported.append(result.ref)
-                    report.warnings += len(result.warnings)
-                elif isinstance(result.error, Unchanged):
-                    report.existing.append(result.ref)
-                else:
-                    report.failed.append((name, result.error))
-                if on_progress is not None:
-                    on_progress(done, name)
-            batch.clear()
-
-        for name, item in iter_drafts(path, Limits.of(self.settings)):
-            if isinstance(item, EscherError):
-                report.failed.append((name, item))
-                continue
-            batch.append((name, item))
-            if len(batch) >= IMPORT_BATCH:
-                flush()
-        flush()
-        return report
+        limits = Limits.of(self.settings)
+        return import_path(
+            self.store, path, limits=limits, strategy=strategy, on_progress=on_progress
+        )
 
     def update(
         self, playbook_id: str, draft: PlaybookDraft, version: str | None = None
@@ -322,65 +288,25 @@ class PlaybookService:
         return published
 
     # -- looking ----------------------------------------------------------------------------
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog(self.journal, self.store)
+
     def expand(self, targets: Sequence[str]) -> list[Ref]:
         """``id`` is all its versions, ``id@version`` that one; `NotFound` names what is not there."""
-        refs: list[Ref] = []
-        for target in targets:
-            if "@" in target:
-                refs.append(self.store.resolve(target))
-                continue
-            found = [record.ref for record in self.journal.versions.of_playbook(target)]
-            if not found:
-                raise NotFound(
-                    f"There is no playbook {target!r}.", "`escher-playbooks list` lists them."
-                )
-            refs.extend(Ref(target, v) for v in sorted_versions(ref.version for ref in found))
-        return list(dict.fromkeys(refs))
+        return self.catalog.expand(targets)
 
     def show(self, target: str) -> Playbook:
         """A version (the latest of an id) with its files."""
-        ref = self.store.resolve(target)
-        files = tuple(file.entry for file in self.journal.versions.files(ref))
-        return self.store.get(ref).playbook(files)
+        return self.catalog.show(target)
 
     def versions_of(self, playbook_id: str) -> list[Playbook]:
         """Every version of a playbook, lowest first."""
-        records = {record.ref: record for record in self.journal.versions.of_playbook(playbook_id)}
-        return [records[ref].playbook() for ref in self.expand([playbook_id])]
+        return self.catalog.versions_of(playbook_id)
 
-    def list_page(
-        self,
-        *,
-        status: str | None = None,
-        strategy: str | None = None,
-        cloud: str | None = None,
-        author: str | None = None,
-        sync: str | None = None,
-        limit: int | None = 100,
-        cursor: str | None = None,
-    ) -> tuple[list[Playbook], str | None]:
-        """The latest matching version of each playbook by id, and the cursor of the next page."""
-        records = self.journal.versions.select(
-            status=status,
-            strategy=strategy,
-            cloud=cloud,
-            author=author,
-            sync=sync,
-            after=cursor,
-            playbooks=None if limit is None else limit + 1,
-        )
-        grouped: dict[str, list[VersionRecord]] = {}
-        for record in records:
-            grouped.setdefault(record.ref.playbook_id, []).append(record)
-        page = list(grouped.values())
-        more = limit is not None and len(page) > limit
-        if more:
-            page = page[:limit]
-        playbooks = []
-        for group in page:
-            top = latest(record.ref.version for record in group)
-            playbooks.append(next(r for r in group if r.ref.version == top).playbook())
-        return playbooks, playbooks[-1].ref.playbook_id if more else None
+    def list_page(self, **asked: Any) -> tuple[list[Playbook], str | None]:
+        """One page of the latest versions, see `Catalog.list_page`."""
+        return self.catalog.list_page(**asked)
 
     # -- publishing -------------------------------------------------------------------------
     def request_publish(self, targets: Sequence[str] | None, as_: Strategy | None) -> PublishPlan:
@@ -434,49 +360,16 @@ class PlaybookService:
         )
 
     def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
-        """Compare what is with what should be; nothing is changed.
-
-        ``under_way``: versions for which a message stands in the broker; they are left out.
-        """
-        now = time.time()
-        publish = [r.ref for r in self.publisher.due(now) if r.ref not in under_way]
-        stale = set(self.journal.versions.unindexed()).difference(publish, under_way)
-        records = self.journal.versions.get_many(sorted(stale))
-        embed = [ref for ref, record in records.items() if self.indexing.wants(record)]
-        delete = [r.ref for r in self.publisher.due_deletes(now) if r.ref not in under_way]
-        scanned = self.journal.versions.counts()["versions"]
-        return SyncPlan(now, scanned, publish, embed, delete, self.journal.stale_points.refs())
+        """Compare what is with what should be, see `core.sync_plan.make_plan`."""
+        return make_plan(self.journal, self.publisher, self.indexing, under_way)
 
     def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
         """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""
-        counts = self.journal.versions.counts()
-        report = {
-            "at": int(plan.started_at),
-            "duration_ms": int((time.time() - plan.started_at) * 1000),
-            "scanned": plan.scanned,
-            "queued": {
-                "publish": len(plan.publish),
-                "embed": len(plan.embed),
-                "delete": len(plan.delete),
-            },
-            "published": counts["published"],
-            "pending": counts["pending"],
-            "deferred": counts["deferred"],
-            "failed": counts["failed"],
-            "conflicts": counts["conflict"],
-        }
-        folder = make_private_dir(self.settings.cache_path / "metadata")
-        atomic_write(folder / "last_sync.json", json_bytes(report))
-        return report
+        return write_report(self.settings, self.journal, plan)
 
     def last_sync(self) -> dict[str, Any] | None:
         """The last report, None before the first sync."""
-        path = self.settings.cache_path / "metadata" / "last_sync.json"
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return report if isinstance(report, dict) else None
+        return read_report(self.settings)
 
     # -- searching --------------------------------------------------------------------------
     def index_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
@@ -529,42 +422,7 @@ class PlaybookService:
 
     def status(self) -> dict[str, Any]:
         """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
-        counts = self.journal.versions.counts()
-        last = self.last_sync()
-        running = any(job.kind == "sync" for job in self.journal.jobs.unfinished())
-        return {
-            "server": self.server_status(),
-            "journal": {
-                "playbooks": counts["playbooks"],
-                "versions": counts["versions"],
-                "published": counts["published"],
-                "pending": counts["pending"],
-                "deferred": counts["deferred"],
-                "failed": counts["failed"],
-                "conflicts": counts["conflict"],
-            },
-            "sync": {"last_at": last["at"] if last else None, "running": running},
-        }
-
-    def server_status(self) -> dict[str, Any]:
-        """Whether the server answers, since when it does not, and the reference server's counters."""
-        body: dict[str, Any] = {
-            "url": self.settings.server_url,
-            "reachable": self.server.reachable(),
-            "offline_since": None,
-            "revisions": None,
-            "bytes_received": None,
-        }
-        facts = self.journal.facts
-        if not body["reachable"]:
-            body["offline_since"] = int(facts.set_once("offline_since", str(int(time.time()))))
-            return body
-        facts.remove("offline_since")
-        try:
-            counters = self.server.reference_stats()
-        except EscherError:
-            return body  # another server than the reference one has no such counters
-        return body | {name: counters.get(name) for name in ("revisions", "bytes_received")}
+        return service_status(self.settings, self.journal, self.server)
 
     # -- the home's server ------------------------------------------------------------------
     def bind(self) -> None:

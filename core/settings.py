@@ -99,6 +99,13 @@ class Settings(BaseSettings):
             raise ValueError("put the token into server_token, not into the URL")
         return value.rstrip("/")
 
+    @field_validator("qdrant_url", mode="after")
+    @classmethod
+    def _check_qdrant(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).username or urlsplit(value).password):
+            raise ValueError("put the key into qdrant_api_key, not into the URL")  # it is shown
+        return value
+
     @field_validator("broker_url", mode="after")
     @classmethod
     def _check_broker(cls, value: SecretStr | None) -> SecretStr | None:

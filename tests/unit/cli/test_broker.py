@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import kombu
 import pytest
 import redis
+from support.broker import running_broker, send
 
 from cli import broker
-from cli.broker import BrokerBinary, broker_argv, find_binary, own_private_dir, prepare_broker
-from core.errors import BrokerUnreachable, EscherError, StorageError
+from cli.broker import BrokerBinary, find_binary, own_private_dir, prepare_broker
+from core.errors import EscherError, StorageError
 from core.settings import SOCKET_PATH_LIMIT, Settings, load_settings
-from tasks.broker import broker_reachable, restore_unacked, under_way
+from tasks.broker import under_way
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -31,44 +31,14 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
-def start(settings: Settings, until: Callable[..., None]) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(of: Settings = settings) -> subprocess.Popen[bytes]:
-        binary = find_binary()
-        prepare_broker(of, binary)
-        started.append(subprocess.Popen(broker_argv(of, binary), stdout=subprocess.DEVNULL))
-        until(lambda: broker_reachable(of))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
+def start(settings: Settings) -> Iterator[Start]:
+    with contextlib.ExitStack() as started:
+        yield lambda of=settings: started.enter_context(running_broker(of))
 
 
 @pytest.fixture
 def running(start: Start) -> subprocess.Popen[bytes]:
     return start()
-
-
-def send(settings: Settings, *bodies: str) -> None:
-    with kombu.Connection(settings.effective_broker_url) as connection:
-        queue = connection.SimpleQueue("embed")
-        for body in bodies:
-            queue.put([[[body]], {}, {}])  # as Celery: arguments, keywords, embed
-        queue.close()
-
-
-def take_and_die(settings: Settings, count: int) -> None:
-    """Take messages as a worker does that is killed before it acknowledges them."""
-    connection = kombu.Connection(settings.effective_broker_url)
-    channel = connection.channel()
-    queue = kombu.Queue("embed")(channel)
-    for _ in range(count):
-        assert queue.get(no_ack=False) is not None
-    channel.qos._delivered.clear()  # else closing would give them back, which a killed one can't
-    connection.close()
 
 
 def test_it_listens_on_a_private_socket_and_nowhere_else(
@@ -95,52 +65,6 @@ def test_messages_outlive_a_killed_broker(settings: Settings, start: Start) -> N
     start()
 
     assert under_way(settings, ["embed"]).waiting == {"one", "two"}
-
-
-def test_what_a_dead_worker_had_taken_comes_back_at_once(
-    settings: Settings, running: subprocess.Popen[bytes]
-) -> None:
-    send(settings, "one", "two", "three")
-    take_and_die(settings, 2)
-    there = under_way(settings, ["embed", "transfer"])
-    assert (there.waiting, set(there.taken)) == ({"three"}, {"one", "two"})
-    assert there.since(time.time() - 60) == {"one", "two", "three"}
-    assert there.since(time.time() + 60) == {"three"}, "taken too long ago"
-
-    assert restore_unacked(settings) == 2
-
-    with kombu.Connection(settings.effective_broker_url) as connection:
-        queue = connection.SimpleQueue("embed")
-        assert {queue.get(timeout=5).payload[0][0][0] for _ in range(3)} == {
-            "one", "two", "three",
-        }  # fmt: skip
-        queue.close()
-
-
-def test_a_mutex_that_a_killed_worker_left_does_not_hold_up_the_restoring(
-    settings: Settings, running: subprocess.Popen[bytes]
-) -> None:
-    send(settings, "one")
-    take_and_die(settings, 1)
-    client = redis.Redis(unix_socket_path=str(settings.broker_socket))
-    client.set("unacked_mutex", "somebody")
-
-    assert restore_unacked(settings) == 1
-
-
-def test_without_a_broker(settings: Settings) -> None:
-    assert not broker_reachable(settings)
-    with pytest.raises(BrokerUnreachable, match="escher-playbooks up"):
-        under_way(settings, ["embed"])
-
-
-def test_a_broker_elsewhere_that_does_not_answer(settings: Settings) -> None:
-    elsewhere = load_settings(home=settings.home, broker_url="redis://:hidden@127.0.0.1:1/0")
-
-    assert not broker_reachable(elsewhere)
-    with pytest.raises(BrokerUnreachable) as failure:
-        restore_unacked(elsewhere)
-    assert "hidden" not in str(failure.value)
 
 
 def test_another_kind_of_server_starts_with_no_old_files(settings: Settings) -> None:

@@ -156,7 +156,9 @@ class TestIds:
         ref = Ref("stop-rds", "1.0.0-rc.1")
         assert Ref.parse(str(ref)) == ref
 
-    @pytest.mark.parametrize("text", ["stop-rds", "@1.0.0", "a@", "a@1", "a@1.0.0@2.0.0", "../a@1.0.0"])
+    @pytest.mark.parametrize(
+        "text", ["stop-rds", "@1.0.0", "a@", "a@1", "a@1.0.0@2.0.0", "../a@1.0.0"]
+    )
     def test_what_is_no_ref_is_refused(self, text: str) -> None:
         with pytest.raises(EscherError):
             Ref.parse(text)

@@ -101,7 +101,7 @@ def test_a_token_never_crosses_a_network_in_clear(url: str) -> None:
 
 
 def test_only_a_redis_is_a_broker() -> None:
-    with pytest.raises(SettingsError, match="broker_url.*Redis") as refused:
+    with pytest.raises(SettingsError, match=r"broker_url.*Redis") as refused:
         load_settings(broker_url=f"amqp://u:{CANARY}@host")
     assert CANARY not in str(refused.value)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sqlite3
@@ -13,7 +14,7 @@ from core.journal import Journal
 from core.journal.database import Database
 
 PROCESSES = 20
-ROUNDS = 5
+ROUNDS = 3
 
 
 def _open_new(folder, number, barrier, results):
@@ -88,7 +89,7 @@ def test_threads_that_write_together_lose_nothing(journal):
 
 
 def test_a_transaction_that_fails_leaves_nothing(journal):
-    with pytest.raises(RuntimeError), journal.database.write() as connection:
+    with contextlib.suppress(RuntimeError), journal.database.write() as connection:
         connection.exec_driver_sql("INSERT INTO home VALUES ('x', '1')")
         raise RuntimeError
     assert journal.facts.get("x") is None
@@ -119,11 +120,9 @@ class TestAFileThatIsNoJournal:
         content[8192:] = b"\xff" * (len(content) - 8192)
         path.write_bytes(content)
 
-        with pytest.raises(StorageError, match="damaged|malformed") as failure:
-            opened = Journal(url)
-            for number in range(200):
-                opened.facts.get(f"key-{number}")
-        assert failure.value.remedy
+        with pytest.raises(StorageError, match="damaged") as failure:
+            [Journal(url).facts.get(f"key-{number}") for number in range(200)]
+        assert "journal.db aside" in failure.value.remedy
 
     def test_in_a_folder_that_is_not_there(self, tmp_path: Path):
         with pytest.raises(StorageError, match="unable to open"):

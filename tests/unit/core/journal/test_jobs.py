@@ -152,9 +152,7 @@ def test_a_jobs_state_is_its_items(jobs, publish, outcomes, expected):
     names = {DONE: "done", FAILED: "failed"}
     for order in {tuple(order) for order in itertools.permutations(outcomes)}:
         job_id = publish(A, B, C)
-        noted = {
-            ref: outcome for ref, outcome in zip((A, B, C), order, strict=True) if outcome
-        }
+        noted = {ref: outcome for ref, outcome in zip((A, B, C), order, strict=True) if outcome}
         jobs.note("settle", noted)
         assert jobs.summary(job_id).state == expected, [names.get(item, item) for item in order]
         jobs.cancel(job_id)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -36,12 +37,12 @@ def rows(put):
     put("b@1.0.0")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dead_process() -> str:
     """The owner string of a process of this host that is gone."""
     code = "from core.journal.leases import this_process; print(this_process())"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd()
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
     return done.stdout.strip()
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 from core.models import Ref
 
 A, B = Ref("a", "1.0.0"), Ref("b", "1.0.0")
@@ -21,11 +23,8 @@ def test_word_is_left_of_every_version_that_goes_until_its_point_is_gone(journal
 
 def test_word_goes_with_the_row_or_not_at_all(journal, put):
     put("a@1.0.0")
-    try:
-        with journal.database.write() as connection:
-            journal.versions.delete([A], connection)
-            raise RuntimeError
-    except RuntimeError:
-        pass
+    with contextlib.suppress(RuntimeError), journal.database.write() as connection:
+        journal.versions.delete([A], connection)
+        raise RuntimeError
     assert journal.stale_points.refs() == []
     assert journal.versions.refs() == [A]

@@ -1,0 +1,79 @@
+"""Looking playbooks up: names into versions, versions into the contract's ``Playbook``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.errors import NotFound
+from core.journal import Journal, VersionRecord
+from core.models import Playbook, Ref
+from core.playbooks.store import PlaybookStore
+from core.versions import latest, sorted_versions
+
+
+class Catalog:
+    """Reads the journal; content stays where it is."""
+
+    def __init__(self, journal: Journal, store: PlaybookStore) -> None:
+        self._journal = journal
+        self._store = store
+
+    def expand(self, targets: Sequence[str]) -> list[Ref]:
+        """``id`` is all its versions, ``id@version`` that one; `NotFound` names what is not there."""
+        refs: list[Ref] = []
+        for target in targets:
+            if "@" in target:
+                refs.append(self._store.resolve(target))
+                continue
+            found = [record.ref for record in self._journal.versions.of_playbook(target)]
+            if not found:
+                raise NotFound(
+                    f"There is no playbook {target!r}.", "`escher-playbooks list` lists them."
+                )
+            refs.extend(Ref(target, v) for v in sorted_versions(ref.version for ref in found))
+        return list(dict.fromkeys(refs))
+
+    def show(self, target: str) -> Playbook:
+        """A version (the latest of an id) with its files."""
+        ref = self._store.resolve(target)
+        files = tuple(file.entry for file in self._journal.versions.files(ref))
+        return self._store.get(ref).playbook(files)
+
+    def versions_of(self, playbook_id: str) -> list[Playbook]:
+        """Every version of a playbook, lowest first."""
+        records = {record.ref: record for record in self._journal.versions.of_playbook(playbook_id)}
+        return [records[ref].playbook() for ref in self.expand([playbook_id])]
+
+    def list_page(
+        self,
+        *,
+        status: str | None = None,
+        strategy: str | None = None,
+        cloud: str | None = None,
+        author: str | None = None,
+        sync: str | None = None,
+        limit: int | None = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[Playbook], str | None]:
+        """The latest matching version of each playbook by id, and the cursor of the next page."""
+        records = self._journal.versions.select(
+            status=status,
+            strategy=strategy,
+            cloud=cloud,
+            author=author,
+            sync=sync,
+            after=cursor,
+            playbooks=None if limit is None else limit + 1,
+        )
+        grouped: dict[str, list[VersionRecord]] = {}
+        for record in records:
+            grouped.setdefault(record.ref.playbook_id, []).append(record)
+        page = list(grouped.values())
+        more = limit is not None and len(page) > limit
+        if more:
+            page = page[:limit]
+        playbooks = []
+        for group in page:
+            top = latest(record.ref.version for record in group)
+            playbooks.append(next(r for r in group if r.ref.version == top).playbook())
+        return playbooks, playbooks[-1].ref.playbook_id if more else None

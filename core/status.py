@@ -1,0 +1,54 @@
+"""How the home stands: its versions, its server, its last sync."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from core.errors import EscherError
+from core.journal import Journal
+from core.server.client import EscherServer
+from core.settings import Settings
+from core.sync_plan import read_report
+
+
+def service_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
+    """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
+    counts = journal.versions.counts()
+    last = read_report(settings)
+    return {
+        "server": server_status(settings, journal, server),
+        "journal": {
+            "playbooks": counts["playbooks"],
+            "versions": counts["versions"],
+            "published": counts["published"],
+            "pending": counts["pending"],
+            "deferred": counts["deferred"],
+            "failed": counts["failed"],
+            "conflicts": counts["conflict"],
+        },
+        "sync": {
+            "last_at": last["at"] if last else None,
+            "running": any(job.kind == "sync" for job in journal.jobs.unfinished()),
+        },
+    }
+
+
+def server_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
+    """Whether the server answers, since when it does not, and the reference server's counters."""
+    body: dict[str, Any] = {
+        "url": settings.server_url,
+        "reachable": server.reachable(),
+        "offline_since": None,
+        "revisions": None,
+        "bytes_received": None,
+    }
+    if not body["reachable"]:
+        since = journal.facts.set_once("offline_since", str(int(time.time())))
+        return body | {"offline_since": int(since)}
+    journal.facts.remove("offline_since")
+    try:
+        counters = server.reference_stats()
+    except EscherError:
+        return body  # another server than the reference one has no such counters
+    return body | {name: counters.get(name) for name in ("revisions", "bytes_received")}
