@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from api.dependencies import Service
 from api.names import known_id, known_ref
 from api.schemas import SearchBody
-from core.models import Area
 from tasks import jobs
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -30,16 +29,4 @@ def script(playbook_id: str, version: str, format: str, service: Service) -> Jso
     target = known_id(playbook_id)
     if version != LATEST:
         target = str(known_ref(playbook_id, version))
-    path = service.resolve_script(playbook_id, format, version)
-    ref = service.store.resolve(target)
-    inside = path.relative_to(service.store.folder(ref)).as_posix()
-    file = {f.entry.path: f.entry for f in service.journal.versions.files(ref)}[inside]
-    is_synced = service.store.get(ref).area is Area.SYNCED
-    return {
-        "path": str(path),
-        "checksum": file.checksum,
-        "size_bytes": file.size_bytes,
-        "source": "synced" if is_synced else "local",
-        "playbook_id": ref.playbook_id,
-        "version": ref.version,
-    }
+    return service.locate_script(target, format).as_json()

@@ -138,23 +138,9 @@ def resolve(
     as_json: options.Json = False,
 ) -> None:
     """The path of a verified entry script."""
-    from core.models import Area
-
-    playbook_id, _, version = target.partition("@")
     with open_service() as service:
-        path = service.resolve_script(playbook_id, format_, version or "latest")
-        ref = service.store.resolve(target)
-        record = service.store.get(ref)
-        inside = path.relative_to(service.store.folder(ref)).as_posix()
-        file = {f.entry.path: f.entry for f in service.journal.versions.files(ref)}[inside]
+        script = service.locate_script(target, format_)
     if as_json:
-        output.print_json({
-            "path": str(path),
-            "checksum": file.checksum,
-            "size_bytes": file.size_bytes,
-            "source": "synced" if record.area is Area.SYNCED else "local",
-            "playbook_id": ref.playbook_id,
-            "version": ref.version,
-        })  # fmt: skip
+        output.print_json(script.as_json())
     else:
-        output.say(str(path))
+        output.say(str(script.path))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.errors import NotFound
+from core.errors import NotFound, UsageError
 from core.journal import Journal, VersionRecord
-from core.models import Playbook, Ref
+from core.models import AUTHORS, CLOUDS, Playbook, Ref, Status, Strategy, SyncState
 from core.playbooks.store import PlaybookStore
 from core.versions import latest, sorted_versions
 
@@ -56,6 +56,15 @@ class Catalog:
         cursor: str | None = None,
     ) -> tuple[list[Playbook], str | None]:
         """The latest matching version of each playbook by id, and the cursor of the next page."""
+        for name, value, known in (
+            ("status", status, Status),
+            ("strategy", strategy, Strategy),
+            ("sync", sync, SyncState),
+            ("cloud", cloud, CLOUDS),
+            ("author", author, AUTHORS),
+        ):
+            if value is not None and value not in set(known):
+                raise UsageError(f"{name} {value!r} is unknown.", f"Use one of {', '.join(known)}.")
         records = self._journal.versions.select(
             status=status,
             strategy=strategy,

@@ -192,7 +192,7 @@ def _key_from_file(path: Path, *, create: bool) -> MasterKey:
             ) from None
     except OSError as error:
         raise storage_error(error, f"Reading the key file {path}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KeyUnavailable(
             f"The key file {path} is damaged.", "Restore it from a backup."
         ) from error
@@ -266,6 +266,8 @@ def _split(sealed: bytes, what: str) -> tuple[dict[str, Any], bytes]:
             name: base64.b64decode(raw[name], validate=True)
             for name in ("wrap_nonce", "wrapped_key", "nonce")
         }
+        if {len(header["nonce"]), len(header["wrap_nonce"])} != {NONCE_BYTES}:
+            raise ValueError("nonce length")
         fields = {**header, "kid": str(raw["kid"]), "generation": int(raw["generation"])}
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{what} has a damaged encryption header.", remedy) from error

@@ -21,6 +21,8 @@ from core.errors import InvalidPlaybook, UsageError
 from core.versions import parse_version
 
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
+CLOUDS = ("aws", "azure", "gcp")
+AUTHORS = ("user_custom", "ai_generated", "escher_library")
 METADATA_FILE = "metadata.json"
 PARAMETERS_FILE = "parameters.json"
 PLAN_FILE = "explain_plan.json"

@@ -18,7 +18,6 @@ from core.encryption import Envelope, MasterKey, Place, load_master_key
 from core.errors import (
     IndexCorrupt,
     ModelUnavailable,
-    NotFound,
     Refused,
     TransientError,
     UsageError,
@@ -40,8 +39,6 @@ from core.models import (
     Ref,
     Status,
     Strategy,
-    SyncState,
-    entry_script,
 )
 from core.playbooks.limits import Limits
 from core.playbooks.store import PlaybookStore, StoreResult
@@ -55,6 +52,7 @@ from core.reports import (
     SearchAnswer,
     VerifyReport,
 )
+from core.script_location import LocatedScript, locate_script
 from core.server.client import EscherServer
 from core.settings import Settings, load_settings
 from core.status import service_status
@@ -184,21 +182,11 @@ class PlaybookService:
     def resolve_script(self, playbook_id: str, format: str, version: str = "latest") -> Path:  # noqa: A002  the contract's name
         """The path of the entry script on disk, its bytes checked against the journal."""
         target = playbook_id if version == "latest" else f"{playbook_id}@{version}"
-        ref = self.store.resolve(target)
-        record = self.store.get(ref)
-        paths = [file.entry.path for file in self.journal.versions.files(ref)]
-        entry, _ = entry_script(format, paths, record.metadata.get("entry_points"))
-        if entry is None:
-            raise NotFound(
-                f"{ref} has no {format} script.", "`escher-playbooks show` lists its files."
-            )
-        if record.sensitive:
-            raise UsageError(
-                f"{ref} is sensitive: its scripts stand encrypted on disk.",
-                "Resolving sensitive playbooks comes with the script manager.",
-            )
-        self.store.read(ref)  # raises unless every byte is what the journal knows
-        return self.store.folder(ref) / entry
+        return self.locate_script(target, format).path
+
+    def locate_script(self, target: str, format: str) -> LocatedScript:  # noqa: A002  as above
+        """`resolve_script` with the file's checksum and size, and the folder it stands in."""
+        return locate_script(self.store, self.journal, self.store.resolve(target), format)
 
     def search_local_playbooks(
         self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
@@ -333,31 +321,7 @@ class PlaybookService:
 
     def withdraw_publish(self, refs: Sequence[Ref]) -> None:
         """Take back the wish to publish; what the server has committed stays."""
-        records = self.journal.versions.get_many(refs)
-        self.journal.versions.set_many(
-            [
-                (
-                    ref,
-                    None,
-                    {"sync_state": SyncState.LOCAL, "publish_as": None, "next_attempt_at": None},
-                )
-                for ref, record in records.items()
-                if record.sync_state in {SyncState.PENDING, SyncState.DEFERRED}
-                and not record.is_published
-            ]
-        )
-
-    def retry_publish(self, refs: Sequence[Ref]) -> None:
-        """Make failed and deferred versions due now, with their counters at nought."""
-        records = self.journal.versions.get_many(refs)
-        fresh = {"error": None, "error_type": None, "attempts": 0, "next_attempt_at": None}
-        self.journal.versions.set_many(
-            [
-                (ref, None, {**fresh, "sync_state": SyncState.PENDING})
-                for ref, record in records.items()
-                if record.sync_state is not SyncState.PUBLISHED
-            ]
-        )
+        self.journal.versions.withdraw(refs)
 
     def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """Compare what is with what should be, see `core.sync_plan.make_plan`."""
@@ -373,8 +337,15 @@ class PlaybookService:
 
     # -- searching --------------------------------------------------------------------------
     def index_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
-        """Bring points up to date; versions that are gone lose theirs."""
-        return self.indexing.index(refs)
+        """Bring points up to date; versions that are gone lose theirs.
+
+        A version that can't be indexed can't be published either: its row keeps the reason.
+        """
+        outcomes = self.indexing.index(refs)
+        failed = [(ref, o) for ref, o in outcomes.items() if o.state is OutcomeState.FAILED]
+        if failed:
+            self.journal.versions.fail_pending(failed)
+        return outcomes
 
     def tidy_points(self) -> None:
         """Remove the points of versions that are gone."""

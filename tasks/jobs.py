@@ -81,7 +81,7 @@ def submit(
         if value is not None
     }
     if idempotency_key is not None:
-        known = service.journal.jobs.known(idempotency_key, request)
+        known = service.journal.jobs.known(idempotency_key, kind, request)
         if known is not None:  # before anything is asked for again, or found to be done
             return service.journal.jobs.summary(known)
     targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path)
@@ -348,8 +348,10 @@ def retry(
     wait: bool = False,
     on_progress: Progress | None = None,
 ) -> Job:
-    """The failed, deferred and cancelled items again, now."""
+    """The failed, deferred and cancelled items again, now; a job that succeeded has none."""
     job = service.journal.jobs.get(job_id)
+    if job.state is JobState.SUCCEEDED:
+        return job
     if job.kind == "publish":  # before its items are open: they follow what the versions want
         again = [Ref.parse(item.ref) for item in job.items if item.state is not JobState.SUCCEEDED]
         choice = job.request.get("as")

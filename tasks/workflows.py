@@ -80,7 +80,11 @@ def dispatch(signature: Signature, *, inline: bool) -> None:
             raise retry.exc or retry from retry
         return
     try:
-        signature.apply_async(retry=True, retry_policy={"max_retries": 2, "interval_start": 0.2})
+        # without ignore_result, a broker that is gone is first looked for as the result store,
+        # for some 20 s; what came of the work stands in the journal
+        signature.apply_async(
+            ignore_result=True, retry=True, retry_policy={"max_retries": 2, "interval_start": 0.2}
+        )
     except OperationalError as error:
         raise BrokerUnreachable(
             f"The broker does not answer ({type(error).__name__}).",

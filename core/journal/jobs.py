@@ -46,7 +46,7 @@ class Jobs:
         body = _request_text(request)
         with self._database.write() as connection:
             if idempotency_key is not None:
-                known = _known(connection, idempotency_key, body)
+                known = _known(connection, idempotency_key, kind, body)
                 if known is not None:
                     return known, False
             connection.execute(
@@ -70,10 +70,10 @@ class Jobs:
                 connection.execute(insert(items_table), rows)
         return job_id, True
 
-    def known(self, idempotency_key: str, request: Mapping[str, Any]) -> str | None:
+    def known(self, idempotency_key: str, kind: str, request: Mapping[str, Any]) -> str | None:
         """The job that was made under this key; `UsageError` when it was for another request."""
         with self._database.read() as connection:
-            return _known(connection, idempotency_key, _request_text(request))
+            return _known(connection, idempotency_key, kind, _request_text(request))
 
     def get(self, job_id: str) -> Job:
         """The job with its items; `NotFound` when there is none."""
@@ -257,12 +257,12 @@ def _request_text(request: Mapping[str, Any]) -> str:
     return json.dumps(dict(request), sort_keys=True)
 
 
-def _known(connection: Connection, idempotency_key: str, request: str) -> str | None:
-    query = select(table.c.job_id, table.c.request)
+def _known(connection: Connection, idempotency_key: str, kind: str, request: str) -> str | None:
+    query = select(table.c.job_id, table.c.kind, table.c.request)
     row = connection.execute(query.where(table.c.idempotency_key == idempotency_key)).one_or_none()
     if row is None:
         return None
-    if row.request != request:
+    if (row.kind, row.request) != (kind, request):
         raise UsageError(
             "This Idempotency-Key was used for another request.",
             "Send a new key with a new request.",

@@ -23,7 +23,7 @@ from core.journal.rows import column_values, disk_file, file_row, version_record
 from core.journal.schema import files as files_table
 from core.journal.schema import stale_points
 from core.journal.schema import versions as table
-from core.models import Area, Ref, SyncState
+from core.models import Area, Outcome, Ref, SyncState
 
 KEY = (table.c.playbook_id, table.c.version)
 FILE_KEY = (files_table.c.playbook_id, files_table.c.version)
@@ -205,6 +205,35 @@ class Versions:
             connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
             stale = [{"playbook_id": ref[0], "version": ref[1]} for ref in part]
             connection.execute(self._database.insert_ignore(stale_points), stale)
+
+    def withdraw(self, refs: Sequence[Ref]) -> None:
+        """Take back the wish to publish of those that the server has not committed."""
+        wished = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
+        back = {"sync_state": SyncState.LOCAL, "publish_as": None, "next_attempt_at": None}
+        with self._database.write() as connection:
+            for part in _chunks(refs):
+                connection.execute(
+                    update(table)
+                    .where(tuple_(*KEY).in_(part), wished, table.c.revision.is_(None))
+                    .where(table.c.deleting.is_(False))
+                    .values(**back)
+                )
+
+    def fail_pending(self, failures: Sequence[tuple[Ref, Outcome]]) -> None:
+        """Keep why versions that wait to be published can't be."""
+        wished = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
+        with self._database.write() as connection:
+            for ref, outcome in failures:
+                connection.execute(
+                    update(table)
+                    .where(tuple_(*KEY).in_([tuple(ref)]), wished)
+                    .values(
+                        sync_state=SyncState.FAILED,
+                        error_type=outcome.error_type,
+                        error=outcome.error,
+                        attempts=table.c.attempts + 1,
+                    )
+                )
 
     def forget_index(self, refs: Sequence[Ref] | None = None) -> None:
         """Note that points are gone: of ``refs``, or all of them when the collection is new."""

@@ -277,7 +277,7 @@ class TestOffline:
         outcome = service.publish_metadata(ref.playbook_id)[ref]
         assert (outcome.state, outcome.error_type) == ("deferred", "ServerUnreachable")
         assert _state(service, ref) == ("deferred", "local")
-        service.retry_publish([ref])
+        service.request_publish([str(ref)], None)
         assert _state(service, ref)[0] == "pending"
         assert service.plan_sync().publish == [ref]
         service.withdraw_publish([ref])

@@ -54,6 +54,24 @@ def test_many_processes_open_a_new_home_together(tmp_path):
         journal.close()
 
 
+@pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE", "SELECT * FROM x"])
+def test_a_new_journal_waits_for_whoever_is_making_it(url, tmp_path, lock):
+    """The busy timeout of SQLite does not cover the change to WAL."""
+    other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None, check_same_thread=False)
+    other.executescript("CREATE TABLE x (y); INSERT INTO x VALUES (1), (2)")
+    cursor = other.execute(lock)
+    cursor.fetchone()  # of a SELECT there is one more: its lock is held
+    release = threading.Timer(
+        0.2, lambda: (cursor.close(), other.in_transaction and other.rollback())
+    )
+    release.start()
+    journal = Journal(url)
+    assert journal.home_id
+    journal.close()
+    release.join()
+    other.close()
+
+
 def test_a_forked_child_uses_connections_of_its_own(journal):
     journal.facts.set("x", "before")
     connections = journal.database.engine

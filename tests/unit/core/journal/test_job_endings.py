@@ -58,7 +58,7 @@ def test_what_was_cancelled_is_not_finished_afterwards(jobs: Jobs) -> None:
 
 def test_an_idempotency_key_is_known_with_its_request_only(jobs: Jobs) -> None:
     job_id, _ = jobs.create("publish", {"refs": ["a"]}, [], "key")
-    assert jobs.known("key", {"refs": ["a"]}) == job_id
-    assert jobs.known("other", {"refs": ["a"]}) is None
+    assert jobs.known("key", "publish", {"refs": ["a"]}) == job_id
+    assert jobs.known("other", "publish", {"refs": ["a"]}) is None
     with pytest.raises(UsageError):
-        jobs.known("key", {"refs": ["b"]})
+        jobs.known("key", "publish", {"refs": ["b"]})
