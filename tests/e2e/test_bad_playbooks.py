@@ -152,7 +152,7 @@ def test_create_refuses_options(
         (("update", "not-here", "../p"), 3, "NotFound", ("not-here",)),
         (("import", "nowhere.tar.gz"), 3, "NotFound", ("nowhere.tar.gz",)),
         (("show", "stands-here@9.9.9"), 3, "NotFound", ("stands-here@9.9.9",)),
-        (("show", "../../etc/passwd"), 1, "InvalidPlaybook", ("../../etc/passwd",)),
+        (("show", "../../etc/passwd"), 2, "UsageError", ("../../etc/passwd",)),
         (("delete", "../../etc"), 3, "NotFound", ("../../etc",)),
         (("resolve", "stands-here", "--format", "python"), 3, "NotFound", ("python",)),
         (("status-set", "stands-here@1.0.0", "shiny"), 2, "UsageError", ("shiny",)),

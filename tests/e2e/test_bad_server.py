@@ -79,17 +79,18 @@ def test_without_a_server_the_work_waits_and_up_goes_on_with_it(
     assert service.json("show", "waits-here")["sync"]["state"] == "deferred"
     assert service.json("status")["server"]["reachable"] is False
     before.check()
-    # another tenant's settings find the home taken, and change nothing
-    env = {"ESCHER_TENANT_ID": "another"}
-    refusal(service, "list", code=5, type_="HomeMismatch", names=("another", "local"), env=env)
-    env = {"ESCHER_SERVER_URL": "https://elsewhere.example"}
-    refusal(service, "list", code=5, type_="HomeMismatch", names=("elsewhere",), env=env)
-    before.check()
 
     service.up()
 
     eventually(lambda: service.counts()["published"] == 1, 60, "published after `up`")
     assert service.server_stats()["revisions"] == 1
+    # once the server has answered, another one's or tenant's settings find the home taken
+    published = Untouched(service)
+    env = {"ESCHER_TENANT_ID": "another"}
+    refusal(service, "list", code=5, type_="HomeMismatch", names=("another", "local"), env=env)
+    env = {"ESCHER_SERVER_URL": "https://elsewhere.example"}
+    refusal(service, "list", code=5, type_="HomeMismatch", names=("elsewhere",), env=env)
+    published.check()
 
 
 @pytest.mark.parametrize(
