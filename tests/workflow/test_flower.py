@@ -28,6 +28,9 @@ def test_flower_shows_workers_and_tasks_behind_its_password(
         assert "seen-in-flower@1.0.0" in str(done[0]["args"])
         page = flower.get("/tasks")
         assert page.status_code == 200
-        assert "playbooks" in flower.get("/").text.lower() or page.text
+        task_id = next(name for name, task in tasks.items() if task in done)
+        shown = flower.get(f"/task/{task_id}").text
+        assert "playbooks.publish" in shown
+        assert "seen-in-flower@1.0.0" in shown
     refused = httpx.get(f"http://127.0.0.1:{service.flower_port}/api/tasks")
     assert refused.status_code == 401
