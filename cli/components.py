@@ -217,4 +217,6 @@ def _is_secret(name: str) -> bool:
 def _as_text(value: object) -> str | None:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
     return None if value is None else str(value)

@@ -10,6 +10,7 @@
     │   ├── UrlExpired              403 from a pre-signed URL
     │   ├── FilesMissing            424: upload again, then publish
     │   ├── LeaseHeld               another worker works on this version
+    │   ├── CacheFull               every cached script is in use; room comes when leases end
     │   ├── IndexBusy               the embedded collection is open in another process
     │   └── BrokerUnreachable       the job is journalled; a later sync picks it up
     └── PermanentError              never retried; the reason is kept where the user looks
@@ -98,6 +99,11 @@ class FilesMissing(TransientError):
 
 class LeaseHeld(TransientError):
     title = "Being worked on"
+
+
+class CacheFull(TransientError):
+    title = "Script cache is full"
+    http_status = 507
 
 
 class IndexBusy(TransientError):

@@ -11,11 +11,16 @@ import os
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.errors import SettingsError, storage_error
 
@@ -42,6 +47,10 @@ class Settings(BaseSettings):
     cache_dir: Path | None = None
     cache_max_size_mb: float = Field(500, gt=0)
     cache_ttl_days: float = Field(7, gt=0)
+    cache_lease_seconds: float = Field(300, ge=0)
+    serve_stale: bool = False
+    clear_text_seconds: float = Field(900, gt=0)
+    download_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_script_size_mb: float = Field(64, gt=0)
     sync_enabled: bool = True
     sync_interval_minutes: float = Field(5, gt=0)
@@ -99,6 +108,14 @@ class Settings(BaseSettings):
             raise ValueError("put the token into server_token, not into the URL")
         return value.rstrip("/")
 
+    @field_validator("download_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        """``a.example.com, *.b.example.com:8443``, as an environment variable has it."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
     @field_validator("qdrant_url", mode="after")
     @classmethod
     def _check_qdrant(cls, value: str | None) -> str | None:
@@ -144,6 +161,10 @@ class Settings(BaseSettings):
     @property
     def cache_path(self) -> Path:
         return self.cache_dir or self.home / "cache"
+
+    @property
+    def script_cache_path(self) -> Path:
+        return self.cache_path / "scripts"
 
     @property
     def conflicts_path(self) -> Path:
