@@ -7,6 +7,8 @@ another server (or a test client) a `ConnectionResetError` stands in for it.
 from __future__ import annotations
 
 import asyncio
+import functools
+import gzip
 import re
 import socket
 import struct
@@ -22,6 +24,7 @@ from escher_server.services import EXPIRE_URLS
 
 _EXEMPT = "/api/reference/"  # or a fault could never be lifted again
 _CHECKSUM = re.compile(rb"sha256:[0-9a-f]{64}")
+_BOMB_BYTES = 64 << 20
 _LOGIN_PAGE = "<!doctype html><title>Sign in</title><h1>Please sign in to this network</h1>"
 
 
@@ -41,6 +44,8 @@ class FaultMiddleware:
             "truncate_body": self._change_answer,
             "wrong_byte": self._change_answer,
             "longer_body": self._change_answer,
+            "short_body": self._change_answer,
+            "gzip_bomb": self._change_answer,
             "wrong_checksum": self._change_answer,
             "lose_answer_after_commit": self._lose_answer,
             "cut_request": self._cut_request,
@@ -61,7 +66,12 @@ class FaultMiddleware:
         await asyncio.sleep(rule.latency_seconds)
         await self._app(scope, receive, send)
 
-    async def _stall(self, rule: FaultRule, _scope: Scope, receive: Receive, _send: Send) -> None:
+    async def _stall(self, rule: FaultRule, scope: Scope, receive: Receive, send: Send) -> None:
+        if rule.at is not None:  # the answer begins, and falls silent
+            start, body = await self._answer(scope, receive)
+            await send(start)
+            begun = body[: rule.at]
+            await send({"type": "http.response.body", "body": begun, "more_body": True})
         try:
             await asyncio.wait_for(_client_gone(receive), rule.latency_seconds)
         except TimeoutError:
@@ -98,6 +108,11 @@ class FaultMiddleware:
             body = _flip(body, _offset(rule, len(body)))
         elif rule.action == "wrong_checksum":
             body = _CHECKSUM.sub(lambda found: b"sha256:" + found[0][:6:-1], body)
+        elif rule.action == "short_body":
+            body = body[: _offset(rule, len(body))]
+        elif rule.action == "gzip_bomb":
+            body = _gzip_bomb()
+            headers["content-encoding"] = "gzip"
         else:
             body += bytes(rule.extra_bytes)
         headers["content-length"] = str(len(body))
@@ -161,6 +176,12 @@ class FaultMiddleware:
 
         await self._app(scope, receive, keep)
         return start, bytes(body)
+
+
+@functools.cache
+def _gzip_bomb() -> bytes:
+    """64 KiB that unpack to 64 MiB of zeros."""
+    return gzip.compress(bytes(_BOMB_BYTES), mtime=0)
 
 
 def _offset(rule: FaultRule, length: int) -> int:

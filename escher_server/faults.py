@@ -22,6 +22,8 @@ Action = Literal[
     "truncate_body",
     "wrong_byte",
     "longer_body",
+    "short_body",
+    "gzip_bomb",
     "wrong_checksum",
     "expire_urls",
     "lose_answer_after_commit",
@@ -54,7 +56,7 @@ class FaultRule(BaseModel):
     retry_after: Annotated[int, Field(ge=0)] | None = None
     """Seconds; of ``status``."""
     at: Annotated[int, Field(ge=0)] | None = None
-    """A byte offset in the body; null: in the middle."""
+    """A byte offset in the body; null: in the middle (of ``stall``: before the answer)."""
     extra_bytes: Annotated[int, Field(ge=1)] = 1024
     """Of ``longer_body``."""
 

@@ -50,3 +50,11 @@ def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
     made = new_service()
     made.up()
     return made
+
+
+@pytest.fixture
+def server_only(new_service: Callable[..., ServiceUnderTest]) -> Iterator[ServiceUnderTest]:
+    """A home whose reference server runs, with faults, and nothing else."""
+    service = new_service(server_faults="true")
+    with service.server_alone():
+        yield service

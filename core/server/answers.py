@@ -89,6 +89,14 @@ class Deleted(Reply):
     revision: Revision | None = None
 
 
+class StatsCounted(Reply):
+    """The answer to reported executions: the version's totals, where the server tells them."""
+
+    execution_count: Annotated[int, Field(ge=0)] | None = None
+    success_count: Annotated[int, Field(ge=0)] | None = None
+    last_executed: Annotated[int, Field(ge=0)] | None = None
+
+
 class RemoteFile(Reply):
     path: str
     size_bytes: Annotated[int, Field(ge=0)]
@@ -119,22 +127,30 @@ class Changes(Reply):
     more: bool
 
 
+class ChangePage(Reply):
+    """`Changes` with its items unread: one that is malformed is no reason to refuse the others."""
+
+    changes: list[dict[str, Any]]
+    cursor: str
+    more: bool
+
+
 class ScriptFile(Reply):
     path: str
-    url: str
+    url: Annotated[str, Field(repr=False)]  # its query is a permission
     checksum: Checksum
     size_bytes: Annotated[int, Field(ge=0)]
     expires_at: int
 
 
 class Script(Reply):
-    """A format's files with their pre-signed GETs."""
+    """Files of a version with their pre-signed GETs; format and entry point where it is one format."""
 
     playbook_id: str
     version: str
-    format: str
+    format: str | None = None
     files: list[ScriptFile]
-    entry_point: str
+    entry_point: str | None = None
 
 
 class RemoteResult(Reply):

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from core.errors import (
     FilesMissing,
     NotEscherServer,
+    NotFound,
     ServerRejected,
     SettingsError,
-    TransferInterrupted,
     TransientError,
-    UrlExpired,
 )
 from core.files import sha256_bytes
 from core.models import FileEntry, Ref, Status
 from core.server.answers import (
     Announcement,
+    ChangePage,
     Changes,
     Deleted,
     Published,
@@ -32,20 +33,22 @@ from core.server.answers import (
     RemoteResults,
     Reply,
     Script,
+    ScriptFile,
+    StatsCounted,
     StatusSet,
     read_reply,
 )
-from core.server.http import Answer, Http, url_label
-from core.server.problems import CHECK_URL, api_error, read_problem
+from core.server.downloads import DownloadCount, Downloads
+from core.server.http import READ_SECONDS, Answer, Http, url_label
+from core.server.problems import CHECK_URL, api_error, clean_words, read_problem
 from core.server.retry import Deadline, Retrier, RetryPolicy
 from core.server.transfers import Transfers
+from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 
 R = TypeVar("R", bound=Reply)
 _PROBE = RetryPolicy(tries=1, deadline_seconds=5.0)
 _NOT_FOUND = 404
-
-
 # Idle connections kept: every thread of a transfer worker may be sending at once.
 CONNECTIONS = 64
 
@@ -59,15 +62,20 @@ class EscherServer:
         *,
         retrier: Retrier | None = None,
         on_contact: Callable[[], None] = lambda: None,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
-        """``on_contact`` is called once, when the server has first answered as it should."""
+        """``on_contact`` is called once, when the server has first answered as it should.
+
+        ``read_seconds``: how long a connection may be silent.
+        """
         self._on_contact: Callable[[], None] | None = on_contact
         self._settings = settings
         self._url = settings.server_url
         self._tenant = settings.tenant_id
         self._retrier = retrier or Retrier()
-        self._http = Http(connections=CONNECTIONS)
+        self._http = Http(CONNECTIONS, read_seconds)
         self._transfers = Transfers(self._http, self._retrier)
+        self._downloads = Downloads(self._http, self._retrier, UrlPolicy(settings))
 
     @property
     def tenant_id(self) -> str:
@@ -98,26 +106,11 @@ class EscherServer:
             FileEntry(path, len(content), sha256_bytes(content))
             for path, content in sorted(contents.items())
         ]
-        announcement = self.announce(ref, entries)
-        for target in announcement.targets:
-            try:
-                self._transfers.put_file(target, contents[target.path])
-            except (UrlExpired, FilesMissing):
-                self._put_again(ref, entries, target.path, contents[target.path])
-        return announcement.s3_paths
+        return self._transfers.put_files(contents, lambda: self.announce(ref, entries), str(ref))
 
-    def _put_again(self, ref: Ref, entries: Sequence[FileEntry], path: str, content: bytes) -> None:
-        try:
-            self._transfers.put_file(self.announce(ref, entries).target(path), content)
-        except UrlExpired:
-            raise ServerRejected(
-                f"The storage refused a new URL for {path} of {ref} too.",
-                "Check the clocks and the permissions of the server and its storage.",
-            ) from None
-        except FilesMissing:
-            raise TransferInterrupted(
-                f"The storage lost parts of {path} of {ref} twice.", "It is tried again later."
-            ) from None
+    def take_sent(self) -> int:
+        """Bytes of content sent by `upload` since this was last asked."""
+        return self._transfers.take_sent()
 
     def publish(
         self,
@@ -167,30 +160,56 @@ class EscherServer:
         path = self._version_path("metadata", ref) + "/status"
         return self._call(StatusSet, "POST", path, {"status": status.value, "reason": reason})
 
-    def send_stats(self, ref: Ref, executions: Iterable[Mapping[str, Any]]) -> None:
+    def send_stats(self, ref: Ref, executions: Iterable[Mapping[str, Any]]) -> StatsCounted:
         """Report executions ``{execution_id, success, duration_ms, at}``; again is harmless."""
         body = {"executions": [dict(execution) for execution in executions]}
-        self._call(Reply, "POST", self._version_path("stats", ref), body)
+        return self._call(StatsCounted, "POST", self._version_path("stats", ref), body)
 
     # -- reading ----------------------------------------------------------------------------
     def changes(self, cursor: str | None = None, limit: int = 200) -> Changes:
         """A page of what changed after ``cursor``; None begins at the beginning."""
+        return self._changes(Changes, cursor, limit)
+
+    def change_page(self, cursor: str | None = None, limit: int = 200) -> ChangePage:
+        """`changes` with each item as it came, for a reader who takes them one by one."""
+        return self._changes(ChangePage, cursor, limit)
+
+    def _changes(self, kind: type[R], cursor: str | None, limit: int) -> R:
         params = {"tenant_id": self._tenant, "limit": str(limit)}
         if cursor is not None:
             params["since"] = cursor
-        return self._call(Changes, "GET", "/api/playbook/metadata/changes", params=params)
+        return self._call(kind, "GET", "/api/playbook/metadata/changes", params=params)
 
     def script(
         self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
     ) -> Script:
-        """A format's files with pre-signed GETs, named by ref and format or by S3 path."""
+        """Files with pre-signed GETs, named by ref (and format) or by S3 path.
+
+        `NotFound` when the server has none of that name.
+        """
         if s3_path is not None:
             params = {"s3_path": s3_path}
         else:
             assert ref is not None
             params = {"playbook_id": ref.playbook_id, "version": ref.version}
-            params["format"] = format_ or ""
-        return self._call(Script, "GET", "/api/script/download", params=params)
+            if format_ is not None:  # else all files of the version
+                params["format"] = format_
+        answer, call = self._exchange("GET", "/api/script/download", params=params)
+        if answer.status == _NOT_FOUND and read_problem(answer.body) is not None:
+            asked = s3_path or " ".join(params.values())
+            raise NotFound(f"The server has no {clean_words(asked)}.")
+        return self._read(Script, answer, call)
+
+    def download(
+        self,
+        file: ScriptFile,
+        target: Path,
+        *,
+        renew: Callable[[], ScriptFile],
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> DownloadCount:
+        """Bring a file of `script` into the new file ``target``: see `Downloads.fetch`."""
+        return self._downloads.fetch(file, target, renew=renew, on_bytes=on_bytes)
 
     def search(
         self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
@@ -233,6 +252,9 @@ class EscherServer:
         headers: Mapping[str, str] | None = None,
     ) -> R:
         answer, call = self._exchange(method, path, body, params=params, headers=headers)
+        return self._read(kind, answer, call)
+
+    def _read(self, kind: type[R], answer: Answer, call: str) -> R:
         self._check(answer, call)
         reply = read_reply(kind, answer.body, call)
         on_contact, self._on_contact = self._on_contact, None

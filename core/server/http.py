@@ -17,10 +17,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -28,18 +28,21 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransferInterrupted
+from core.errors import EscherError, NotEscherServer, TransferInterrupted
+from core.server.failures import CONNECT_SECONDS, transport_failure
 from core.server.problems import CHECK_URL
 from core.server.retry import Deadline
 from core.settings import LOOPBACK_HOSTS
 
-CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 MIN_TIMEOUT_SECONDS = 0.05
 READ_CHUNK_BYTES = 1 << 16
 SEND_CHUNK_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 32 << 20
 USER_AGENT = "escher-playbook-service"
+_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,41 @@ class Answer:
     @property
     def is_ok(self) -> bool:
         return 200 <= self.status < 300  # noqa: PLR2004 — RFC 9110's success class
+
+
+class Incoming:
+    """An answer whose body is read piece by piece; leaving its ``with`` lets the connection go.
+
+    A connection whose answer was read to its end is used again; otherwise it is closed.
+    """
+
+    def __init__(self, response: requests.Response, deadline: Deadline, what: str) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._deadline = deadline
+        self._what = what
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+    def read(self) -> bytes:
+        """The bytes that arrive next, at most 64 KiB, as sent and never unpacked; b"" at the end.
+
+        A slow drip meets the deadline, not only the timeout. Fails as `Http.send` does.
+        """
+        return _in_words(self._read, self._what)
+
+    def _read(self) -> bytes:
+        piece: bytes = self._response.raw.read1(READ_CHUNK_BYTES, decode_content=False)
+        if piece and self._deadline.is_over:
+            raise TransferInterrupted(
+                f"The answer to {self._what} took longer than its deadline.", "It is retried."
+            )
+        return piece
 
 
 class _Auth(AuthBase):
@@ -102,8 +140,10 @@ class Http:
     belong to the request), and urllib3's pool of ``connections`` is thread-safe.
     """
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, read_seconds: float = READ_SECONDS) -> None:
+        """``read_seconds``: how long a connection may be silent."""
         self._connections = connections
+        self._read_seconds = read_seconds
         self._session: requests.Session | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -125,59 +165,67 @@ class Http:
         `ServerUnreachable` without an answer, `TransferInterrupted` when one ended early or took
         too long, `NotEscherServer` when it is larger than ``max_bytes`` or the URL is no URL.
         """
-        label = url_label(url)
-        failure: EscherError
-        try:
-            return self._exchange(method, url, deadline, token, headers, params, body, max_bytes)
-        except EscherError as error:
-            failure = error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            failure = _in_words(error, f"{method} {label}")
-        except ValueError:  # a header or a URL that can't be sent; its text may hold a secret
-            failure = NotEscherServer(f"{method} {label} can't be sent as given.", CHECK_URL)
-        failure.__context__ = None
-        raise failure
+        with self.open(
+            method,
+            url,
+            deadline=deadline,
+            token=token,
+            headers=headers,
+            params=params,
+            body=body,
+        ) as incoming:
+            content = bytearray()
+            while piece := incoming.read():
+                content += piece
+                if len(content) > max_bytes:
+                    raise NotEscherServer(
+                        f"{method} {url_label(url)} answered more than {max_bytes} bytes.",
+                        CHECK_URL,
+                    )
+            return Answer(incoming.status, incoming.headers, bytes(content))
+
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        deadline: Deadline,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Incoming:
+        """Send one request; its answer, whose body is still on its way. Fails as `send` does."""
+        session = self._current()
+
+        def exchange() -> requests.Response:
+            # Past the session: its merging of settings takes as long as the sending, and it reads
+            # the whole body of a redirect, however long.
+            request = requests.PreparedRequest()
+            request.prepare(
+                method,
+                url,
+                headers={**_HEADERS, **(headers or {})},
+                params=dict(params or {}),
+                # empty bytes as None: an empty stream would go out chunked, which S3 refuses
+                data=_Body(body, deadline) if body else None,
+                auth=_Auth(token),
+            )
+            return session.get_adapter(url).send(
+                request,
+                stream=True,
+                timeout=self._timeouts(deadline),
+                **self._environment(session, url),
+            )
+
+        what = f"{method} {url_label(url)}"
+        return Incoming(_in_words(exchange, what), deadline, what)
 
     def close(self) -> None:
         with self._lock:
             if self._session is not None and self._pid == os.getpid():
                 self._session.close()
             self._session = None
-
-    def _exchange(
-        self,
-        method: str,
-        url: str,
-        deadline: Deadline,
-        token: str | None,
-        headers: Mapping[str, str] | None,
-        params: Mapping[str, str] | None,
-        body: bytes | None,
-        max_bytes: int,
-    ) -> Answer:
-        session = self._current()
-        request = requests.Request(
-            method,
-            url,
-            headers=dict(headers or {}),
-            params=dict(params or {}),
-            # empty bytes as None: an empty stream would go out chunked, which S3 refuses
-            data=_Body(body, deadline) if body else None,
-            auth=_Auth(token),
-        )
-        prepared = session.prepare_request(request)
-        response = session.send(
-            prepared,
-            stream=True,
-            allow_redirects=False,
-            timeout=_timeouts(deadline),
-            **self._environment(session, url),
-        )
-        try:
-            content = _read(response, deadline, max_bytes, f"{method} {url_label(url)}")
-            return Answer(response.status_code, response.headers, content)
-        finally:
-            response.close()
 
     def _current(self) -> requests.Session:
         with self._lock:
@@ -190,9 +238,6 @@ class Http:
         # its debug lines hold every URL with its query, so with its signature
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         session = requests.Session()
-        session.headers = requests.structures.CaseInsensitiveDict({
-            "User-Agent": USER_AGENT, "Accept-Encoding": "identity",
-        })  # fmt: skip
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = HTTPAdapter(
             pool_connections=8, pool_maxsize=self._connections, max_retries=0, pool_block=False
@@ -200,6 +245,10 @@ class Http:
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session
+
+    def _timeouts(self, deadline: Deadline) -> tuple[float, float]:
+        left = max(deadline.remaining(), MIN_TIMEOUT_SECONDS)
+        return min(CONNECT_SECONDS, left), min(self._read_seconds, left)
 
     @staticmethod
     def _environment(session: requests.Session, url: str) -> dict[str, Any]:
@@ -236,55 +285,16 @@ def url_label(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
-def _timeouts(deadline: Deadline) -> tuple[float, float]:
-    left = max(deadline.remaining(), MIN_TIMEOUT_SECONDS)
-    return min(CONNECT_SECONDS, left), min(READ_SECONDS, left)
-
-
-def _read(response: requests.Response, deadline: Deadline, max_bytes: int, what: str) -> bytes:
-    """The body as it arrives, so that a slow drip meets the deadline and not only the timeout."""
-    content = bytearray()
-    while piece := response.raw.read1(READ_CHUNK_BYTES, decode_content=False):
-        content += piece
-        if len(content) > max_bytes:
-            raise NotEscherServer(f"{what} answered more than {max_bytes} bytes.", CHECK_URL)
-        if deadline.is_over:
-            raise TransferInterrupted(
-                f"The answer to {what} took longer than its deadline.", "It is retried."
-            )
-    return bytes(content)
-
-
-def _in_words(error: Exception, what: str) -> EscherError:
-    """What went wrong without the exception's own text, which holds the URL."""
-    interrupted = (
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        urllib3.exceptions.IncompleteRead,
-        urllib3.exceptions.ProtocolError,
-    )
-    wrong_url = (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.InvalidHeader,
-    )
-    later = "It is tried again later; what waits for the server stays queued."
-    match error:
-        case requests.exceptions.SSLError():
-            return ServerUnreachable(
-                f"{what}: the certificate was not accepted.",
-                "Check server_url, the clock, and REQUESTS_CA_BUNDLE for a private authority.",
-            )
-        case requests.exceptions.ProxyError():
-            return ServerUnreachable(f"{what}: the proxy failed.", "Check HTTPS_PROXY.")
-        case requests.exceptions.ConnectTimeout():
-            return ServerUnreachable(f"{what}: no connection within {CONNECT_SECONDS:g} s.", later)
-        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
-            return ServerUnreachable(f"{what}: no answer in time.", later)
-        case _ if isinstance(error, wrong_url):
-            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
-        case _ if isinstance(error, interrupted):
-            return TransferInterrupted(f"{what}: the answer ended early.", later)
-        case _:
-            return ServerUnreachable(f"{what}: no connection, or it was cut.", later)
+def _in_words(call: Callable[[], T], what: str) -> T:
+    """``call()``; a failure of the network comes out as one of ours, with nothing of the URL."""
+    failure: EscherError
+    try:
+        return call()
+    except EscherError as error:
+        failure = error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        failure = transport_failure(error, what)
+    except ValueError:  # a header or a URL that can't be sent; its text may hold a secret
+        failure = NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
+    failure.__context__ = None
+    raise failure

@@ -112,6 +112,10 @@ def storage_error(status: int, headers: Mapping[str, str], body: bytes, what: st
     if _is_transient(status):
         wait = retry_after(headers, read_problem(body))
         return ServerBusy(f"The storage answered {status} to {what}.", "It is tried again.", wait)
+    if 300 <= status < 400:  # noqa: PLR2004 — the redirects of RFC 9110
+        return NotEscherServer(
+            f"The storage redirects {what} elsewhere ({status}).", "Redirects are never followed."
+        )
     match status:
         case 403:
             return UrlExpired(f"The URL for {what} has expired.", "A new one is asked for.")

@@ -8,11 +8,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
-from core.errors import IntegrityError, NotEscherServer, TransferInterrupted
+from core.errors import (
+    FilesMissing,
+    IntegrityError,
+    NotEscherServer,
+    ServerRejected,
+    TransferInterrupted,
+    UrlExpired,
+)
 from core.files import sha256_bytes
-from core.server.answers import UploadPart, UploadTarget
+from core.server.answers import Announcement, UploadPart, UploadTarget
 from core.server.http import Http, may_carry_content
 from core.server.problems import CHECK_URL, storage_error
 from core.server.retry import Deadline, Retrier
@@ -31,6 +39,44 @@ class Transfers:
     def __init__(self, http: Http, retrier: Retrier) -> None:
         self._http = http
         self._retrier = retrier
+        self._sent = 0
+        self._lock = threading.Lock()
+
+    def take_sent(self) -> int:
+        """Bytes of content that were sent since this was last asked, again and again included."""
+        with self._lock:
+            sent, self._sent = self._sent, 0
+        return sent
+
+    def put_files(
+        self, contents: Mapping[str, bytes], announce: Callable[[], Announcement], whose: str
+    ) -> dict[str, str]:
+        """Send ``{path: content}`` of the version ``whose``; returns ``{path: s3_path}``.
+
+        An expired URL is asked for anew once, by another ``announce``; so are lost parts.
+        """
+        announcement = announce()
+        for target in announcement.targets:
+            content = contents[target.path]
+            try:
+                self.put_file(target, content)
+            except (UrlExpired, FilesMissing):
+                self._put_again(announce().target(target.path), content, whose)
+        return announcement.s3_paths
+
+    def _put_again(self, target: UploadTarget, content: bytes, whose: str) -> None:
+        try:
+            self.put_file(target, content)
+        except UrlExpired:
+            raise ServerRejected(
+                f"The storage refused a new URL for {target.path} of {whose} too.",
+                "Check the clocks and the permissions of the server and its storage.",
+            ) from None
+        except FilesMissing:
+            raise TransferInterrupted(
+                f"The storage lost parts of {target.path} of {whose} twice.",
+                "It is tried again later.",
+            ) from None
 
     def put_file(self, target: UploadTarget, content: bytes) -> None:
         """Send ``content`` to where ``target`` says; nothing where the server holds it.
@@ -78,6 +124,8 @@ class Transfers:
             )
 
         def attempt(deadline: Deadline) -> None:
+            with self._lock:
+                self._sent += len(body)
             answer = self._http.send(
                 method,
                 url,

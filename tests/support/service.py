@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ class ServiceUnderTest:
     def down(self) -> None:
         done = self.cli("down", timeout=120)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+    @contextlib.contextmanager
+    def server_alone(self) -> Iterator[None]:
+        """The reference server of this home, with faults, while nothing else of it runs."""
+        process = subprocess.Popen(
+            [str(COMMAND), "server", "--faults", "--no-semantic"],
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with self.service() as opened:
+                eventually(opened.server.reachable, 60, "the reference server answers")
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
 
     @property
     def api(self) -> httpx.Client:

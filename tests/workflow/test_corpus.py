@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.server_side import assert_server_equals_disk
+from support.server_side import assert_server_equals_disk, server_objects
 from support.service import ServiceUnderTest
 
+from core.models import Ref
+from core.service import PlaybookService
+
 PLAYBOOKS = 2998
+CAP_MB = 8
 
 
 @pytest.mark.corpus
@@ -42,3 +52,62 @@ def test_the_corpus_goes_in_is_published_once_and_found(
     assert [hit["playbook_id"] for hit in alone["results"]] == [
         hit["playbook_id"] for hit in running["results"]
     ]
+    _assert_every_script_comes_back_from_the_server(service)
+
+
+def _assert_every_script_comes_back_from_the_server(service: ServiceUnderTest) -> None:
+    """Without the folders in ``synced/``: every byte right, the cache never above its cap."""
+    with service.server_alone():
+        truth = server_objects(service)
+        for folder in (service.home / "playbooks" / "synced").glob("*/v*"):
+            shutil.rmtree(folder)
+        # half of what there is, so that most of it has to go again
+        settings = service.settings
+        settings.cache_max_size_mb, settings.cache_lease_seconds = CAP_MB, 0
+        wanted = {
+            (ref, path.split("/")[0])
+            for ref, files in truth.items()
+            for path in files
+            if "/" in path
+        }
+        with PlaybookService.open(settings) as opened, _watched(settings.cache_path) as sizes:
+
+            def resolve(item: tuple[Ref, str]) -> str | None:
+                ref, format_ = item
+                script = opened.locate_script(str(ref), format_)
+                right = {p: c for p, c in truth[ref].items() if p.startswith(f"{format_}/")}
+                found = {file.path: file.checksum for file in script.listing.files}
+                return None if (script.source.value, found) == ("download", right) else f"{ref}"
+
+            with ThreadPoolExecutor(8) as pool:
+                wrong = [ref for ref in pool.map(resolve, sorted(wanted)) if ref]
+            assert wrong == []
+            cache = opened.cache_usage(limit=None)
+        assert sizes
+        assert max(sizes) <= CAP_MB * (1 << 20)
+        assert 0 < cache["entry_count"] < len(wanted)
+        assert cache["used_bytes"] <= cache["max_bytes"]
+
+
+@contextlib.contextmanager
+def _watched(folder: Path) -> Iterator[list[int]]:
+    """The bytes of scripts below ``folder``, looked at over and over."""
+    sizes: list[int] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.2):
+            total = 0
+            for root, _, names in os.walk(folder):
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        total += 0 if name.startswith(".") else os.lstat(f"{root}/{name}").st_size
+            sizes.append(total)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        stop.set()
+        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -118,6 +119,38 @@ def test_bodies_that_lie(wire: Wire, url: str, client: Any) -> None:
     )
     assert lying != honest
     assert wire.left() == [0, 0, 0, 0]
+
+
+def test_bodies_that_are_short_or_packed_and_consistent(wire: Wire, url: str) -> None:
+    wire.faults(
+        {"action": "short_body", "path": "^/objects/", "at": 10},
+        {"action": "short_body", "path": "^/objects/"},
+        {"action": "gzip_bomb", "path": "^/objects/"},
+    )
+    assert wire.http.get(url).content == CONTENT[:10]
+    rest = wire.http.get(url, headers={"Range": "bytes=100-"})
+    assert rest.status_code == 206
+    assert rest.content == CONTENT[100 : 100 + (len(CONTENT) - 100) // 2]
+    with wire.http.stream("GET", url) as bomb:
+        packed = b"".join(bomb.iter_raw())
+        assert bomb.headers["content-encoding"] == "gzip"
+        assert bomb.headers["content-length"] == str(len(packed))
+    assert len(gzip.decompress(packed)) > 500 * len(packed)
+    assert wire.http.get(url).content == CONTENT
+
+
+def test_an_answer_that_begins_and_falls_silent(wire: Wire, url: str) -> None:
+    wire.faults(
+        {"action": "stall", "path": "^/objects/", "at": 7, "latency_seconds": 60},
+        {"action": "stall", "path": "^/objects/", "at": 7, "latency_seconds": 0.1},
+    )
+    for kind in (httpx.ReadTimeout, httpx.TransportError):
+        with wire.http.stream("GET", url, timeout=0.5) as answer:
+            pieces = answer.iter_raw()
+            assert next(pieces) == CONTENT[:7]
+            with pytest.raises(kind):
+                next(pieces)
+    assert wire.http.get(url).content == CONTENT
 
 
 def test_a_lost_answer_leaves_the_work_done(wire: Wire, client: Any) -> None:

@@ -62,6 +62,9 @@ def test_what_no_escher_server_answers_names_the_url_and_the_remedy(status: int,
 def test_storage_answers():
     assert isinstance(storage_error(403, {}, b"", "shell/a.sh"), UrlExpired)
     assert isinstance(storage_error(503, {}, b"", "shell/a.sh"), ServerBusy)
+    redirect = storage_error(307, {"Location": "https://x/?token=1"}, b"", "shell/a.sh")
+    assert isinstance(redirect, NotEscherServer)
+    assert "token" not in str(redirect)
     error = storage_error(418, {}, b"<CanonicalRequest>X-Amz-Signature=1", "shell/a.sh")
     assert type(error) is ServerRejected
     assert "Signature" not in str(error)

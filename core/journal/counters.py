@@ -1,0 +1,64 @@
+"""Sums over all processes of a home."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+
+from core.journal.database import BUSY_TIMEOUT_SECONDS, Database
+from core.journal.schema_scripts import counters
+
+# No counter: a row that PostgreSQL can lock, for one reservation of room at a time.
+ROOM_LOCK = "room"
+_ADD = text(
+    "INSERT INTO counters (name, value) VALUES (:name, :amount) "
+    "ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value"
+)
+
+
+class Counters:
+    """Sums over all processes: ``hits``, ``misses``, ``evicted_bytes``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> dict[str, int]:
+        with self._database.read() as connection:
+            query = select(counters).where(counters.c.name != ROOM_LOCK)
+            return {row.name: int(row.value) for row in connection.execute(query)}
+
+    def add(self, amounts: Mapping[str, int], connection: Connection) -> None:
+        for name, amount in amounts.items():
+            connection.execute(_ADD, {"name": name, "amount": amount})
+
+    def add_all(self, amounts: Mapping[str, int]) -> None:
+        """Add in a transaction of its own, after whoever is writing."""
+        with self._database.write() as connection:
+            self.add(amounts, connection)
+
+    def add_now(self, amounts: Mapping[str, int]) -> bool:
+        """Add without waiting for a writer; False when there is one, and nothing was added."""
+        if not self._database.is_sqlite:
+            with self._database.write() as connection:
+                self.add(amounts, connection)
+            return True
+        with self._database.read() as connection:
+            plain: Any = connection.connection.driver_connection
+            connection.rollback()  # the transaction that SQLAlchemy has begun
+            plain.execute("PRAGMA busy_timeout=0")
+            try:
+                plain.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:  # a writer, or a disk that can't be written
+                return False
+            else:
+                rows = [{"name": name, "amount": amount} for name, amount in amounts.items()]
+                plain.executemany(_ADD.text, rows)
+                plain.execute("COMMIT")
+            finally:
+                if plain.in_transaction:
+                    plain.rollback()
+                plain.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
+        return True

@@ -1,0 +1,223 @@
+"""The script manager of one home put together: cache, downloads, resolver and clear text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from core.errors import IntegrityError, NotFound, Refused, UsageError
+from core.files import check_distinct, check_relative_path, sha256_bytes
+from core.journal import Journal
+from core.journal.downloads import DownloadState
+from core.journal.leases import this_process
+from core.models import FORMATS, Area, FileEntry, Ref, entry_script
+from core.playbooks.store import PlaybookStore
+from core.reports import Finding
+from core.scripts.cache import ScriptCache
+from core.scripts.cached import CacheHit
+from core.scripts.clear_text import ClearText
+from core.scripts.download import ScriptDownloads
+from core.scripts.entries import Listing, ScriptKey
+from core.scripts.eviction import EvictReport
+from core.scripts.insertion import insert, with_file
+from core.scripts.layout import CacheLayout, listed
+from core.scripts.resolver import ScriptResolver
+from core.server.client import EscherServer
+from core.settings import Settings
+
+_PLAYBOOKS = r"playbooks/(?P<id>[^/]+)/v(?P<version>[^/]+)/(?P<format>[^/]+)/(?P<path>.+)"
+_TENANT_PATH = re.compile(rf"s3://escher-tenant-data/tenants/(?P<tenant>[^/]+)/{_PLAYBOOKS}")
+_LIBRARY_PATH = re.compile(rf"s3://escher-library/{_PLAYBOOKS}")
+
+
+class Stored:
+    """The local store as the resolver sees it."""
+
+    def __init__(self, store: PlaybookStore) -> None:
+        self._store = store
+
+    def folder_in(self, area: Area, ref: Ref) -> Path:
+        return self._store.layout.folder(area, ref)
+
+    def read(self, ref: Ref) -> Mapping[str, bytes]:
+        return self._store.read(ref)
+
+    def locked(self) -> AbstractContextManager[object]:
+        return self._store.locked()
+
+
+class ScriptManager:
+    """Flow 3 for one home; its parts are made when they are first needed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        store: PlaybookStore,
+        server: Callable[[], EscherServer],
+        take_edit: Callable[[Ref], bool] | None = None,
+    ) -> None:
+        """``take_edit``: see `ScriptResolver`."""
+        self._settings = settings
+        self._journal = journal
+        self._store = store
+        self._server = server
+        self._take_edit = take_edit
+
+    # -- the parts --------------------------------------------------------------------------
+    @cached_property
+    def cache(self) -> ScriptCache:
+        return ScriptCache(self._settings, self._journal)
+
+    @cached_property
+    def downloads(self) -> ScriptDownloads:
+        return ScriptDownloads(
+            self._settings, self._journal, self._server(), self.cache, owner=this_process
+        )
+
+    @cached_property
+    def clear(self) -> ClearText:
+        return ClearText(self._settings)
+
+    @cached_property
+    def resolver(self) -> ScriptResolver:
+        return ScriptResolver(
+            self._settings,
+            self._journal.script_rows,
+            self.cache.proofs,
+            cache=self.cache,
+            downloads=self.downloads,
+            stored=Stored(self._store),
+            clear=self.clear,
+            take_edit=self._take_edit,
+        )
+
+    # -- into the cache ---------------------------------------------------------------------
+    def download(self, s3_path: str) -> Path:
+        """The file that ``s3_path`` names, its whole format folder downloaded and verified.
+
+        ``s3://escher-tenant-data/tenants/<tenant>/playbooks/<id>/v<version>/<format>/<path>`` or
+        ``s3://escher-library/playbooks/…``. `UsageError` for another path, `Refused` for another
+        tenant's, `NotFound` when the version has no such file.
+        """
+        key, path = self._read_s3_path(s3_path)
+        hit = self.downloads.fetch(key, self._published(key))
+        if path not in {file.path for file in hit.listing.files}:
+            raise NotFound(f"{key} has no file {path!r}.", "Check the s3_path.")
+        return hit.folder / path
+
+    def put(self, key: ScriptKey, path: str, content: bytes) -> Path:
+        """Keep ``content`` as one file of a cached format folder, beside those that are there.
+
+        `IntegrityError` when the version was published with other bytes at that path.
+        """
+        Ref.parse(str(key.ref))
+        if key.format not in FORMATS:
+            raise UsageError(
+                f"Format {key.format!r} is unknown.", f"Use one of {', '.join(FORMATS)}."
+            )
+        path = path if path.startswith(f"{key.format}/") else f"{key.format}/{path}"
+        check_relative_path(path)
+        entry = FileEntry(path, len(content), sha256_bytes(content))
+        published = self._published(key)
+        if published is not None and entry not in published:
+            raise IntegrityError(
+                f"{key} was published without these bytes as {path}.",
+                "A published version never changes: give another version.",
+            )
+        files = with_file(self.cache, key, entry, content)
+        check_distinct(list(files))
+        return self._insert(key, files).folder / path
+
+    def _insert(self, key: ScriptKey, files: dict[str, bytes]) -> CacheHit:
+        row = self._journal.script_rows.find(*key.ref, key.format)
+        named = row.entry_points if row is not None else None
+        entry_point, _ = entry_script(key.format, list(files), named)
+        assert entry_point is not None  # there is at least one file
+        entries = tuple(
+            FileEntry(path, len(body), sha256_bytes(body)) for path, body in sorted(files.items())
+        )
+        return insert(self._journal, self.cache, Listing(key, entries, entry_point), files)
+
+    def _published(self, key: ScriptKey) -> tuple[FileEntry, ...] | None:
+        """The files of a published version, None where only the server knows them."""
+        row = self._journal.script_rows.find(*key.ref, key.format)
+        return row.files if row is not None and row.published else None
+
+    def _read_s3_path(self, s3_path: str) -> tuple[ScriptKey, str]:
+        own = _TENANT_PATH.fullmatch(s3_path)
+        found = own or _LIBRARY_PATH.fullmatch(s3_path)
+        if found is None or found["format"] not in FORMATS:
+            raise UsageError(
+                f"{s3_path[:200]!r} is no file of a playbook's format.",
+                "Write s3://escher-tenant-data/tenants/TENANT/playbooks/ID/vVERSION/FORMAT/PATH,"
+                " or s3://escher-library/playbooks/….",
+            )
+        if own and own["tenant"] != self._settings.tenant_id:
+            raise Refused(
+                f"{s3_path[:200]!r} is another tenant's than {self._settings.tenant_id}.",
+                "Set tenant_id, with a home of its own.",
+            )
+        key = ScriptKey(Ref.parse(f"{found['id']}@{found['version']}"), found["format"])
+        if key.is_library == bool(own):
+            raise UsageError(
+                f"{s3_path[:200]!r}: ids that begin with escher- are the Escher Library's, others are not.",
+                "Check the s3_path.",
+            )
+        return key, check_relative_path(f"{key.format}/{found['path']}")
+
+    # -- keeping house ----------------------------------------------------------------------
+    def evict(self) -> EvictReport:
+        """Let go of what is too old or too much, and of what dead downloads left."""
+        report = self.cache.evict()  # puts the index right, so it comes first
+        self.downloads.recover()
+        return report
+
+    def clear_cache(self) -> EvictReport:
+        """Let go of everything that is not in use."""
+        report = self.cache.clear()
+        self.downloads.recover()
+        return report
+
+    def usage(self, limit: int | None = None) -> dict[str, Any]:
+        """The contract's ``GET /v1/cache``; ``entries`` the latest used first, ``limit`` at most."""
+        entries = self.cache.entries()
+        return {
+            **self.cache.usage(),
+            "entry_count": len(entries),
+            "entries": [entry.as_json() for entry in entries[:limit]],
+        }
+
+    def recover(self) -> None:
+        """Clear up what a crash left: clear text, half downloads, an index that was lost."""
+        self.clear.recover()
+        layout = CacheLayout(self._settings)
+        if not layout.root.is_dir():
+            return
+        downloads = self._journal.downloads
+        rows = downloads.all()
+        died = any(row.state is DownloadState.RUNNING and downloads.is_free(row) for row in rows)
+        lost = bool(listed(layout.scripts)) and not self._journal.script_cache.sizes().rows
+        if died or lost:
+            self.cache.reconcile()
+        if died or {path.name for path in listed(layout.staging)} - {row.staged for row in rows}:
+            self.downloads.recover()
+
+    def verify(self) -> list[Finding]:
+        """What is wrong with the cache; changes nothing."""
+        return [
+            Finding(str(key.ref) if key else "", path, what, remedy)
+            for key, path, what, remedy in self.cache.verify()
+        ]
+
+    def close(self) -> None:
+        """Write down what is counted, and leave clear text to its reaper."""
+        made = vars(self)
+        if "cache" in made:
+            self.cache.close()
+        if "clear" in made:
+            self.clear.close()

@@ -1,0 +1,274 @@
+"""The script cache: verified format folders on disk, by last use and age, within a size.
+
+``find`` answers with bytes that were proven in that very call. It reads manifest and files, marks
+the use on the folder, and touches no database. All changes are one write transaction with renames
+inside it, so that a process killed at any step leaves what `reconcile` puts right.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from core.errors import IntegrityError, StorageError
+from core.journal import Journal
+from core.scripts.cache_lock import CacheLock
+from core.scripts.cached import CacheEntry, CacheHit, Staged
+from core.scripts.counting import Tally
+from core.scripts.entries import Listing, ScriptKey
+from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheRoom, EvictReport
+from core.scripts.layout import CacheLayout, Place, remove
+from core.scripts.lookup import Lookup
+from core.scripts.manifest import Manifest, footprint, read_manifest, write_manifest
+from core.scripts.promotion import Promotion
+from core.scripts.proof import PROOF_SECONDS, Proofs, prove
+from core.scripts.quarantine import Quarantine
+from core.scripts.reconcile import CacheProblem, Reconciler
+from core.settings import Settings
+
+HITS, MISSES = "hits", "misses"
+
+log = logging.getLogger(__name__)
+Settle = Callable[[Connection], None]
+
+__all__ = ["CacheEntry", "CacheHit", "CacheProblem", "EvictReport", "ScriptCache", "Staged"]
+
+
+class ScriptCache:
+    """``<cache>/scripts`` and its index; safe between threads, processes and over a fork."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._rows = journal.script_cache
+        self._clock = clock
+        self.layout = CacheLayout(settings)
+        self.proofs = Proofs(journal.proofs, clock)
+        self._lock = CacheLock(self.layout.lock)
+        self._room = CacheRoom(settings, journal, self.layout, self._lock, clock)
+        self._quarantine = Quarantine(journal, self.layout, clock, self._room.max_bytes)
+        self._reconciler = Reconciler(
+            journal, self.layout, self._lock, self._room, self._quarantine, self.proofs, clock
+        )
+        self._promotion = Promotion(journal, self.layout, self._quarantine, self.proofs, clock)
+        self._lookup = Lookup(self.layout, self._lock, clock)
+        self._tally = Tally(journal.counters)
+
+    @property
+    def max_bytes(self) -> int:
+        return self._room.max_bytes
+
+    # -- looking up -------------------------------------------------------------------------
+    def find(self, key: ScriptKey) -> CacheHit | None:
+        """The entry of ``key``, its use marked and its bytes proven; None when there is none.
+
+        One whose bytes are wrong goes into quarantine. A stale one (``fresh`` is False) is found
+        like any other.
+        """
+        try:
+            known = self._lookup.manifest(key)
+        except IntegrityError as error:
+            self._set_aside(key, error.detail)
+            return None
+        # marked before it is proven, so that it is not evicted meanwhile
+        if known is None or not self._lookup.touch(known.folder):
+            return None
+        files = known.manifest.listing.files
+        if (wrong := prove(known.root, key.format, files, self.proofs)) is not None:
+            self._set_aside(key, wrong)
+            return None
+        return self._hit(known.place, known.manifest)
+
+    def cached_versions(self, playbook_id: str, format_: str) -> list[str]:
+        """The versions of which this format is cached, fresh or not, in no order."""
+        return self._rows.versions(playbook_id, format_)
+
+    def hit(self) -> None:
+        """Count a resolve that was answered from the cache."""
+        self._tally.add(HITS)
+
+    def miss(self) -> None:
+        """Count a resolve that the cache could not answer."""
+        self._tally.add(MISSES)
+
+    # -- changing ---------------------------------------------------------------------------
+    def footprint(self, listing: Listing) -> int:
+        """The bytes to reserve for an entry: its files and its manifest."""
+        return footprint(listing)
+
+    def make_room(self, size_bytes: int, connection: Connection) -> None:
+        """Evict until ``size_bytes`` more fit; reserve them in this very transaction.
+
+        Raises `CacheFull` (transient) when what may go does not suffice, and `Refused` when they
+        are more than the cache may ever hold.
+        """
+        self._room.make(size_bytes, connection)
+
+    def promote(
+        self, staged: Path, listing: Listing, source: str, *, settle: Settle | None = None
+    ) -> CacheHit:
+        """Make an entry of bytes that the caller has just hashed; see `promote_many`."""
+        return self.promote_many([Staged(staged, listing, source)], settle=settle)[0]
+
+    def promote_many(
+        self, items: Sequence[Staged], *, settle: Settle | None = None
+    ) -> list[CacheHit]:
+        """Rename staged folders into their places, in one transaction.
+
+        ``settle`` runs first in that transaction, to give back what was reserved. An entry that
+        stands there already is kept when it is the same, else replaced. Raises `CacheFull` or
+        `StorageError`; what was not renamed is still staged.
+        """
+        self.layout.prepare()
+        with self._journal.database.write() as connection:
+            if settle is not None:
+                settle(connection)
+            self._room.make(sum(footprint(item.listing) for item in items), connection)
+            with self._lock.exclusive():
+                done = self._promotion.promote(items, connection)
+            self.layout.sweep()
+        for item in items:
+            remove(item.folder)
+        return [self._hit(place, manifest) for place, manifest in done]
+
+    def refresh(self, key: ScriptKey) -> bool:
+        """The server lists the same checksums still: it is fresh again; False when it is gone."""
+        place = self.layout.place(key)
+        with self._journal.database.write() as connection, self._lock.exclusive():
+            try:
+                manifest = read_manifest(place)
+            except IntegrityError:
+                return False  # the next `find` puts it into quarantine
+            used = self._room.last_use(place.folder)
+            if manifest is None or used is None:
+                return False
+            manifest = replace(manifest, fetched_at=self._clock())
+            self._rows.put([manifest.row(used)], connection)
+            write_manifest(place, manifest)
+        return True
+
+    def quarantine(self, key: ScriptKey, reason: str) -> None:
+        """Put an entry aside whatever its bytes are."""
+        self.layout.prepare()
+        with self._journal.database.write() as connection:
+            with self._lock.exclusive():
+                self._quarantine.put_entry(key, reason, connection)
+            self._room.trim(connection)
+
+    def quarantine_staged(
+        self, staged: Path, key: ScriptKey, reason: str, *, settle: Settle | None = None
+    ) -> None:
+        """Put a download aside whose bytes are wrong; ``settle`` as for `promote_many`."""
+        self.layout.prepare()
+        with self._journal.database.write() as connection:
+            if settle is not None:
+                settle(connection)
+            with self._lock.exclusive():
+                self._quarantine.put(staged, key, reason, connection)
+            self._room.trim(connection)
+
+    def evict(self) -> EvictReport:
+        """Let go of what is too old, and of what is over the limit; put the index right first."""
+        report = self.reconcile()
+        with self._journal.database.write() as connection:
+            entries = not self._settings.serve_stale
+            report += self._room.expire(connection, entries=entries)
+        now = self._clock()
+        self._journal.proofs.forget(now - PROOF_SECONDS, now)
+        self._tally.flush()
+        return report
+
+    def clear(self) -> EvictReport:
+        """Let go of everything that is not in use."""
+        report = self.reconcile()
+        with self._journal.database.write() as connection:
+            return report + self._room.clear(connection)
+
+    def reconcile(self) -> EvictReport:
+        """Bring index and disk together, after a crash or a lost journal; see `Reconciler`.
+
+        To be called before the reservations of dead downloads are given back.
+        """
+        return self._reconciler.run()
+
+    # -- telling ----------------------------------------------------------------------------
+    def entries(self) -> list[CacheEntry]:
+        """What is cached, the latest used first."""
+        found = []
+        for row in self._rows.all():
+            key = ScriptKey(row.ref, row.format)
+            used = row.last_used
+            with suppress(OSError):  # it may be gone by now
+                used = min(self._clock(), self.layout.place(key).folder.lstat().st_mtime_ns / 1e9)
+            found.append(
+                CacheEntry(
+                    key,
+                    row.source,
+                    len(row.files),
+                    row.size_bytes,
+                    row.fetched_at,
+                    row.fetched_at + self._room.ttl_seconds,
+                    used,
+                    self._room.is_in_use(used),
+                )
+            )
+        return sorted(found, key=lambda entry: entry.last_used, reverse=True)
+
+    def usage(self) -> dict[str, Any]:
+        """Use and counters; ``used_bytes`` is what counts towards ``max_bytes``, all included."""
+        self._tally.flush()
+        sizes = self._rows.sizes()
+        counters = self._journal.counters.all()
+        earliest = self._rows.earliest_fetch()
+        return {
+            "max_bytes": self.max_bytes,
+            "used_bytes": sizes.used,
+            "reserved_bytes": sizes.reserved,
+            "quarantined_bytes": sizes.quarantined,
+            "entries": sizes.rows,
+            "hits": counters.get(HITS, 0),
+            "misses": counters.get(MISSES, 0),
+            "evicted_bytes": counters.get(EVICTED_BYTES, 0),
+            "next_expiry": None if earliest is None else earliest + self._room.ttl_seconds,
+            "ttl_days": self._room.ttl_seconds / DAY_SECONDS,
+        }
+
+    def verify(self) -> list[CacheProblem]:
+        """Everything that is not as it should be, every byte read; nothing is changed."""
+        return self._reconciler.problems()
+
+    def close(self) -> None:
+        """Write what was counted."""
+        self._tally.flush(wait=True)
+
+    def _hit(self, place: Place, manifest: Manifest) -> CacheHit:
+        fetched_at = manifest.fetched_at
+        return CacheHit(
+            manifest.listing,
+            place.root,
+            manifest.source,
+            fetched_at,
+            self._room.is_fresh(fetched_at),
+        )
+
+    def _set_aside(self, key: ScriptKey, wrong: str) -> None:
+        """Quarantine an entry that was found wrong, unless it has been replaced since."""
+        place = self.layout.place(key)
+        try:
+            self.layout.prepare()
+            with self._journal.database.write() as connection:
+                with self._lock.exclusive():
+                    changed = self._promotion.set_aside_if_wrong(place, connection)
+                if changed:
+                    self._room.trim(connection)
+        except StorageError as error:  # a read-only home: it is not served all the same
+            log.warning("%s is not what it should be (%s) and stays: %s", key, wrong, error)

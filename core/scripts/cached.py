@@ -1,0 +1,57 @@
+"""What the cache takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.scripts.entries import Listing, ScriptKey
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """A proven entry; ``folder`` is the version's, ``fetched_at`` in Unix seconds."""
+
+    listing: Listing
+    folder: Path
+    source: str  # tenant | library
+    fetched_at: float
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Bytes that were hashed and may become an entry: ``folder`` holds ``<format>/``."""
+
+    folder: Path
+    listing: Listing
+    source: str  # tenant | library
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One line of ``cache ls``; times in Unix seconds."""
+
+    key: ScriptKey
+    source: str
+    files: int
+    size_bytes: int
+    fetched_at: float
+    expires_at: float
+    last_used: float
+    in_use: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "playbook_id": self.key.ref.playbook_id,
+            "version": self.key.ref.version,
+            "format": self.key.format,
+            "source": self.source,
+            "files": self.files,
+            "size_bytes": self.size_bytes,
+            "fetched_at": self.fetched_at,
+            "expires_at": self.expires_at,
+            "last_used": self.last_used,
+            "in_use": self.in_use,
+        }

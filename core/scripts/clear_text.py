@@ -1,0 +1,245 @@
+"""Clear text of sensitive scripts: in memory-backed folders, private, and only for a while.
+
+::
+
+    <root>/                       0700: the first of $XDG_RUNTIME_DIR, /run/user/<uid>, /dev/shm that
+                                  is a tmpfs of this user's or of all, with a folder named by home
+                                  and user; else <home>/run/clear
+    <root>/<lease>/               0700, one a resolve; the name says when it ends (`core.scripts.reaper`)
+    <root>/<lease>/shell/stop.sh  0600
+
+A lease ends with its context manager (*held*), or at its time (*handed out*: the path was given to
+somebody outside). A process keeps the time for what it handed out; when it closes, a reaper does.
+What a crash left is removed when the home is opened next, and `down` removes everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.files import write_tree
+from core.scripts import reaper
+from core.scripts.clear_root import best_root, new_folder, standing_roots
+from core.scripts.reaper import LeaseName
+from core.settings import Settings
+
+HANDED_OUT = "t"
+HELD = "h"
+REAPER_START_SECONDS = 10
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClearLease:
+    """Clear text that stands in ``folder`` until ``ends_at`` (Unix seconds)."""
+
+    folder: Path
+    ends_at: int
+
+
+class ClearText:
+    """Makes and removes leases of one home; safe for threads, and for a fork."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        spawn: Callable[[Path, float], None] | None = None,
+    ) -> None:
+        """``spawn(root, seconds)`` starts a reaper."""
+        self._settings = settings
+        self._clock = clock
+        self._spawn = spawn or _spawn_reaper
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._mine: dict[Path, float] = {}  # this process' leases, and when each ends (monotonic)
+        self._pid = os.getpid()
+
+    # -- making -----------------------------------------------------------------------------
+    def write(
+        self, files: Mapping[str, bytes], *, held: bool = False, seconds: float | None = None
+    ) -> ClearLease:
+        """Write ``{path: clear bytes}``, paths as ``shell/stop.sh``, into a folder of its own.
+
+        ``seconds`` defaults to ``clear_text_seconds``. Raises `StorageError`, and `Refused` when
+        the root is a link, somebody else's, or open to others.
+        """
+        seconds = self._settings.clear_text_seconds if seconds is None else seconds
+        ends_at = int(self._clock() + seconds) + 1
+        folder = new_folder(self.root, _name(ends_at, HELD if held else HANDED_OUT).text)
+        try:
+            for top in {path.partition("/")[0] for path in files}:
+                below = {p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(top)}
+                write_tree(folder / top, below)
+        except BaseException:
+            _remove(folder)
+            raise
+        self._watch(folder, ends_at - self._clock())
+        return ClearLease(folder, ends_at)
+
+    def release(self, lease: ClearLease) -> None:
+        """End a lease before its time; one that has ended is fine."""
+        _remove(lease.folder)
+        with self._lock:
+            self._mine.pop(lease.folder, None)
+
+    @property
+    def root(self) -> Path:
+        """Where new leases go."""
+        return best_root(self._settings)
+
+    # -- removing ---------------------------------------------------------------------------
+    def recover(self) -> int:
+        """Remove what has ended, and what its dead maker held; how many. For the service's start."""
+        removed = 0
+        for root in standing_roots(self._settings):
+            orphaned = False
+            for lease in reaper.leases(str(root)):
+                dead = _is_dead(lease)
+                if lease.ends_at <= self._clock() or (dead and lease.kind == HELD):
+                    _remove(root / lease.text)
+                    removed += 1
+                elif dead:
+                    orphaned = True
+            if orphaned and not _has_reaper(root):
+                self._spawn(root, self._settings.clear_text_seconds)
+        return removed
+
+    def remove_all(self) -> int:
+        """Remove every lease of this home, in use or not; how many. For `down`."""
+        removed = 0
+        for root in standing_roots(self._settings):
+            for lease in reaper.leases(str(root)):
+                _remove(root / lease.text)
+                removed += 1
+            with contextlib.suppress(OSError):  # its reaper sees that nothing is left, and ends
+                (root / reaper.LOCK_NAME).unlink(missing_ok=True)
+                root.rmdir()
+        with self._lock:
+            self._mine.clear()
+        return removed
+
+    def leases(self) -> list[LeaseName]:
+        """What stands now, in every root."""
+        return [
+            lease for root in standing_roots(self._settings) for lease in reaper.leases(str(root))
+        ]
+
+    def close(self) -> None:
+        """Leave what is handed out to a reaper."""
+        with self._lock:
+            self._forget_parents()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            roots = {path.parent for path in self._mine if _kind(path) == HANDED_OUT}
+            self._mine.clear()
+        for root in roots:
+            self._spawn(root, self._settings.clear_text_seconds)
+
+    # -- the clock of this process ------------------------------------------------------------
+    def _watch(self, folder: Path, seconds: float) -> None:
+        with self._lock:
+            self._forget_parents()
+            self._mine[folder] = time.monotonic() + seconds
+            self._arm()
+
+    def _arm(self) -> None:
+        """Have one timer, for the first end (under the lock)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._mine:
+            wait = max(0.0, min(self._mine.values()) - time.monotonic())
+            self._timer = threading.Timer(wait, self._sweep)
+            self._timer.daemon = True
+            self._timer.name = "clear-text"
+            self._timer.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            ended = [path for path, end in self._mine.items() if end <= time.monotonic()]
+            for folder in ended:
+                del self._mine[folder]
+            self._arm()
+        for folder in ended:
+            _remove(folder)
+
+    def _forget_parents(self) -> None:
+        """A forked child has neither its parent's timer nor its leases (under the lock)."""
+        if self._pid != os.getpid():
+            self._pid, self._timer = os.getpid(), None
+            self._mine.clear()
+
+
+def _name(ends_at: int, kind: str) -> LeaseName:
+    from core.journal.leases import this_process
+
+    host, pid, start = this_process().rsplit(":", 2)
+    return LeaseName(ends_at, kind, int(pid), int(start), secrets.token_hex(8), host)
+
+
+def _kind(folder: Path) -> str | None:
+    lease = reaper.read_name(folder.name)
+    return lease.kind if lease else None
+
+
+def _is_dead(lease: LeaseName) -> bool:
+    from core.journal.leases import is_dead
+
+    return is_dead(lease.owner)
+
+
+def _remove(folder: Path) -> None:
+    lease = reaper.read_name(folder.name)
+    assert lease is not None
+    try:
+        reaper.remove(str(folder.parent), lease)
+    except OSError as error:
+        _log.warning("clear text at %s could not be removed: %s", folder, error.strerror)
+
+
+def _has_reaper(root: Path) -> bool:
+    import fcntl
+
+    try:
+        fd = os.open(root / reaper.LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _spawn_reaper(root: Path, seconds: float) -> None:
+    """Start a reaper that outlives this process and holds nothing of it."""
+    program = [sys.executable, "-I", "-S", str(Path(reaper.__file__)), str(root), str(seconds)]
+    try:
+        subprocess.run(  # it forks and answers at once
+            program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            start_new_session=True,
+            check=True,
+            timeout=REAPER_START_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("no reaper for the clear text in %s: %s", root, type(error).__name__)

@@ -1,0 +1,172 @@
+"""The manifest beside a cached format folder: what the folder must hold.
+
+::
+
+    {"format_version": 1, "playbook_id": "stop-rds", "version": "1.0.0", "format": "shell",
+     "source": "tenant", "entry_point": "shell/stop.sh", "fetched_at": 1767225600.0,
+     "files": [["shell/stop.sh", 2048, "sha256:…"]],
+     "digest": "sha256:…"}                  over all of the above, so a flipped bit is noticed
+
+One line of JSON. It is not synced: a power cut may take it, and then the index has the same, or the
+entry is fetched again; it can't be wrong unnoticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import EscherError, IntegrityError, storage_error
+from core.files import DIGEST_RE, check_relative_path
+from core.journal.script_cache import CacheRow
+from core.models import FileEntry, Ref
+from core.scripts.entries import Listing, ScriptKey
+from core.scripts.layout import Place
+from core.scripts.proof import FILE_ERRNOS
+
+FORMAT_VERSION = 1
+MAX_BYTES = 4 << 20  # 2,000 files with the longest paths
+TIME_BYTES = 21  # by which the longest time is longer than 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An entry's listing, where it came from (tenant | library), and when (Unix seconds)."""
+
+    listing: Listing
+    source: str
+    fetched_at: float
+
+    @property
+    def key(self) -> ScriptKey:
+        return self.listing.key
+
+    def encode(self) -> bytes:
+        key = self.key
+        body: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "playbook_id": key.ref.playbook_id,
+            "version": key.ref.version,
+            "format": key.format,
+            "source": self.source,
+            "entry_point": self.listing.entry_point,
+            "fetched_at": self.fetched_at,
+            "files": [[f.path, f.size_bytes, f.checksum] for f in self.listing.files],
+        }
+        return json.dumps({**body, "digest": _digest(body)}, ensure_ascii=False).encode() + b"\n"
+
+    def row(self, last_used: float) -> CacheRow:
+        """As the index has it; its size counts the manifest itself."""
+        listing = self.listing
+        return CacheRow(
+            listing.key.ref,
+            listing.key.format,
+            self.source,
+            listing.entry_point,
+            listing.files,
+            footprint(listing),
+            self.fetched_at,
+            last_used,
+        )
+
+    @classmethod
+    def of_row(cls, row: CacheRow) -> Manifest:
+        listing = Listing(ScriptKey(row.ref, row.format), row.files, row.entry_point)
+        return cls(listing, row.source, row.fetched_at)
+
+
+def footprint(listing: Listing) -> int:
+    """The most that an entry takes on disk, its manifest included, in bytes."""
+    return listing.size_bytes + len(Manifest(listing, "library", 0.0).encode()) + TIME_BYTES
+
+
+def read_manifest(place: Place) -> Manifest | None:
+    """The manifest of an entry, None where there is none; `IntegrityError` when it is damaged."""
+    try:
+        fd = os.open(place.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP or error.errno in FILE_ERRNOS:
+            raise _damaged(place, str(error.strerror)) from error
+        raise storage_error(error, f"Reading {place.manifest}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _damaged(place, "it is no file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:  # a bad sector
+        raise _damaged(place, str(error.strerror)) from error
+    finally:
+        os.close(fd)
+    return decode(content, place)
+
+
+def decode(content: bytes, place: Place) -> Manifest:
+    """Read a manifest's bytes, every field checked; `IntegrityError` says what is wrong."""
+    if len(content) > MAX_BYTES:
+        raise _damaged(place, "it is too long")
+    try:
+        body = json.loads(content)
+        digest = body.pop("digest")
+        found = ScriptKey(Ref(body["playbook_id"], body["version"]), body["format"])
+        if body["format_version"] != FORMAT_VERSION:
+            raise _damaged(place, f"it has format {body['format_version']!r}")
+        if digest != _digest(body):
+            raise _damaged(place, "its digest is another")
+        if found != place.key:
+            raise _damaged(place, f"it belongs to {found}")
+        files = tuple(_file(item, place.key.format) for item in body["files"])
+        listing = Listing(found, files, body["entry_point"])
+        if listing.entry_point not in {file.path for file in files}:
+            raise _damaged(place, "its entry point is none of its files")
+        return Manifest(listing, str(body["source"]), float(body["fetched_at"]))
+    except IntegrityError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EscherError) as error:
+        raise _damaged(place, "it is not what this version writes") from error
+
+
+def write_manifest(place: Place, manifest: Manifest) -> None:
+    """Put a manifest in its place, the old one or the new one being there at every instant."""
+    temporary = place.manifest.with_name(f"{place.manifest.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(manifest.encode())
+            temporary.replace(place.manifest)
+        except BaseException:  # also on a signal: no temporary file stays behind
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise storage_error(error, f"Writing {place.manifest}") from error
+
+
+def _file(item: Any, format_: str) -> FileEntry:
+    path, size, checksum = item
+    check_relative_path(path)
+    sound = isinstance(size, int) and size >= 0 and DIGEST_RE.match(checksum)
+    if not sound or not path.startswith(f"{format_}/"):
+        raise ValueError(path)
+    return FileEntry(path, size, checksum)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(place: Place, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"The manifest {place.manifest} is damaged: {why}.",
+        "The entry is put into quarantine and fetched again when it is wanted.",
+    )

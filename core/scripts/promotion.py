@@ -1,0 +1,100 @@
+"""How staged bytes become an entry, and how an entry that turned out wrong stops being one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from core.errors import IntegrityError, storage_error
+from core.journal import Journal
+from core.scripts.cached import Staged
+from core.scripts.layout import CacheLayout, Place, is_folder
+from core.scripts.manifest import Manifest, read_manifest, write_manifest
+from core.scripts.proof import Proofs, prove
+from core.scripts.quarantine import Quarantine
+
+
+class Promotion:
+    """Changes of single entries; under the exclusive lock, in a write transaction."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        layout: CacheLayout,
+        quarantine: Quarantine,
+        proofs: Proofs,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rows = journal.script_cache
+        self._layout = layout
+        self._quarantine = quarantine
+        self._proofs = proofs.without_writes()  # it would wait for the transaction it runs in
+        self._clock = clock
+
+    def promote(
+        self, items: Sequence[Staged], connection: Connection
+    ) -> list[tuple[Place, Manifest]]:
+        """Put staged folders in their places: first all that takes space, then all renames."""
+        now = self._clock()
+        done: list[tuple[Place, Manifest]] = []
+        moves: list[tuple[Path, Path]] = []
+        try:
+            for item in items:
+                place = self._layout.place(item.listing.key)
+                manifest = Manifest(item.listing, item.source, now)
+                done.append((place, manifest))
+                folder = place.folder
+                if not self._stands(place, manifest, connection):
+                    folder = item.folder / place.key.format
+                    moves.append((folder, place.folder))
+                    place.root.mkdir(mode=0o700, exist_ok=True)
+                os.utime(folder, (now, now))  # used now: its caller is about to run it
+                write_manifest(place, manifest)
+            for staged, folder in moves:
+                staged.rename(folder)
+        except OSError as error:
+            raise storage_error(error, "Taking a download into the cache") from error
+        self._rows.put([manifest.row(now) for _, manifest in done], connection)
+        return done
+
+    def set_aside_if_wrong(self, place: Place, connection: Connection) -> bool:
+        """Look again, nobody else changing it: quarantine what is wrong indeed."""
+        wrong = self.flaw(place)
+        if wrong is not None:
+            self._quarantine.put_entry(place.key, wrong, connection)
+        return wrong is not None
+
+    def flaw(self, place: Place) -> str | None:
+        """What is wrong with an entry; None of a sound one, and of one that is not there."""
+        try:
+            manifest = read_manifest(place)
+        except IntegrityError as error:
+            return error.detail
+        if manifest is None or not os.path.lexists(place.folder):
+            return None
+        return prove(place.root, place.key.format, manifest.listing.files, self._proofs)
+
+    def _stands(self, place: Place, manifest: Manifest, connection: Connection) -> bool:
+        """Whether the very entry stands there already; another one is moved out of the way."""
+        if not is_folder(place.root):
+            self._quarantine.put(place.root, None, "a version's folder belongs here", connection)
+            return False
+        if not os.path.lexists(place.folder):
+            self._layout.remove_manifest(place)
+            return False
+        wrong = self.flaw(place)
+        try:
+            old = read_manifest(place)
+        except IntegrityError:
+            old = None
+        if wrong is not None or old is None:
+            reason = wrong or "its manifest is missing"
+            self._quarantine.put_entry(place.key, reason, connection)
+            return False
+        if old.listing.digest == manifest.listing.digest:
+            return True
+        self._layout.remove_entry(place)
+        return False

@@ -1,0 +1,58 @@
+"""Flow 3 as tasks: bytes into staging, hashed again and promoted by a task of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Signature
+
+from tasks import workflows
+from tasks.app import app
+from tasks.base import ServiceTask, run_step, still_waiting
+
+
+@app.task(bind=True, base=ServiceTask, name="playbooks.download")
+def download(
+    self: ServiceTask,
+    refs: list[str],
+    job_id: str | None = None,
+    format: str | None = None,  # noqa: A002  the contract's name
+) -> dict[str, Any]:
+    """Bring the scripts of these versions (one format, or all) into the cache's staging."""
+    scripts = self.service.scripts
+    return run_step(
+        self.service,
+        "download",
+        refs,
+        job_id,
+        lambda batch: scripts.download(batch, format),
+        own_job_only=True,
+    )
+
+
+@app.task(bind=True, base=ServiceTask, name="playbooks.verify")
+def verify(
+    self: ServiceTask,
+    refs: list[str],
+    job_id: str | None = None,
+    format: str | None = None,  # noqa: A002  as above
+    again: int = 0,
+) -> dict[str, Any]:
+    """Hash the staged bytes again; what is right, and only that, is promoted into the cache."""
+    scripts = self.service.scripts
+    outcomes = run_step(
+        self.service,
+        "verify",
+        refs,
+        job_id,
+        lambda batch: scripts.verify(batch, format),
+        own_job_only=True,
+    )
+    if not self.request.is_eager:  # a resolve may have one of them in hand
+
+        def make(waiting: Sequence[str], job: str | None, times: int) -> Signature:
+            return workflows.download(waiting, job, format, times)
+
+        workflows.go_again(make, still_waiting(outcomes), job_id, again=again)
+    return outcomes

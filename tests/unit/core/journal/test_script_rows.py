@@ -1,0 +1,180 @@
+"""The look-up of scripts: right after any commit, by whoever, in threads and forked processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.journal import Journal
+from core.journal.records import DiskFile
+from core.journal.script_rows import KEPT_ANSWERS, ScriptRow
+from core.models import Area, FileEntry, Ref
+
+SUM = "sha256:" + "b" * 64
+
+
+@pytest.fixture
+def put_files(journal: Journal, make_record: Callable) -> Callable:
+    def write(ref: str, paths: list[str], in_journal: Journal = journal, **fields) -> None:
+        files = tuple(DiskFile(FileEntry(path, len(path), SUM), 9, 1, 2, 3) for path in paths)
+        with in_journal.database.write() as connection:
+            in_journal.versions.put([(make_record(ref, **fields), files)], connection)
+
+    return write
+
+
+@pytest.fixture
+def other(url: str) -> Iterator[Journal]:
+    """The same journal as another process has it open."""
+    opened = Journal(url)
+    yield opened
+    opened.close()
+
+
+def _paths(row: ScriptRow | None) -> list[str]:
+    assert row is not None
+    return [file.path for file in row.files]
+
+
+def test_one_format_of_one_version(journal, put_files):
+    paths = ["shell/b.sh", "shell/a.sh", "terraform/main.tf", "parameters.json", "shell-like/x"]
+    put_files("a@1.0.0", paths, metadata={"entry_points": {"shell": "b.sh"}}, area=Area.SYNCED,
+              revision=3, generation=7)  # fmt: skip
+    row = journal.script_rows.find("a", "1.0.0", "shell")
+    assert row == ScriptRow(
+        Ref("a", "1.0.0"), Area.SYNCED, sensitive=False, published=True, generation=7,
+        entry_points={"shell": "b.sh"},
+        files=(FileEntry("shell/a.sh", 10, SUM), FileEntry("shell/b.sh", 10, SUM)),
+    )  # fmt: skip
+    assert _paths(journal.script_rows.find("a", "1.0.0", "terraform")) == ["terraform/main.tf"]
+    assert _paths(journal.script_rows.find("a", "1.0.0", "python")) == []
+    assert journal.script_rows.find("a", "1.0.1", "shell") is None
+    assert journal.script_rows.find("b", None, "shell") is None
+
+
+def test_what_is_sensitive_or_unpublished_says_so(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"], metadata={"sensitive": True})
+    row = journal.script_rows.find("a", "1.0.0", "shell")
+    assert (row.sensitive, row.published, row.entry_points) == (True, False, None)
+
+
+def test_the_latest_is_by_precedence(journal, put_files):
+    for version in ("1.9.0", "1.10.0", "1.10.0-rc.1"):
+        put_files(f"a@{version}", ["shell/a.sh"])
+    assert journal.script_rows.find("a", None, "shell").ref.version == "1.10.0"
+    put_files("a@2.0.0", ["python/a.py"])
+    assert _paths(journal.script_rows.find("a", None, "shell")) == [], "the latest has no shell"
+
+
+@pytest.mark.parametrize("version", ["1.0.0", None])
+def test_any_commit_is_seen_at_the_next_look(journal, other, put_files, version):
+    assert journal.script_rows.find("a", version, "shell") is None
+    put_files("a@1.0.0", ["shell/a.sh"], other)
+    assert _paths(journal.script_rows.find("a", version, "shell")) == ["shell/a.sh"]
+    put_files("a@1.0.0", ["shell/b.sh"])  # by this process
+    assert _paths(journal.script_rows.find("a", version, "shell")) == ["shell/b.sh"]
+    with other.database.write() as connection:
+        other.versions.delete([Ref("a", "1.0.0")], connection)
+    assert journal.script_rows.find("a", version, "shell") is None
+
+
+def test_an_answer_is_kept_until_then(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"])
+    first = journal.script_rows.find("a", "1.0.0", "shell")
+    assert journal.script_rows.find("a", "1.0.0", "shell") is first
+
+
+def test_what_is_kept_is_bounded(journal):
+    for number in range(KEPT_ANSWERS + 10):
+        assert journal.script_rows.find("a", f"1.0.{number}", "shell") is None
+    assert len(journal.script_rows._kept) <= KEPT_ANSWERS
+
+
+def test_threads_share_it_while_it_is_written(journal, other, put_files):
+    put_files("a@1.0.0", ["shell/0.sh"])
+    seen: list[list[str]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append(_paths(journal.script_rows.find("a", None, "shell")))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        put_files("a@1.0.0", [f"shell/{number}.sh", f"shell/{number}b.sh"], other)
+        assert f"shell/{number}.sh" in _paths(journal.script_rows.find("a", "1.0.0", "shell"))
+    done.set()
+    for thread in threads:
+        thread.join(20)
+    assert all(len({path.split(".")[0].rstrip("b") for path in paths}) == 1 for paths in seen)
+
+
+def test_a_forked_child_opens_its_own(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"])
+    assert journal.script_rows.find("a", None, "shell") is not None
+    inherited = journal.script_rows._connection
+    child = os.fork()
+    if child == 0:
+        found = journal.script_rows.find("a", None, "shell") is not None
+        own = journal.script_rows._connection is not inherited
+        os._exit(0 if found and own else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    put_files("a@2.0.0", ["shell/a.sh"])
+    assert journal.script_rows.find("a", None, "shell").ref.version == "2.0.0"
+
+
+def test_it_opens_again_after_close(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"])
+    for _ in range(2):
+        assert journal.script_rows.find("a", None, "shell") is not None
+        journal.script_rows.close()
+
+
+def test_the_same_by_plain_selects(journal, put_files, monkeypatch):
+    """As on PostgreSQL, which has no data_version."""
+    put_files("a@1.0.0", ["shell/a.sh", "python/a.py"], metadata={"entry_points": {"x": "y"}})
+    put_files("a@1.1.0", ["shell/a.sh"], revision=1)
+    wanted = [("1.0.0", "shell"), (None, "shell"), ("1.0.0", "python"), ("9.9.9", "shell")]
+    before = [journal.script_rows.find("a", *key) for key in wanted]
+    monkeypatch.setattr(type(journal.database), "is_sqlite", False)
+    assert [journal.script_rows.find("a", *key) for key in wanted] == before
+
+
+def test_a_damaged_journal_is_told_in_words(journal, put_files, monkeypatch):
+    from core.errors import StorageError
+
+    def broken() -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(journal.script_rows, "_open", broken)
+    with pytest.raises(StorageError, match="malformed"):
+        journal.script_rows.find("a", None, "shell")
+
+
+def test_another_process_sees_what_this_one_commits(journal, put_files, url):
+    put_files("a@1.0.0", ["shell/a.sh"])
+    program = (
+        "import json, sys\nfrom core.journal import Journal\n"
+        f"journal = Journal({url!r})\n"
+        "for line in sys.stdin:\n"
+        "    row = journal.script_rows.find('a', None, 'shell')\n"
+        "    print(json.dumps([file.path for file in row.files]), flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for name in ("a", "b", "c"):
+            put_files("a@1.0.0", [f"shell/{name}.sh"])
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == [f"shell/{name}.sh"]
+        process.stdin.close()

@@ -1,0 +1,503 @@
+"""Which bytes answer a resolve: disk, cache or server, and never a wrong one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.playbooks import draft
+
+from core.encryption import Envelope, MasterKey
+from core.errors import (
+    CacheFull,
+    EscherError,
+    IntegrityError,
+    NotFound,
+    ServerRejected,
+    ServerUnreachable,
+    StorageError,
+    UsageError,
+    WrongKey,
+)
+from core.files import sha256_bytes
+from core.journal import Journal
+from core.models import Area, FileEntry, Move, Ref
+from core.playbooks.store import PlaybookStore
+from core.script_service import Stored
+from core.scripts.cached import CacheHit
+from core.scripts.clear_text import ClearText
+from core.scripts.entries import Listing, ScriptKey, Source
+from core.scripts.proof import Proofs
+from core.scripts.resolver import ScriptResolver
+from core.settings import Settings
+
+ID = "stop-idle-databases"
+OFFLINE = ServerUnreachable("The server does not answer.", "Try later.")
+MODULE = {
+    "terraform/main.tf": b"module {}\n",
+    "terraform/modules/net/vars.tf": b"variable {}\n",
+    "shell/a.sh": b"#!/bin/sh\necho a\n",
+    "shell/b.sh": b"#!/bin/sh\necho b\n",
+}
+
+
+ELSEWHERE = ScriptKey(Ref("elsewhere", "1.0.0"), "shell")
+SCRIPT = {"shell/x.sh": b"echo x\n"}
+
+
+def _listing(key: ScriptKey, files: dict[str, bytes]) -> Listing:
+    entries = [FileEntry(path, len(body), sha256_bytes(body)) for path, body in files.items()]
+    return Listing(key, tuple(sorted(entries, key=lambda file: file.path)), min(files))
+
+
+class FakeCache:
+    """What the cache holds, by key."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.held: dict[ScriptKey, CacheHit] = {}
+        self.hits = self.misses = 0
+
+    def put(self, key: ScriptKey, files: dict[str, bytes], *, fresh: bool = True) -> CacheHit:
+        folder = self.root / f"{key.ref.playbook_id}-v{key.ref.version}"
+        self.held[key] = CacheHit(_listing(key, files), folder, "tenant", 1.0, fresh)
+        return self.held[key]
+
+    def find(self, key: ScriptKey) -> CacheHit | None:
+        return self.held.get(key)
+
+    def cached_versions(self, playbook_id: str, format_: str) -> list[str]:
+        return [
+            key.ref.version
+            for key in self.held
+            if (key.ref.playbook_id, key.format) == (playbook_id, format_)
+        ]
+
+    def hit(self) -> None:
+        self.hits += 1
+
+    def miss(self) -> None:
+        self.misses += 1
+
+
+class FakeDownloads:
+    """A server that has what it is given, or fails with ``error``."""
+
+    def __init__(self, cache: FakeCache) -> None:
+        self.cache = cache
+        self.error: EscherError | None = None
+        self.has: dict[ScriptKey, dict[str, bytes]] = {}
+        self.asked: list[tuple[ScriptKey, tuple[FileEntry, ...] | None]] = []
+
+    def fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None) -> CacheHit:
+        self.asked.append((key, expected))
+        if self.error is not None:
+            raise self.error
+        if key not in self.has:
+            raise NotFound(f"The server has no {key}.")
+        return self.cache.put(key, self.has[key])
+
+    def latest(self, playbook_id: str, format_: str | None) -> Ref:
+        if self.error is not None:
+            raise self.error
+        versions = [key.ref for key in self.has if key.ref.playbook_id == playbook_id]
+        if not versions:
+            raise NotFound(f"The server has no {playbook_id}.")
+        return max(versions)
+
+
+class Bench:
+    """A resolver over a real store and journal, with a cache and a server of the test's making."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        home.mkdir(mode=0o700, exist_ok=True)
+        self.settings = Settings(home=home, **settings)
+        self.journal = Journal(self.settings.effective_journal_url)
+        self.store = PlaybookStore(self.settings, self.journal, Envelope(MasterKey(b"k" * 32)))
+        self.cache = FakeCache(home / "cache" / "scripts")
+        self.downloads = FakeDownloads(self.cache)
+        self.clear = ClearText(self.settings, spawn=lambda *_: None)
+        self.edits: list[Ref] = []
+        self.on_edit: Callable[[Ref], bool] = lambda ref: False
+        self.resolver = ScriptResolver(
+            self.settings,
+            self.journal.script_rows,
+            Proofs(self.journal.proofs),
+            cache=self.cache,
+            downloads=self.downloads,
+            stored=Stored(self.store),
+            clear=self.clear,
+            take_edit=self._take_edit,
+        )
+
+    def _take_edit(self, ref: Ref) -> bool:
+        self.edits.append(ref)
+        return self.on_edit(ref)
+
+    def create(self, version: str = "1.0.0", **options: Any) -> Ref:
+        return self.store.create(draft(**options), version=version, check_scripts=False).ref
+
+    def publish(self, ref: Ref, *, settled: bool = True) -> Path:
+        """As the publisher leaves it; the version's folder."""
+        self.journal.versions.set(ref, revision=1, published_digest="sha256:" + "0" * 64)
+        if settled:
+            self.store.move([Move(ref, Area.SYNCED, {"storage_strategy": "uploaded_for_review"})])
+        return self.store.folder(ref)
+
+    def key(self, ref: Ref, format_: str = "shell") -> ScriptKey:
+        return ScriptKey(ref, format_)
+
+    def close(self) -> None:
+        self.clear.remove_all()
+        self.clear.close()
+        self.journal.close()
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        made.append(Bench(tmp_path / "home", **settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def bench(make_bench) -> Bench:
+    return make_bench()
+
+
+SPOILERS: dict[str, Callable[[Path], object]] = {
+    "another byte": lambda folder: (folder / "shell/a.sh").write_bytes(b"#!/bin/sh\necho A\n"),
+    "a longer file": lambda folder: (folder / "shell/a.sh").write_bytes(b"x" * 500),
+    "a file less": lambda folder: (folder / "shell/b.sh").unlink(),
+    "a file more": lambda folder: (folder / "shell/c.sh").write_bytes(b""),
+    "a link": lambda folder: (folder / "shell/c.sh").symlink_to("a.sh"),
+    "a link in place": lambda folder: _relink(folder / "shell/a.sh"),
+    "a folder away": lambda folder: (folder / "shell").rename(folder / "was-shell"),
+    "all away": lambda folder: folder.rename(folder.with_name("was")),
+}
+
+
+def _relink(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+class TestFromDisk:
+    def test_local_and_then_synced(self, bench):
+        ref = bench.create(files=MODULE)
+        found = bench.resolver.resolve(ID, "terraform")
+        assert (found.source, found.ref, found.stale) == (Source.LOCAL, ref, False)
+        assert found.path == bench.store.folder(ref) / "terraform/main.tf"
+        assert [file.path for file in found.listing.files] == [
+            "terraform/main.tf", "terraform/modules/net/vars.tf",
+        ]  # fmt: skip
+        entry = found.listing.entry
+        assert (entry.checksum, entry.size_bytes) == (sha256_bytes(b"module {}\n"), 10)
+        folder = bench.publish(ref)
+        found = bench.resolver.resolve(str(ref), "terraform")
+        assert (found.source, found.folder) == (Source.SYNCED, folder)
+        assert bench.downloads.asked == []
+
+    def test_what_an_ai_wrote_is_local(self, bench):
+        bench.create(author="ai_generated")
+        found = bench.resolver.resolve(ID, "shell")
+        assert found.source is Source.LOCAL
+        assert "ai-generated" in found.path.parts
+
+    def test_the_entry_script_is_the_named_one(self, bench):
+        bench.create(files=MODULE, entry_points={"shell": "b.sh"})
+        assert bench.resolver.resolve(ID, "shell").path.name == "b.sh"
+
+    def test_the_latest_is_by_precedence(self, bench):
+        for version in ("1.9.0", "1.10.0"):
+            bench.create(version)
+        for target in (ID, f"{ID}@latest"):
+            assert bench.resolver.resolve(target, "shell").ref.version == "1.10.0"
+        assert bench.resolver.resolve(f"{ID}@1.9.0", "shell").ref.version == "1.9.0"
+
+    def test_on_its_way_from_local_to_synced(self, bench):
+        """The folder was renamed, the journal does not say so yet."""
+        ref = bench.create()
+        bench.publish(ref, settled=False)
+        target = bench.store.layout.folder(Area.SYNCED, ref)
+        target.parent.mkdir(parents=True)
+        bench.store.folder(ref).rename(target)
+        found = bench.resolver.resolve(ID, "shell")
+        assert (found.source, found.folder) == (Source.SYNCED, target)
+
+    def test_wrong_requests(self, bench):
+        bench.create()
+        with pytest.raises(NotFound, match="no python script"):
+            bench.resolver.resolve(ID, "python")
+        for target, format_ in ((ID, "bash"), ("No/ID", "shell"), (f"{ID}@1", "shell")):
+            with pytest.raises(UsageError):
+                bench.resolver.resolve(target, format_)
+        assert bench.downloads.asked == []
+
+
+class TestChangedOnDisk:
+    @pytest.mark.parametrize("what", SPOILERS)
+    def test_unpublished_is_an_edit(self, bench, what):
+        ref = bench.create(files=MODULE)
+        SPOILERS[what](bench.store.folder(ref))
+        with pytest.raises(IntegrityError, match=f"{ref} was changed on disk") as caught:
+            bench.resolver.resolve(ID, "shell")
+        assert "next sync" in caught.value.remedy
+        assert bench.edits == [ref]
+        assert bench.downloads.asked == []
+        if what != "all away":
+            assert bench.resolver.resolve(ID, "terraform").source is Source.LOCAL
+
+    def test_unpublished_answers_once_the_edit_is_taken(self, bench):
+        ref = bench.create()
+        script = bench.store.folder(ref) / "shell/main.sh"
+        script.write_bytes(b"echo edited\n")
+
+        def take(ref: Ref) -> bool:
+            edited = bench.store.edited_draft(ref)
+            bench.store.update(ref.playbook_id, edited, check_scripts=False)
+            return True
+
+        bench.on_edit = take
+        found = bench.resolver.resolve(ID, "shell")
+        assert found.listing.entry.checksum == sha256_bytes(b"echo edited\n")
+        assert found.path.read_bytes() == b"echo edited\n"
+
+    @pytest.mark.parametrize("what", SPOILERS)
+    def test_published_is_answered_by_the_cache(self, bench, what):
+        ref = bench.create(files=MODULE)
+        folder = bench.publish(ref)
+        shell = {path: body for path, body in MODULE.items() if path.startswith("shell/")}
+        hit = bench.cache.put(bench.key(ref), shell)
+        SPOILERS[what](folder)
+        found = bench.resolver.resolve(ID, "shell")
+        assert (found.source, found.folder) == (Source.CACHE, hit.folder)
+        assert (bench.cache.hits, bench.cache.misses) == (1, 0)
+        assert bench.edits == [], "the next sync takes it"
+
+    def test_published_and_not_cached_is_fetched_as_it_was_published(self, bench):
+        ref = bench.create()
+        folder = bench.publish(ref)
+        script = (folder / "shell/main.sh").read_bytes()
+        (folder / "shell/main.sh").unlink()
+        bench.downloads.has[bench.key(ref)] = {"shell/main.sh": script}
+        found = bench.resolver.resolve(ID, "shell")
+        assert found.source is Source.DOWNLOAD
+        entry = FileEntry("shell/main.sh", len(script), sha256_bytes(script))
+        assert bench.downloads.asked == [(bench.key(ref), (entry,))]
+        assert (bench.cache.hits, bench.cache.misses) == (0, 1)
+
+    def test_published_and_neither_to_be_had_says_both(self, bench):
+        ref = bench.create()
+        (bench.publish(ref) / "shell/main.sh").write_bytes(b"echo edited\n")
+        bench.downloads.error = OFFLINE
+        with pytest.raises(ServerUnreachable) as caught:
+            bench.resolver.resolve(ID, "shell")
+        assert "changed on disk" in caught.value.detail
+        assert "does not answer" in caught.value.detail
+        assert caught.value.remedy == "Try later."
+
+    def test_another_content_of_that_name_is_no_answer(self, bench):
+        ref = bench.create()
+        folder = bench.publish(ref)
+        script = (folder / "shell/main.sh").read_bytes()
+        (folder / "shell/main.sh").unlink()
+        bench.cache.put(bench.key(ref), {"shell/main.sh": b"of an earlier life"})
+        bench.downloads.has[bench.key(ref)] = {"shell/main.sh": script}
+        found = bench.resolver.resolve(ID, "shell")
+        assert (found.source, found.listing.entry.size_bytes) == (Source.DOWNLOAD, len(script))
+        bench.cache.held.clear()
+        bench.downloads.has[bench.key(ref)] = {"shell/main.sh": b"something else"}
+        with pytest.raises(IntegrityError, match="other files"):
+            bench.resolver.resolve(ID, "shell")
+
+    def test_in_a_home_that_cant_be_written(self, bench, monkeypatch):
+        ref = bench.create()
+        (bench.store.folder(ref) / "shell/main.sh").write_bytes(b"echo edited\n")
+
+        def refuse(self) -> None:
+            raise StorageError("read-only")
+
+        monkeypatch.setattr(Stored, "locked", refuse)
+        with pytest.raises(IntegrityError, match="changed on disk"):
+            bench.resolver.resolve(ID, "shell")
+
+
+class TestUnknownHere:
+    KEY = ELSEWHERE
+    FILES = SCRIPT
+
+    def test_a_fresh_entry_answers_without_the_server(self, bench):
+        hit = bench.cache.put(self.KEY, self.FILES)
+        found = bench.resolver.resolve("elsewhere@1.0.0", "shell")
+        assert (found.source, found.folder, found.stale) == (Source.CACHE, hit.folder, False)
+        assert bench.downloads.asked == []
+
+    def test_it_is_fetched(self, bench):
+        bench.downloads.has[self.KEY] = self.FILES
+        for target in ("elsewhere@1.0.0", "elsewhere"):
+            bench.cache.held.clear()
+            assert bench.resolver.resolve(target, "shell").source is Source.DOWNLOAD
+        assert bench.downloads.asked == [(self.KEY, None)] * 2
+
+    def test_a_stale_entry_that_the_server_still_lists_sends_nothing(self, bench):
+        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.downloads.has[self.KEY] = self.FILES
+        assert bench.resolver.resolve("elsewhere@1.0.0", "shell").source is Source.CACHE
+        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.downloads.has[self.KEY] = {"shell/x.sh": b"echo y\n"}
+        assert bench.resolver.resolve("elsewhere@1.0.0", "shell").source is Source.DOWNLOAD
+
+    def test_the_latest_is_the_servers(self, bench):
+        bench.cache.put(self.KEY, self.FILES)
+        newer = ScriptKey(Ref("elsewhere", "1.1.0"), "shell")
+        bench.downloads.has[newer] = self.FILES
+        assert bench.resolver.resolve("elsewhere", "shell").ref == newer.ref
+
+    @pytest.mark.parametrize("target", ["elsewhere", "elsewhere@1.0.0"])
+    def test_nowhere_to_be_had(self, bench, target):
+        with pytest.raises(NotFound, match=f"There is no {target} on this machine"):
+            bench.resolver.resolve(target, "shell")
+        bench.downloads.error = OFFLINE
+        with pytest.raises(ServerUnreachable, match=f"There is no {target} on this machine"):
+            bench.resolver.resolve(target, "shell")
+
+    def test_offline_the_latest_is_the_highest_in_the_cache(self, bench):
+        bench.downloads.error = OFFLINE
+        for version, fresh in (("1.9.0", True), ("1.10.0", True), ("1.11.0", False)):
+            bench.cache.put(ScriptKey(Ref("elsewhere", version), "shell"), self.FILES, fresh=fresh)
+        found = bench.resolver.resolve("elsewhere", "shell")
+        assert (found.ref.version, found.stale) == ("1.10.0", False)
+
+
+class TestStale:
+    KEY = ELSEWHERE
+    FILES = SCRIPT
+
+    @pytest.mark.parametrize("target", ["elsewhere", "elsewhere@1.0.0"])
+    def test_is_served_only_where_the_setting_allows(self, make_bench, target, caplog):
+        strict, lenient = make_bench(), make_bench(serve_stale=True)
+        for bench in (strict, lenient):
+            bench.cache.put(self.KEY, self.FILES, fresh=False)
+            bench.downloads.error = OFFLINE
+        with pytest.raises(ServerUnreachable):
+            strict.resolver.resolve(target, "shell")
+        found = lenient.resolver.resolve(target, "shell")
+        assert (found.stale, found.source) == (True, Source.CACHE)
+        assert found.as_json()["stale"] is True
+        assert "stale" in caplog.text
+
+    def test_the_server_is_not_asked_again_and_again(self, make_bench):
+        bench = make_bench(serve_stale=True)
+        bench.cache.put(ELSEWHERE, SCRIPT, fresh=False)
+        bench.downloads.error = OFFLINE
+        for _ in range(5):
+            assert bench.resolver.resolve("elsewhere@1.0.0", "shell").stale
+            assert bench.resolver.resolve("elsewhere", "shell").stale
+        assert len(bench.downloads.asked) == 1
+        bench.cache.held.clear()
+        bench.downloads.error, bench.downloads.has[ELSEWHERE] = None, SCRIPT
+        assert bench.resolver.resolve("elsewhere", "shell").source is Source.DOWNLOAD
+
+    @pytest.mark.parametrize("error", [ServerRejected("gone"), CacheFull("full")])
+    def test_is_not_served_when_the_server_spoke(self, make_bench, error):
+        bench = make_bench(serve_stale=True)
+        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.downloads.error = error
+        with pytest.raises(type(error)):
+            bench.resolver.resolve("elsewhere@1.0.0", "shell")
+
+    def test_of_a_published_version_that_was_changed(self, make_bench):
+        bench = make_bench(serve_stale=True)
+        ref = bench.create()
+        folder = bench.publish(ref)
+        script = (folder / "shell/main.sh").read_bytes()
+        (folder / "shell/main.sh").write_bytes(b"echo edited\n")
+        bench.cache.put(bench.key(ref), {"shell/main.sh": script}, fresh=False)
+        bench.downloads.error = OFFLINE
+        assert bench.resolver.resolve(ID, "shell").stale
+
+
+class TestSensitive:
+    @pytest.fixture
+    def ref(self, bench) -> Ref:
+        return bench.create(files=MODULE, sensitive=True)
+
+    def test_is_handed_out_in_clear_for_a_while(self, bench, ref):
+        found = bench.resolver.resolve(ID, "terraform")
+        for file in found.listing.files:
+            assert (found.folder / file.path).read_bytes() == MODULE[file.path]
+            assert b"ESCHERv1" in (bench.store.folder(ref) / file.path).read_bytes()
+        assert found.expires_at is not None
+        assert not (found.folder / "shell").exists(), "only what was asked for"
+        assert bench.store.folder(ref) not in found.path.parents
+        again = bench.resolver.resolve(ID, "terraform")
+        assert again.folder != found.folder
+
+    def test_a_lease_ends_with_its_block(self, bench, ref):
+        with bench.resolver.lease(ID, "shell") as found:
+            assert found.path.read_bytes() == MODULE["shell/a.sh"]
+        assert not found.folder.exists()
+        with pytest.raises(KeyError), bench.resolver.lease(ID, "shell") as found:
+            raise KeyError
+        assert not found.folder.exists()
+
+    def test_changed_on_disk(self, bench, ref):
+        path = bench.store.folder(ref) / "shell/a.sh"
+        sealed = path.read_bytes()
+        path.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+        with pytest.raises(IntegrityError, match=r"shell/a\.sh"):
+            bench.resolver.resolve(ID, "shell")
+        assert bench.clear.leases() == []
+
+    def test_with_another_key(self, bench, ref):
+        other = PlaybookStore(bench.settings, bench.journal, Envelope(MasterKey(b"x" * 32)))
+        vars(bench.resolver)["_stored"] = Stored(other)
+        with pytest.raises(WrongKey):
+            bench.resolver.resolve(ID, "shell")
+        assert bench.edits == []
+
+
+def test_a_lease_of_what_is_not_sensitive_leaves_it_where_it_is(bench):
+    bench.create()
+    with bench.resolver.lease(ID, "shell") as found:
+        assert found.expires_at is None
+    assert found.path.exists()
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_while_it_is_replaced_again_and_again(bench, sensitive):
+    """Each answer was, at its moment, what the journal said."""
+    ref = bench.create(sensitive=sensitive)
+    bodies = [f"#!/bin/sh\necho {number}\n".encode() * (number + 1) for number in range(25)]
+    done = threading.Event()
+
+    def replace() -> None:
+        try:
+            for body in bodies:
+                new = draft(files={"shell/main.sh": body}, sensitive=sensitive)
+                bench.store.update(ref.playbook_id, new, check_scripts=False)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    checksums = {sha256_bytes(body) for body in bodies} | {
+        sha256_bytes(draft().files["shell/main.sh"])
+    }
+    looked = 0
+    while not done.is_set() or not looked:
+        assert bench.resolver.resolve(ID, "shell").listing.entry.checksum in checksums
+        looked += 1
+    writer.join(60)
+    assert bench.resolver.resolve(ID, "shell").listing.entry.checksum == sha256_bytes(bodies[-1])
+    assert bench.edits == [], "a replacement is no edit"
