@@ -40,12 +40,15 @@ task_routes = {
     "playbooks.upload": {"queue": "transfer"},
     "playbooks.publish": {"queue": "transfer"},
     "playbooks.settle": {"queue": "transfer"},
+    "playbooks.download": {"queue": "transfer"},
+    "playbooks.verify": {"queue": "transfer"},
     "playbooks.embed": {"queue": "embed"},
     "playbooks.unindex": {"queue": "embed"},
     "playbooks.reindex": {"queue": "embed"},
     "playbooks.audit": {"queue": "embed"},
     "playbooks.search": {"queue": "search"},
     "playbooks.sync": {"queue": "control"},
+    "playbooks.evict": {"queue": "control"},
     "playbooks.delete": {"queue": "control"},
     "playbooks.import": {"queue": "control"},
     "playbooks.submit": {"queue": "control"},
@@ -65,15 +68,19 @@ task_send_sent_event = True
 worker_hijack_root_logger = True
 worker_redirect_stdouts = False
 
-beat_schedule = (
-    {
-        "sync": {
-            "task": "playbooks.sync",
-            "schedule": _settings.sync_interval_minutes * 60,
-            # a tick that waited past the next one has nothing to add to it
-            "options": {"expires": max(30.0, _settings.sync_interval_minutes * 60)},
-        }
+EVICT_SECONDS = 3600
+
+# A tick that waited past the next one has nothing to add to it, so it expires then.
+beat_schedule = {
+    "evict": {
+        "task": "playbooks.evict",
+        "schedule": EVICT_SECONDS,
+        "options": {"expires": EVICT_SECONDS},
     }
-    if _settings.sync_enabled
-    else {}
-)
+}
+if _settings.sync_enabled:
+    beat_schedule["sync"] = {
+        "task": "playbooks.sync",
+        "schedule": _settings.sync_interval_minutes * 60,
+        "options": {"expires": max(30.0, _settings.sync_interval_minutes * 60)},
+    }

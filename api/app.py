@@ -13,6 +13,10 @@ from prometheus_client import CollectorRegistry
 from api import (
     docs_page,
     problems,
+    routes_cache,
+    routes_conflicts,
+    routes_decisions,
+    routes_executions,
     routes_health,
     routes_jobs,
     routes_playbooks,
@@ -55,7 +59,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.home = home
     app.state.registry = registry
     problems.install(app)
-    for module in (routes_playbooks, routes_jobs, routes_search, routes_health):
+    for module in (
+        routes_playbooks,
+        routes_executions,
+        routes_decisions,
+        routes_conflicts,
+        routes_jobs,
+        routes_search,
+        routes_cache,
+        routes_health,
+    ):
         app.include_router(module.router)
 
     @app.get("/docs", include_in_schema=False)

@@ -7,9 +7,10 @@ import binascii
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from core.errors import InvalidPlaybook
+from core.executions import MAX_INTEGER
 from core.files import json_bytes
 from core.models import PARAMETERS_FILE, PLAN_FILE, PlaybookDraft
 
@@ -92,6 +93,35 @@ def _json_file(value: Any, name: str) -> bytes:
 class StatusBody(_Request):
     status: Annotated[str, Field(max_length=40)]
     reason: Annotated[str | None, Field(max_length=500)] = None
+
+
+class ExecutionBody(_Request):
+    """A run as an execution engine saw it."""
+
+    execution_id: Annotated[
+        str | None,
+        Field(min_length=1, max_length=200, description="Counts once; else one is made."),
+    ] = None
+    success: StrictBool
+    duration_ms: Annotated[StrictInt, Field(ge=0, le=MAX_INTEGER)] = 0
+    error: Annotated[str | None, Field(description="Kept here, never sent.")] = None
+    at: Annotated[
+        StrictInt | None, Field(ge=0, le=MAX_INTEGER, description="Unix seconds; else now.")
+    ] = None
+
+
+class DecisionBody(_Request):
+    decision: Annotated[
+        str, Field(max_length=40, description="keep, review, trusted or discard.")
+    ]  # fmt: skip
+
+
+class ResolutionBody(_Request):
+    """One of the three: ours as another version, ours under another id, or theirs."""
+
+    as_version: Annotated[str | None, Field(max_length=64)] = None
+    rename: Annotated[str | None, Field(max_length=100)] = None
+    take: Literal["theirs"] | None = None
 
 
 class JobBody(_Request):

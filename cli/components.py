@@ -1,8 +1,8 @@
 """What `up` starts, in which order, and how each part shows that it is ready.
 
-    broker → server → worker-transfer, worker-embed, beat, api, flower
+    broker → server → worker-transfer, worker-embed, beat, api, agent, flower
 
-The last five need the first two and not each other, so they start side by side; they stop one
+The last six need the first two and not each other, so they start side by side; they stop one
 after the other, from the right.
 
 Each part inherits the settings as `up` has read them, so a `.env` or a relative path means the
@@ -49,9 +49,11 @@ def build_components(settings: Settings) -> list[Component]:
         _worker(settings, "worker-transfer", "transfer,control", settings.transfer_concurrency + 2),
         _worker(settings, "worker-embed", "embed,search", EMBED_THREADS),
     ]
-    if settings.sync_enabled:
-        parts.append(_beat(settings))
-    return [*parts, _api(settings), _flower(settings)]
+    parts.append(_beat(settings))  # without sync it still lets the cache be evicted
+    parts.append(_api(settings))
+    if settings.agent_enabled:
+        parts.append(_agent(settings))
+    return [*parts, _flower(settings)]
 
 
 def component_names(settings: Settings) -> list[str]:
@@ -61,8 +63,9 @@ def component_names(settings: Settings) -> list[str]:
         "server": settings.embeds_server,
         "worker-transfer": True,
         "worker-embed": True,
-        "beat": settings.sync_enabled,
+        "beat": True,
         "api": True,
+        "agent": settings.agent_enabled,
         "flower": True,
     }
     return [name for name, wanted in names.items() if wanted]
@@ -171,6 +174,24 @@ def _api(settings: Settings) -> Component:
         ready_timeout=SLOW_START_SECONDS,
         stop_timeout=10,
         with_previous=True,
+    )
+
+
+def _agent(settings: Settings) -> Component:
+    pid_file = settings.run_path / "agent.pid"
+    return Component(
+        name="agent",
+        argv=(sys.executable, "-m", "cli.main", "agent", "--pidfile", str(pid_file)),
+        env=environment(
+            settings,
+            keep=frozenset({"server_token", "broker_url", "result_backend", "journal_url"}),
+        ),
+        ready=pid_file.exists,
+        ready_timeout=SLOW_START_SECONDS,
+        stop_timeout=5,
+        with_previous=True,
+        critical=False,  # without it, changes on the server are seen at the next sync
+        before_start=lambda _alive: pid_file.unlink(missing_ok=True),
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from core.service import PlaybookService
 
 SHOWN_REASONS = 20
+SYNC_HIDDEN = frozenset({"at", "format_version"})
 jobs_app = typer.Typer(help="What was asked for, and how far it is.", no_args_is_help=True)
 
 
@@ -174,8 +175,9 @@ def exit_code(job: Job) -> int:
         return int(codes.pop()) if alone else 1
     if job.state == "failed":
         return 1
-    deferred = job.deferred or (job.result or {}).get("deferred", 0)  # a sync has no items
-    return errors.ServerUnreachable.exit_code if deferred else 0
+    result = job.result or {}  # a sync has no items
+    waits = job.deferred or result.get("deferred") or result.get("offline")
+    return errors.ServerUnreachable.exit_code if waits else 0
 
 
 def _report(job: Job, done: str) -> None:
@@ -187,7 +189,11 @@ def _report(job: Job, done: str) -> None:
     if job.error:
         output.note(job.error)
     if job.kind == "sync" and job.result:
-        facts = {k: v for k, v in job.result.items() if not isinstance(v, dict)}
+        for path, reason in job.result.get("failures", {}).items():
+            output.note(f"{path}: {reason}")
+        if job.result.get("offline"):
+            output.note(job.result["offline"])
+        facts = {k: v for k, v in job.result.items() if isinstance(v, int) and k not in SYNC_HIDDEN}
         output.say(", ".join(f"{name} {value}" for name, value in facts.items()))
     output.say(_counts(job, done) if job.total else f"{job.kind} {job.state}")
     if job.deferred or not job.is_finished:

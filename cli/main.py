@@ -15,8 +15,13 @@ from typing import Annotated
 import typer
 
 from cli import (
+    agent_command,
+    cache_commands,
     config_commands,
+    conflict_commands,
+    decide_command,
     doctor,
+    execution_commands,
     jobs_commands,
     options,
     output,
@@ -63,11 +68,16 @@ def root(
 for _commands in (
     service_commands,
     playbook_commands,
+    decide_command,
     reading_commands,
     publish_commands,
+    conflict_commands,
     search_commands,
+    execution_commands,
+    cache_commands,
     jobs_commands,
     server_command,
+    agent_command,
     config_commands,
     doctor,
 ):

@@ -97,6 +97,7 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
     with open_service() as service:
         playbook = service.show(target)
         folder = service.store.folder(playbook.ref)
+        last_error = service.journal.executions.last_error(playbook.ref)
     if as_json:
         output.print_json(playbook.as_json())
         return
@@ -109,8 +110,12 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         ("resources", ", ".join(metadata.resource_types)),
         ("author", metadata.author),
         ("status", metadata.status),
+        ("reason", metadata.deprecation_reason),
+        ("deprecated by", metadata.deprecated_by),
         ("strategy", metadata.storage_strategy),
         ("health", playbook.health),
+        ("executions", _executions(playbook)),
+        ("last failure", last_error),
         ("sync", sync.state),
         ("revision", sync.revision),
         ("error", sync.error),
@@ -127,6 +132,13 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         ("FILE", "BYTES", "CHECKSUM"),
         ((file.path, file.size_bytes, file.checksum) for file in playbook.files),
     )
+
+
+def _executions(playbook: Playbook) -> str | None:
+    if not playbook.execution_count:
+        return None
+    last = output.moment(playbook.last_executed)
+    return f"{playbook.execution_count}, {playbook.success_count} of them well, last {last}"
 
 
 def resolve(

@@ -51,13 +51,16 @@ def search(
         output.note("nothing found")
         return
     output.table(
-        ("#", "PLAYBOOK", "NAME", "SCORE", "STATUS"),
+        ("#", "PLAYBOOK", "NAME", "SCORE", "RUNS", "STATUS"),
         (
             (
                 rank,
                 f"{result.playbook_id}@{result.version}",
                 result.name,
                 f"{result.score:.3f}",
+                f"{result.success_count}/{result.execution_count}"
+                if result.execution_count
+                else "",
                 f"{result.status}: {result.warning}" if result.warning else result.status,
             )
             for rank, result in enumerate(answer.results, start=1)

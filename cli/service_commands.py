@@ -88,6 +88,7 @@ def _supervise(settings: Settings, *, as_json: bool) -> None:
     with hold_home(settings), contextlib.ExitStack() as cleanup:
         clear_leftovers(settings)
         cleanup.callback(remove_traces, settings)
+        cleanup.callback(_remove_clear_text, settings)
         state = State.STARTING
         write_state(settings, UpState(state, own))
         check_before_start(settings)
@@ -177,6 +178,7 @@ def down(as_json: options.Json = False) -> None:
     if settings.run_path.exists():
         with hold_home(settings):
             ended = clear_leftovers(settings)
+    _remove_clear_text(settings)
     if as_json:
         output.print_json({"stopped": stopped, "leftovers": ended})
     elif stopped:
@@ -185,6 +187,13 @@ def down(as_json: options.Json = False) -> None:
         output.say(f"ended what a killed supervisor had left: {', '.join(ended)}")
     else:
         output.say("nothing was running")
+
+
+def _remove_clear_text(settings: Settings) -> None:
+    """Nothing of a sensitive playbook stays readable once the service is down."""
+    from core.scripts.clear_text import ClearText
+
+    ClearText(settings).remove_all()
 
 
 def _stop_supervisor(settings: Settings) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from core.errors import (
     IndexBusy,
     IndexCorrupt,
     ModelUnavailable,
+    NotFound,
     PermanentError,
     TransientError,
 )
@@ -29,6 +31,7 @@ from core.models import (
     Area,
     Outcome,
     OutcomeState,
+    PlaybookSearchResult,
     Ref,
 )
 from core.rag.collection import Collection
@@ -123,8 +126,10 @@ class Indexing:
         gone = [ref for ref in refs if ref not in records]
         outcomes = {ref: Outcome(OutcomeState.SKIPPED, error="deleted") for ref in gone}
         documents: list[IndexDocument] = []
+        counted = self._update_counts(records.values())
+        outcomes |= dict.fromkeys(counted, DONE)
         for ref, record in records.items():
-            if record.indexed_digest == record.index_digest:
+            if ref in counted or record.indexed_digest == record.index_digest:
                 outcomes[ref] = DONE
                 continue
             try:
@@ -146,9 +151,22 @@ class Indexing:
             if late:  # deleted meanwhile: tidied away before the point was written
                 self.remove(late)
                 outcomes |= dict.fromkeys(late, Outcome(OutcomeState.SKIPPED, error="deleted"))
-        if self._index.needs_rebuild and not self._journal.versions.unindexed():
+        if self._index.needs_rebuild and not self._journal.versions.unindexed(missing_only=True):
             self._index.mark_rebuilt()
         return outcomes
+
+    def _update_counts(self, records: Iterable[VersionRecord]) -> set[Ref]:
+        """Of versions that were only executed, bring the counts into their points; who had one."""
+        digests = {
+            r.ref: (r.index_digest, r.execution_state) for r in records if r.only_counts_changed
+        }
+        if not digests:
+            return set()
+        found = self._index.update_payload({ref: state for ref, (_, state) in digests.items()})
+        self._journal.versions.set_many(
+            [(ref, None, {"indexed_digest": digests[ref][0]}) for ref in found]
+        )
+        return found
 
     def remove(self, refs: Sequence[Ref]) -> None:
         """Take points out of the collection and note that they are."""
@@ -174,19 +192,17 @@ class Indexing:
             self._index.close()
 
     def _document(self, record: VersionRecord) -> IndexDocument:
-        files = self._contents.published_files(record.ref)
+        try:
+            files = self._contents.published_files(record.ref)
+        except NotFound:  # pulled, and its content is not fetched: found by its metadata
+            files = {}
         checksums = {
             f.entry.path: f.entry.checksum for f in self._journal.versions.files(record.ref)
         }
         return IndexDocument(
             metadata=record.metadata,
             content_digest=record.content_digest,
-            state={
-                "health": record.health,
-                "execution_count": record.execution_count,
-                "success_count": record.success_count,
-                "last_executed": record.last_executed,
-            },
+            state=record.execution_state,
             parameters=_json(files.get(PARAMETERS_FILE)),
             explain_plan=_json(files.get(PLAN_FILE)),
             scripts=[
@@ -212,10 +228,10 @@ class Indexing:
         """By meaning; by words, and said so, while the model or collection is out of reach."""
         chosen = SearchFilters.parse(filters)
         try:
-            if self._index.needs_rebuild and self._journal.versions.unindexed():
+            if self._index.needs_rebuild and self._journal.versions.unindexed(missing_only=True):
                 return self.search_by_keywords(query, filters, limit)
             self.tidy()
-            return SearchAnswer(self._index.search(query, chosen, limit))
+            return SearchAnswer(self._as_of_now(self._index.search(query, chosen, limit)))
         except (ModelUnavailable, IndexBusy, IndexCorrupt, TransientError) as error:
             _log.warning("searching by words only: %s", error.detail)
             return self.search_by_keywords(query, filters, limit)
@@ -225,9 +241,22 @@ class Indexing:
     ) -> SearchAnswer:
         """BM25 over the journal's metadata; needs neither model nor collection."""
         records = self._journal.versions.select()
-        metadatas = [{**record.metadata, "health": record.health} for record in records]
+        metadatas = [{**record.metadata, **record.execution_state} for record in records]
         found = keyword_search(query, metadatas, limit, SearchFilters.parse(filters))
         return SearchAnswer(found, degraded=True)
+
+    def _as_of_now(self, found: Sequence[PlaybookSearchResult]) -> list[PlaybookSearchResult]:
+        """Results with what was reported of executions since their points were written."""
+        records = self._journal.versions.get_many([Ref(r.playbook_id, r.version) for r in found])
+        shown = []
+        for result in found:
+            record = records.get(Ref(result.playbook_id, result.version))
+            if record is None:
+                shown.append(result)
+            elif record.health == "ok" or result.health != "ok":
+                shown.append(replace(result, **record.execution_state))
+            # else it broke since: hidden, as its point will be
+        return shown
 
     def verify(self) -> list[Finding]:
         """Points without a row, rows without a point, points of an older content."""

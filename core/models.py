@@ -329,6 +329,9 @@ class Playbook:
     sync: SyncInfo = SyncInfo()
     health: str = "ok"
     warnings: tuple[str, ...] = ()
+    execution_count: int = 0
+    success_count: int = 0
+    last_executed: int | None = None
 
     @property
     def ref(self) -> Ref:
@@ -342,6 +345,9 @@ class Playbook:
             "content_digest": self.content_digest,
             "sync": self.sync.as_json(),
             "health": self.health,
+            "execution_count": self.execution_count,
+            "success_count": self.success_count,
+            "last_executed": self.last_executed,
             "area": self.area.value,
             "warnings": list(self.warnings),
         }
@@ -391,7 +397,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class PlaybookSearchResult:
-    """One answer of a search; ``score`` is higher for better, ``warning`` says why it ranks lower."""
+    """One answer of a search; ``score`` is higher for better, ``warning`` says why it ranks lower.
+
+    ``execution_count`` runs were reported, ``success_count`` of them went well, the last one at
+    ``last_executed`` (Unix seconds).
+    """
 
     playbook_id: str
     version: str
@@ -400,6 +410,10 @@ class PlaybookSearchResult:
     score: float
     status: str
     warning: str | None = None
+    health: str = "ok"
+    execution_count: int = 0
+    success_count: int = 0
+    last_executed: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -410,4 +424,8 @@ class PlaybookSearchResult:
             "score": round(self.score, 4),
             "status": self.status,
             "warning": self.warning,
+            "health": self.health,
+            "execution_count": self.execution_count,
+            "success_count": self.success_count,
+            "last_executed": self.last_executed,
         }

@@ -7,26 +7,24 @@ the collection are made when they are first needed.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from core.catalog import Catalog
-from core.encryption import Envelope, MasterKey, Place, load_master_key
+from core.conflict_methods import ConflictMethods
 from core.errors import (
     IndexCorrupt,
+    LeaseHeld,
     ModelUnavailable,
     Refused,
     TransientError,
     UsageError,
-    WrongKey,
 )
-from core.files import make_private_dir
+from core.executions import ExecutionReport, ExecutionsSent
 from core.importing import Progress, import_path
-from core.indexing import Indexing
-from core.journal import Journal
+from core.journal.claims import SYNC
 from core.journal.leases import this_process
 from core.models import (
     Area,
@@ -40,11 +38,11 @@ from core.models import (
     Status,
     Strategy,
 )
+from core.playbooks.decisions import Decision, decide
 from core.playbooks.limits import Limits
-from core.playbooks.store import PlaybookStore, StoreResult
+from core.playbooks.store import StoreResult
 from core.playbooks.verify import verify as verify_store
 from core.publishing.policy import PublishPlan
-from core.publishing.publisher import Publisher
 from core.reports import (
     DeleteReport,
     Finding,
@@ -52,29 +50,23 @@ from core.reports import (
     SearchAnswer,
     VerifyReport,
 )
-from core.script_location import LocatedScript, locate_script
-from core.server.client import EscherServer
+from core.script_methods import ScriptMethods
 from core.settings import Settings, load_settings
 from core.status import service_status
-from core.sync_plan import SyncPlan, make_plan, read_report, write_report
+from core.sync_methods import BackgroundSync, SyncMethods
 
 _log = logging.getLogger(__name__)
 
 
-class PlaybookService:
+class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
     """The mission's methods, each for one playbook, and batch forms beside them."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        make_private_dir(settings.home)
-        self.journal = Journal(settings.effective_journal_url)
-        self._check_binding()
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Self:
         """Open the home, finish what a crash left half-done, and return the service."""
         service = cls(settings or load_settings())
         service.store.recover()
+        service.script_manager.recover()
         if not service.journal.versions.counts()["versions"]:
             service.adopt()
         return service
@@ -88,61 +80,11 @@ class PlaybookService:
             _log.warning("the journal was rebuilt from %d folders", len(adopted))
         return adopted
 
-    def close(self) -> None:
-        """Give back the collection, the connections and the journal."""
-        if "indexing" in self.__dict__:
-            self.indexing.close()
-        self.journal.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- the parts --------------------------------------------------------------------------
-    @cached_property
-    def envelope(self) -> Envelope:
-        return Envelope(self._load_key)
-
-    @cached_property
-    def store(self) -> PlaybookStore:
-        return PlaybookStore(self.settings, self.journal, self.envelope)
-
-    @cached_property
-    def server(self) -> EscherServer:
-        return EscherServer(self.settings, on_contact=self.bind)
-
-    @cached_property
-    def indexing(self) -> Indexing:
-        return Indexing(self.settings, self.journal, self.store, self._seal)
-
-    @cached_property
-    def publisher(self) -> Publisher:
-        return Publisher(
-            self.journal,
-            self.server,
-            source=self.store,
-            vectors=self.indexing,
-            settings=self.settings,
-            owner=this_process(),
-        )
-
-    def _load_key(self) -> MasterKey:
-        """The home's key; once it has one, another is neither made nor taken."""
-        known = self.journal.facts.get("key_id")
-        key = load_master_key(self.settings, create=known is None)
-        if self.journal.facts.set_once("key_id", key.key_id) != key.key_id:
-            raise WrongKey(
-                f"The key at hand is {key.key_id}, this home's is {known}.",
-                "Give the home its own key (see encryption_key_source); nothing was changed.",
-            )
-        return key
-
-    def _seal(self, ref: Ref, content: bytes) -> str:
-        generation = 0  # a point is disposable: it is written again, never rolled back to
-        place = Place(ref.playbook_id, ref.version, "qdrant", generation)
-        return self.envelope.seal_text(content, place)
 
     # -- the mission's methods --------------------------------------------------------------
     def create_playbook(self, playbook: PlaybookDraft) -> str:
@@ -171,22 +113,30 @@ class PlaybookService:
         return self.publish_refs(plan.accepted)
 
     def sync_all_metadata(self) -> dict[str, Any]:
-        """Do whatever is to be done towards the server, in this process; the report."""
-        plan = self.plan_sync()
-        self.index_refs(plan.embed)
-        self.publish_refs(plan.publish)
-        self.publisher.delete(plan.delete)
-        self.tidy_points()
-        return self.finish_sync(plan)
+        """Sync both ways in this process, to its end; the SyncReport.
 
-    def resolve_script(self, playbook_id: str, format: str, version: str = "latest") -> Path:  # noqa: A002  the contract's name
-        """The path of the entry script on disk, its bytes checked against the journal."""
-        target = playbook_id if version == "latest" else f"{playbook_id}@{version}"
-        return self.locate_script(target, format).path
+        `LeaseHeld` while another process syncs this home.
+        """
+        owner = f"{this_process()}#{threading.get_ident()}"
+        claims = self.journal.claims
+        if not claims.take(SYNC, owner):
+            raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
+        try:
+            plan = self.look_at_both_sides(on_part=lambda: claims.take(SYNC, owner))
+            self.index_refs(plan.embed)
+            self.publish_refs(plan.publish)
+            self.publisher.delete(plan.delete)
+            self.tidy_points()
+            return self.finish_sync(plan)
+        finally:
+            claims.give_back(SYNC, owner)
 
-    def locate_script(self, target: str, format: str) -> LocatedScript:  # noqa: A002  as above
-        """`resolve_script` with the file's checksum and size, and the folder it stands in."""
-        return locate_script(self.store, self.journal, self.store.resolve(target), format)
+    def start_background_sync(self) -> BackgroundSync:
+        """Sync now and every ``sync_interval_minutes`` in a thread of this process, until `stop`.
+
+        For users of the library; under `up` beat does it.
+        """
+        return BackgroundSync(self.sync_all_metadata, self.settings.sync_interval_minutes * 60)
 
     def search_local_playbooks(
         self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
@@ -262,6 +212,21 @@ class PlaybookService:
         self.store.set_metadata(ref, changes)
         return self.show(str(ref))
 
+    def decide(self, ref: Ref, decision: Decision) -> Playbook | None:
+        """The user's choice on an AI-generated version; as it then stands, None when discarded."""
+        decide(self.store, ref, decision)
+        return None if decision is Decision.DISCARD else self.show(str(ref))
+
+    # -- executing --------------------------------------------------------------------------
+    def report_execution(self, ref: Ref, **run: Any) -> ExecutionReport:
+        """Count a run that an execution engine reports, see `Executions.report`."""
+        return self.executions.report(ref, **run)
+
+    def send_executions(self) -> ExecutionsSent:
+        """Tell the server of the runs that it has not been told of yet."""
+        return self.executions.send(self.server)
+
+    # -- deleting ---------------------------------------------------------------------------
     def delete(self, target: str) -> DeleteReport:
         """Delete what only stands here; mark what is published, for the job ``delete``."""
         refs = self.expand([target])
@@ -276,10 +241,6 @@ class PlaybookService:
         return published
 
     # -- looking ----------------------------------------------------------------------------
-    @cached_property
-    def catalog(self) -> Catalog:
-        return Catalog(self.journal, self.store)
-
     def expand(self, targets: Sequence[str]) -> list[Ref]:
         """``id`` is all its versions, ``id@version`` that one; `NotFound` names what is not there."""
         return self.catalog.expand(targets)
@@ -322,18 +283,6 @@ class PlaybookService:
     def withdraw_publish(self, refs: Sequence[Ref]) -> None:
         """Take back the wish to publish; what the server has committed stays."""
         self.journal.versions.withdraw(refs)
-
-    def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
-        """Compare what is with what should be, see `core.sync_plan.make_plan`."""
-        return make_plan(self.journal, self.publisher, self.indexing, under_way)
-
-    def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
-        """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""
-        return write_report(self.settings, self.journal, plan)
-
-    def last_sync(self) -> dict[str, Any] | None:
-        """The last report, None before the first sync."""
-        return read_report(self.settings)
 
     # -- searching --------------------------------------------------------------------------
     def index_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
@@ -389,20 +338,12 @@ class PlaybookService:
             for found in verify_store(self.store)
         ]
         problems.extend(self.indexing.verify())
+        problems.extend(self.script_manager.verify())
         return VerifyReport(self.journal.versions.counts()["versions"], problems)
 
     def status(self) -> dict[str, Any]:
         """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
         return service_status(self.settings, self.journal, self.server)
-
-    # -- the home's server ------------------------------------------------------------------
-    def bind(self) -> None:
-        """Tie the home to the settings' server and tenant, at the first contact."""
-        self.journal.bind(self.settings.server_url, self.settings.tenant_id)
-
-    def _check_binding(self) -> None:
-        if self.journal.facts.get("server_url") is not None:
-            self.bind()
 
 
 def _ok(outcome: Outcome) -> bool:

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     sync_enabled: bool = True
     sync_interval_minutes: float = Field(5, gt=0)
     edit_quiet_seconds: float = Field(3, ge=0)
+    sync_pull_scripts: bool = False
     server_url: str = DEFAULT_SERVER_URL
     server_embedded: bool | None = None
     tenant_id: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
     transfer_concurrency: int = Field(4, ge=1, le=64)
     publish_batch_size: int = Field(64, ge=1, le=512)
     server_faults: bool = False
+    agent_enabled: bool = True
+    share_private_with_agent: bool = False
 
     @classmethod
     def settings_customise_sources(

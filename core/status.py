@@ -7,9 +7,10 @@ from typing import Any
 
 from core.errors import EscherError
 from core.journal import Journal
+from core.journal.claims import SYNC
 from core.server.client import EscherServer
 from core.settings import Settings
-from core.sync_plan import read_report
+from core.sync_report import read_report
 
 
 def service_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
         },
         "sync": {
             "last_at": last["at"] if last else None,
-            "running": any(job.kind == "sync" for job in journal.jobs.unfinished()),
+            "running": journal.claims.holder(SYNC) is not None,
         },
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from escher_server import (
+    agent_link,
     changes,
     object_routes,
     problems,
@@ -19,6 +20,7 @@ from escher_server import (
     search,
     uploads,
 )
+from escher_server.agent_link import AgentLinks
 from escher_server.body_limit import BodyLimitMiddleware
 from escher_server.config import S3Objects, ServerConfig
 from escher_server.counters import Counters
@@ -47,7 +49,9 @@ def create_app(config: ServerConfig, *, embed: Embed | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         services.counters.start()
         services.search.start()
+        services.links.start()
         yield
+        services.links.stop()
         services.search.stop()
         services.counters.stop()
         services.database.close()
@@ -57,6 +61,7 @@ def create_app(config: ServerConfig, *, embed: Embed | None = None) -> FastAPI:
     problems.install(app)
     for module in (
         uploads, object_routes, publishing, review, changes, scripts, search, reference,
+        agent_link,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_middleware(BodyLimitMiddleware, max_bytes=config.max_json_bytes)
@@ -94,6 +99,7 @@ def _services(config: ServerConfig, embed: Embed | None) -> Services:
         library=library,
         search=SearchService(database, library, embed, config.embedding_model),
         faults=FaultPlan(),
+        links=AgentLinks(database, config.agent_deadline_ms),
     )
     _sweep_incoming(services.incoming_dir)
     return services

@@ -61,6 +61,9 @@ class ServerConfig(BaseModel):
     embedding_model: str | None = None
     """Search compares only vectors of this model; None compares all of the query's length."""
 
+    agent_deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 1500
+    """How long a search waits for the clients of the agent link."""
+
     upload_url_ttl_seconds: int = 900
     download_url_ttl_seconds: int = 3600
     max_file_bytes: int = 1024 * MEBIBYTE

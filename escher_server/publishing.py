@@ -118,6 +118,7 @@ def publish(
                 now,
             ),
         )
+    services.links.notify(body.tenant_id)
     return JSONResponse(answer)
 
 

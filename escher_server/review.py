@@ -84,9 +84,10 @@ def set_status(
         if approved:
             deprecate_lower(connection, tenant_id, playbook_id, version, int(time.time()))
         row = find_live(connection, tenant_id, playbook_id, version)
-        return JSONResponse(
-            {key: row[key] for key in ("revision", "status", "storage_strategy", "updated_at")}
-        )
+    services.links.notify(tenant_id)
+    return JSONResponse(
+        {key: row[key] for key in ("revision", "status", "storage_strategy", "updated_at")}
+    )
 
 
 def deprecate_lower(
@@ -156,11 +157,13 @@ def delete_version(
                     version,
                 ),
             )
-            # publishing anew must not be answered with what was true before the deletion
-            connection.execute(
-                "DELETE FROM answers WHERE tenant_id = ? AND playbook_id = ? AND version = ?",
-                (tenant_id, playbook_id, version),
-            )
+            # publishing anew must not be answered, or counted, with what was before the deletion
+            for table in ("answers", "executions"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE tenant_id = ? AND playbook_id = ? AND version = ?",  # noqa: S608  one of two names above
+                    (tenant_id, playbook_id, version),
+                )
+    services.links.notify(tenant_id)
     return JSONResponse(
         {"playbook_id": playbook_id, "version": version, "revision": revision, "deleted": True}
     )

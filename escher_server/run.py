@@ -5,6 +5,7 @@ from __future__ import annotations
 import uvicorn
 from fastapi import FastAPI
 
+from escher_server.agent_frames import MAX_FRAME_BYTES
 from escher_server.app import create_app
 from escher_server.config import ServerConfig
 from escher_server.search_service import Embed
@@ -25,6 +26,9 @@ def uvicorn_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         access_log=False,
         log_level="warning",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        ws_max_size=MAX_FRAME_BYTES,  # over it: 1009
+        ws_ping_interval=None,  # the agent link has pings of its own
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         server_header=False,
     )

@@ -1,13 +1,17 @@
-"""``POST /api/playbook/search``."""
+"""``POST /api/playbook/search``: the tenant space, the library and the connected clients."""
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, Field
 
+from escher_server.search_merge import merge
 from escher_server.services import CallerDep, ServicesDep
 
 router = APIRouter()
@@ -33,25 +37,23 @@ class SearchRequest(BaseModel):
 
 
 @router.post("/api/playbook/search")
-def search(body: SearchRequest, caller: CallerDep, services: ServicesDep) -> JSONResponse:
-    """The best versions of the tenant space and of the library."""
+async def search(body: SearchRequest, caller: CallerDep, services: ServicesDep) -> JSONResponse:
+    """The best versions; clients are asked meanwhile, and no thread waits for them."""
     caller.require_tenant(body.tenant_id)
-    found = services.search.search(
-        body.tenant_id,
-        body.query,
-        clouds=body.filters.cloud_provider,
-        resource_types=body.filters.resource_types,
-        limit=body.limit,
+    filters = {name: sorted(values) for name, values in body.filters if values}
+    own, answers = await asyncio.gather(
+        run_in_threadpool(
+            partial(
+                services.search.search,
+                body.tenant_id,
+                body.query,
+                clouds=body.filters.cloud_provider,
+                resource_types=body.filters.resource_types,
+            )
+        ),
+        services.links.ask(body.tenant_id, body.query, filters, body.limit),
     )
-    results = [
-        {
-            "playbook_id": hit.document.key[0],
-            "version": hit.document.key[1],
-            "source": source,
-            "score": round(hit.score, 6),
-            "status": hit.document.status,
-            "warning": hit.document.warning,
-        }
-        for source, hit in found
-    ]
+    results = await run_in_threadpool(
+        merge, services.database, services.library, body.tenant_id, own, answers, body.limit
+    )
     return JSONResponse({"results": results})

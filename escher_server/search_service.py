@@ -65,22 +65,19 @@ class SearchService:
         *,
         clouds: frozenset[str],
         resource_types: frozenset[str],
-        limit: int,
     ) -> list[tuple[str, Hit]]:
-        """The best ``limit`` hits as ``(source, hit)``, best first."""
+        """Every hit as ``(source, hit)``, in no order."""
         vector = unit(self._embed_texts([query])[0]) if self._embed else None
         with self._lock:
             sources = (
                 ("tenant", self._tenant_index(tenant_id)),
                 ("escher_library", self._current_library()),
             )
-            hits = [
+            return [
                 (source, hit)
                 for source, index in sources
                 for hit in index.search(query, vector, clouds=clouds, resource_types=resource_types)
             ]
-        hits.sort(key=lambda found: (-found[1].score, found[1].document.key))
-        return hits[:limit]
 
     def start(self) -> None:
         """Begin to embed the library, when there is something to embed it with."""
@@ -180,11 +177,12 @@ def _document(key: tuple[str, str], metadata: Mapping[str, Any], vector: Vector 
         resource_types=frozenset(metadata.get("resource_types") or ()),
         terms=words(searched_text(metadata)),
         vector=vector,
-        warning=_warning(status, metadata),
+        warning=warning_of(status, metadata),
     )
 
 
-def _warning(status: str, metadata: Mapping[str, Any]) -> str | None:
+def warning_of(status: str, metadata: Mapping[str, Any]) -> str | None:
+    """Why a shown version ranks lower; None when it does not."""
     if status not in WARNED:
         return None
     successor = metadata.get("deprecated_by")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from escher_server.agent_link import AgentLinks
 from escher_server.config import ServerConfig
 from escher_server.counters import Counters
 from escher_server.database import Database
@@ -37,6 +38,7 @@ class Services:
     library: Library
     search: SearchService
     faults: FaultPlan
+    links: AgentLinks
 
     @property
     def incoming_dir(self) -> Path:

@@ -9,8 +9,11 @@ app = Celery(
     include=[
         "tasks.embedding",
         "tasks.publishing",
+        "tasks.downloading",
+        "tasks.eviction",
         "tasks.syncing",
         "tasks.submitting",
+        "tasks.watching",
         "tasks.lanes",
     ],
 )

@@ -90,13 +90,28 @@ def whole_job(opened: PlaybookService, job_id: str) -> Iterator[None]:
         raise
 
 
+def still_waiting(outcomes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Refs that this step left, as another worker had them in hand or an earlier step had not."""
+    return [ref for ref, outcome in outcomes.items() if outcome["state"] == OutcomeState.WAITING]
+
+
 Step = Callable[[Sequence[Ref]], Mapping[Ref, Outcome]]
 
 
 def run_step(
-    opened: PlaybookService, step: str, refs: Sequence[str], job_id: str | None, work: Step
+    opened: PlaybookService,
+    step: str,
+    refs: Sequence[str],
+    job_id: str | None,
+    work: Step,
+    *,
+    own_job_only: bool = False,
 ) -> dict[str, Any]:
-    """Do one step of a job for a batch and note what came of it; ``{ref: outcome}``."""
+    """Do one step of a job for a batch and note what came of it; ``{ref: outcome}``.
+
+    ``own_job_only``: the step says nothing to other jobs on the same refs (they want another format).
+    """
+    only = job_id if own_job_only else None
     jobs = opened.journal.jobs
     if jobs.is_cancelled(job_id):
         logger.info("job %s is cancelled: %s of %d left undone", job_id, step, len(refs))
@@ -105,10 +120,10 @@ def run_step(
         found = work([Ref.parse(ref) for ref in refs])
     except PermanentError as error:  # of them all: no model, no key, no disk
         failed = Outcome(OutcomeState.FAILED, error.type, str(error))
-        jobs.note(step, dict.fromkeys(refs, failed))
+        jobs.note(step, dict.fromkeys(refs, failed), only)
         raise
     outcomes = {str(ref): outcome for ref, outcome in found.items()}
-    jobs.note(step, outcomes)
+    jobs.note(step, outcomes, only)
     counts: dict[str, int] = {}
     for outcome in outcomes.values():
         counts[outcome.state] = counts.get(outcome.state, 0) + 1

@@ -7,7 +7,7 @@ on with it, or, with ``wait``, its workflow runs in this process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from kombu.exceptions import OperationalError
 
 from core.errors import (
     BrokerUnreachable,
-    EscherError,
     IndexCorrupt,
     ModelUnavailable,
     NotFound,
@@ -25,6 +24,7 @@ from core.errors import (
     UsageError,
 )
 from core.journal import Job, JobState
+from core.journal.claims import SYNC
 from core.models import Ref, Strategy, SyncState
 from core.reports import SearchAnswer
 from core.service import PlaybookService
@@ -32,16 +32,10 @@ from core.settings import Settings
 from tasks import broker, workflows
 from tasks.app import app
 from tasks.base import use_service
-from tasks.leftovers import close_settled
 
 SEARCH_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.1
 BROKER_CHECK_SECONDS = 5.0
-# A worker that has held a message for longer than this may be dead (it was killed, or the broker
-# was): its work is queued again, and whichever comes second finds it done or leased.
-LOST_BATCH_SECONDS = 120.0
-LOST_JOB_SECONDS = 3600.0
-WHOLE_JOBS = frozenset({"reindex", "verify", "import"})
 
 Progress = Callable[[Job], None]
 
@@ -84,7 +78,7 @@ def submit(
         known = service.journal.jobs.known(idempotency_key, kind, request)
         if known is not None:  # before anything is asked for again, or found to be done
             return service.journal.jobs.summary(known)
-    targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path)
+    targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path, format_=format_)
     job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)
     job = service.journal.jobs.summary(job_id)
     if not is_new:
@@ -103,9 +97,10 @@ def _targets(
     all_: bool,
     as_: str | None,
     path: str | None,
+    format_: str | None,
 ) -> list[str]:
     """Check the request of a kind and name the refs it is about."""
-    if kind in {"publish", "embed", "delete"} and not (refs or all_):
+    if kind in {"publish", "embed", "delete", "download"} and not (refs or all_):
         raise UsageError(f"A {kind} job needs refs or all.", "Name playbooks, or set all.")
     match kind:
         case "publish":
@@ -129,8 +124,10 @@ def _targets(
             if not Path(path).exists():
                 raise NotFound(f"{path} is not there.", "Give a path on the service's machine.")
             return []
-        case "download" | "evict":
-            raise UsageError(f"Jobs of the kind {kind} are not offered yet.")
+        case "download":
+            return [
+                str(ref) for ref in service.scripts.wanted(None if all_ else refs or (), format_)
+            ]
         case _:
             return []
 
@@ -150,17 +147,19 @@ def _start(
     if not running:
         use_service(service)
     try:
-        _dispatch(service, job, targets, inline=not running, on_progress=on_progress)
+        dispatch(service, job, targets, inline=not running, on_progress=on_progress)
     except BrokerUnreachable:
         if wait:
             raise
         return job
+    if wait and job.kind == SYNC:
+        return _wait_for_sync(service, job.job_id, on_progress=on_progress)
     if wait and running:
         return wait_for(service, job.job_id, on_progress=on_progress)
     return service.journal.jobs.summary(job.job_id)
 
 
-def _dispatch(
+def dispatch(
     service: PlaybookService,
     job: Job,
     targets: list[str],
@@ -187,6 +186,14 @@ def _dispatch(
             workflows.dispatch(workflows.audit(job_id), inline=inline)
         case "sync":
             workflows.dispatch(workflows.sync(job_id), inline=inline)
+        case "evict":
+            workflows.dispatch(workflows.evict(job_id), inline=inline)
+        case "download":
+            format_ = job.request.get("format")
+            for batch in workflows.batched(targets, service.settings.publish_batch_size):
+                workflows.dispatch(workflows.download(batch, job_id, format_), inline=inline)
+                if on_progress is not None:
+                    on_progress(service.journal.jobs.summary(job_id))
         case "import":
             path = str(job.request["path"])
             workflows.dispatch(
@@ -226,49 +233,6 @@ def changed(
         service.journal.jobs.finish(job_id, JobState.SUCCEEDED)
         job = service.journal.jobs.summary(job_id)
     return job
-
-
-def sync(
-    service: PlaybookService, job_id: str | None, messages: broker.UnderWay | None
-) -> dict[str, Any]:
-    """Queue whatever is to be done and has no message under way; the report, also on disk.
-
-    ``messages`` None: there is no broker, so everything is done in this process.
-    """
-    jobs = service.journal.jobs
-    inline = messages is None
-    asked = [job for job in jobs.unfinished() if job.kind == "sync"]
-    if job_id is not None:
-        jobs.start(job_id)
-    now = time.time()
-    names = set() if messages is None else messages.since(now - LOST_BATCH_SECONDS)
-    plan = service.plan_sync(set(_refs(names)))
-    for make, refs in (
-        (workflows.publish, plan.publish),
-        (workflows.embed, plan.embed),
-        (workflows.delete, plan.delete),
-        (workflows.unindex, plan.unindex),
-    ):
-        for batch in workflows.batched(map(str, refs), service.settings.publish_batch_size):
-            workflows.dispatch(make(batch, job_id), inline=inline)
-    if messages is not None:
-        known = messages.since(now - LOST_JOB_SECONDS)
-        for job in jobs.unfinished():
-            if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
-                _dispatch(service, job, [], inline=False)
-    close_settled(service)
-    report = service.finish_sync(plan)
-    for job in asked:  # this sync began after they were asked for, so it is theirs too
-        jobs.finish(job.job_id, JobState.SUCCEEDED, result=report)
-    return report
-
-
-def _refs(names: Iterable[str]) -> Iterator[Ref]:
-    for name in names:
-        try:
-            yield Ref.parse(name)
-        except EscherError:
-            continue  # a job id or a path, not a ref
 
 
 def search(
@@ -329,6 +293,22 @@ def wait_for(
                 return service.journal.jobs.get(job_id)
             next_check = now + BROKER_CHECK_SECONDS
         time.sleep(POLL_SECONDS)
+
+
+def _wait_for_sync(service: PlaybookService, job_id: str, *, on_progress: Progress | None) -> Job:
+    """Until the sync, and what it queued, is done; another process may be the one that does it."""
+    while not (job := service.journal.jobs.summary(job_id)).is_finished:
+        if on_progress is not None:
+            on_progress(job)
+        if is_running(service.settings):
+            job = wait_for(service, job_id, on_progress=on_progress)
+            break
+        if service.journal.claims.holder(SYNC) is None:  # it ended, or died, without an answer
+            dispatch(service, job, [], inline=True)
+        time.sleep(POLL_SECONDS)
+    while is_running(service.settings) and service.journal.versions.counts()["pending"]:
+        time.sleep(POLL_SECONDS)
+    return job
 
 
 def cancel(service: PlaybookService, job_id: str) -> Job:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.models import OutcomeState
+from core.models import OutcomeState, Ref, SyncState
 from tasks import workflows
 from tasks.app import app
-from tasks.base import ServiceTask, run_step
+from tasks.base import ServiceTask, run_step, still_waiting
 
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.upload")
@@ -25,8 +25,14 @@ def publish(self: ServiceTask, refs: list[str], job_id: str | None = None) -> di
 
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.settle")
-def settle(self: ServiceTask, refs: list[str], job_id: str | None = None) -> dict[str, Any]:
-    """Move published versions to ``synced/`` and have their points follow."""
+def settle(
+    self: ServiceTask, refs: list[str], job_id: str | None = None, again: int = 0
+) -> dict[str, Any]:
+    """Move published versions to ``synced/`` and have their points follow.
+
+    Two chains may meet at one version, and each find it leased by the other at another step: what
+    still waits at the end is gone through once more, soon.
+    """
     service = self.service
     outcomes = run_step(service, "settle", refs, job_id, service.publisher.settle)
     settled = [ref for ref, outcome in outcomes.items() if outcome["state"] == OutcomeState.DONE]
@@ -34,6 +40,11 @@ def settle(self: ServiceTask, refs: list[str], job_id: str | None = None) -> dic
         # the status has changed and with it the payload; the vector is known, so this is cheap
         refresh = workflows.embed(settled, job_id)
         workflows.dispatch(refresh, inline=bool(self.request.is_eager))
+    if not self.request.is_eager:
+        waiting = [Ref.parse(ref) for ref in still_waiting(outcomes)]
+        rows = service.journal.versions.get_many(waiting)
+        held = [str(ref) for ref, row in rows.items() if row.sync_state is SyncState.PENDING]
+        workflows.go_again(workflows.publish, held, job_id, again=again)
     return outcomes
 
 

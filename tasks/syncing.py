@@ -11,19 +11,25 @@ from tasks import broker, workflows
 from tasks.app import app
 from tasks.base import ServiceTask, logger
 
+QUEUES = ("transfer", "embed", "control")
+LOGGED = ("scanned", "unchanged", "pulled", "updated", "failed", "offline", "queued", "duration_ms")
+
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.sync")
 def sync(self: ServiceTask, job_id: str | None = None) -> dict[str, Any]:
     """Find what crashed, was lost with the broker, was deferred or never queued, and queue it."""
-    from tasks import jobs
+    from tasks import sync_round
 
+    service = self.service
     inline = bool(self.request.is_eager)
-    messages = None
-    if not inline:
-        messages = broker.under_way(self.service.settings, ["transfer", "embed", "control"])
-    report = jobs.sync(self.service, job_id, messages)
-    logger.info("sync: %s", report)
-    return report
+
+    def look() -> broker.UnderWay | None:
+        return None if inline else broker.under_way(service.settings, QUEUES)
+
+    report = sync_round.run(service, job_id, look)
+    if report is not None:
+        logger.info("sync: %s", {name: report[name] for name in LOGGED})
+    return {"ran": report is not None}
 
 
 @worker_ready.connect

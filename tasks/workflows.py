@@ -6,7 +6,8 @@ be done, so a step may run twice, late, or without the one before it having brou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from celery import Signature, chain
@@ -14,14 +15,18 @@ from celery.exceptions import Retry
 from kombu.exceptions import OperationalError
 
 from core.errors import BrokerUnreachable
+from core.server.retry import full_jitter
 from tasks.app import app
+
+MAX_AGAIN = 5
+AGAIN_CAP_SECONDS = 20.0
 
 
 def _task(name: str, *arguments: Any) -> Signature:
     return app.signature(name, args=arguments, immutable=True)
 
 
-def publish(refs: Sequence[str], job_id: str | None) -> Signature:
+def publish(refs: Sequence[str], job_id: str | None, again: int = 0) -> Signature:
     """Flow 2, for a batch::
 
         embed ──► upload ──► publish ──► settle
@@ -31,8 +36,9 @@ def publish(refs: Sequence[str], job_id: str | None) -> Signature:
     lacks; publish is the commit point; settle moves ``local/`` → ``synced/`` and queues `embed`
     once more, which now writes only the payload.
     """
-    names = ("playbooks.embed", "playbooks.upload", "playbooks.publish", "playbooks.settle")
-    return chain(*(_task(name, list(refs), job_id) for name in names))
+    names = ("playbooks.embed", "playbooks.upload", "playbooks.publish")
+    steps = [_task(name, list(refs), job_id) for name in names]
+    return chain(*steps, _task("playbooks.settle", list(refs), job_id, again))
 
 
 def embed(refs: Sequence[str], job_id: str | None) -> Signature:
@@ -48,6 +54,29 @@ def unindex(refs: Sequence[str], job_id: str | None) -> Signature:
 def delete(refs: Sequence[str], job_id: str | None) -> Signature:
     """``delete`` (which queues ``unindex`` behind it)."""
     return _task("playbooks.delete", list(refs), job_id)
+
+
+def download(
+    refs: Sequence[str], job_id: str | None, format_: str | None, again: int = 0
+) -> Signature:
+    """Flow 3, for a batch::
+
+        download ──► verify ──► evict
+        [transfer]   [transfer] [control]
+
+    download brings the bytes into staging, room for them made before; verify hashes them again and
+    alone promotes them into the cache; evict lets go of what is too old by now.
+    """
+    return chain(
+        _task("playbooks.download", list(refs), job_id, format_),
+        _task("playbooks.verify", list(refs), job_id, format_, again),
+        _task("playbooks.evict", list(refs)),
+    )
+
+
+def evict(job_id: str) -> Signature:
+    """``evict`` alone: the job kind ``evict``."""
+    return _task("playbooks.evict", None, job_id)
 
 
 def reindex(job_id: str) -> Signature:
@@ -70,8 +99,30 @@ def import_path(path: str, job_id: str, strategy: str | None) -> Signature:
     return _task("playbooks.import", path, job_id, strategy)
 
 
-def dispatch(signature: Signature, *, inline: bool) -> None:
-    """Send a workflow to the workers, or run it in this process (``--wait`` without `up`)."""
+def go_again(
+    make: Callable[[Sequence[str], str | None, int], Signature],
+    refs: Sequence[str],
+    job_id: str | None,
+    *,
+    again: int,
+) -> None:
+    """Send the workflow once more for what another worker had in hand; later each time.
+
+    After `MAX_AGAIN` times it is left to the next sync.
+    """
+    if not refs or again >= MAX_AGAIN:
+        return
+    delay = full_jitter(
+        again, base_seconds=1.0, cap_seconds=AGAIN_CAP_SECONDS, random=random.random
+    )
+    dispatch(make(refs, job_id, again + 1), inline=False, countdown=0.5 + delay)
+
+
+def dispatch(signature: Signature, *, inline: bool, countdown: float | None = None) -> None:
+    """Send a workflow to the workers, or run it in this process (``--wait`` without `up`).
+
+    ``countdown``: seconds until a worker may begin.
+    """
     if inline:
         app.loader.import_default_modules()  # a worker has done so; this process may not have
         try:
@@ -83,7 +134,10 @@ def dispatch(signature: Signature, *, inline: bool) -> None:
         # without ignore_result, a broker that is gone is first looked for as the result store,
         # for some 20 s; what came of the work stands in the journal
         signature.apply_async(
-            ignore_result=True, retry=True, retry_policy={"max_retries": 2, "interval_start": 0.2}
+            ignore_result=True,
+            countdown=countdown,
+            retry=True,
+            retry_policy={"max_retries": 2, "interval_start": 0.2},
         )
     except OperationalError as error:
         raise BrokerUnreachable(

@@ -26,6 +26,7 @@ STEPS = {
     "embed": frozenset({"embed"}),
     "reindex": frozenset({"embed"}),
     "delete": frozenset({"delete"}),
+    "download": frozenset({"download", "verify"}),
 }
 OPEN_ITEMS = (JobState.QUEUED, JobState.RUNNING, JobState.DEFERRED)
 

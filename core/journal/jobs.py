@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from core.errors import NotFound, UsageError
 from core.journal.database import Database
@@ -142,6 +142,19 @@ class Jobs:
                 found.setdefault(kind, []).append(ref)
         return found
 
+    def due_items(self, job_id: str, now: float) -> list[str]:
+        """The refs of a job that a worker is to go on with: not at their end, and not deferred."""
+        due = or_(
+            items_table.c.state.in_([JobState.QUEUED, JobState.RUNNING]),
+            and_(
+                items_table.c.state == JobState.DEFERRED,
+                func.coalesce(items_table.c.next_attempt_at, 0) <= now,
+            ),
+        )
+        query = select(items_table.c.ref).where(items_table.c.job_id == job_id, due)
+        with self._database.read() as connection:
+            return list(connection.scalars(query.order_by(items_table.c.ref)))
+
     def add_items(self, job_id: str, refs: Sequence[str]) -> None:
         """Give a job the refs that became known only when it started; known ones stay."""
         with self._database.write() as connection:
@@ -181,22 +194,25 @@ class Jobs:
                 )
             )
 
-    def note(self, step: str, outcomes: Mapping[str, Outcome]) -> list[str]:
+    def note(
+        self, step: str, outcomes: Mapping[str, Outcome], only_job: str | None = None
+    ) -> list[str]:
         """Bring every open item of these refs forward; the ids of the jobs that moved.
 
         ``step`` names the task (embed, upload, publish, settle …); an item is done when its
-        kind's last step is.
+        kind's last step is. ``only_job``: the step is nothing to any other job.
         """
         if not outcomes:
             return []
         touched: set[str] = set()
         with self._database.write() as connection:
             for part in _chunks(list(outcomes)):
-                rows = connection.execute(
-                    select(items_table).where(
-                        items_table.c.ref.in_(part), items_table.c.state.in_(OPEN_ITEMS)
-                    )
-                ).all()
+                query = select(items_table).where(
+                    items_table.c.ref.in_(part), items_table.c.state.in_(OPEN_ITEMS)
+                )
+                if only_job is not None:
+                    query = query.where(items_table.c.job_id == only_job)
+                rows = connection.execute(query).all()
                 for row in rows:
                     values = progress(row, step, outcomes[row.ref])
                     if values:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import uuid
 
 from core.errors import HomeMismatch, StorageError
+from core.journal.claims import Claims
+from core.journal.conflicts import Conflicts
+from core.journal.counters import Counters
 from core.journal.database import Database, HomeFacts
+from core.journal.downloads import Downloads
+from core.journal.execution_queue import ExecutionQueue
+from core.journal.executions import ExecutionRows
 from core.journal.intents import Intents
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
+from core.journal.pull_backlog import PullBacklog
+from core.journal.scan_rows import ScanRows
 from core.journal.schema import FORMAT_VERSION
+from core.journal.script_cache import ProofRows, ScriptCacheRows
+from core.journal.script_rows import ScriptRows
 from core.journal.stale_points import StalePoints
 from core.journal.vectors import Vectors
 from core.journal.versions import Versions
@@ -26,8 +36,19 @@ class Journal:
         self.leases = Leases(self.database)
         self.intents = Intents(self.database)
         self.jobs = Jobs(self.database)
+        self.claims = Claims(self.database)
+        self.conflicts = Conflicts(self.database)
+        self.pull_backlog = PullBacklog(self.database)
+        self.executions = ExecutionRows(self.database)
+        self.execution_queue = ExecutionQueue(self.database)
+        self.script_cache = ScriptCacheRows(self.database)
+        self.downloads = Downloads(self.database)
+        self.counters = Counters(self.database)
+        self.proofs = ProofRows(self.database)
+        self.scan = ScanRows(self.database)
         self.stale_points = StalePoints(self.database)
         self.vectors = Vectors(self.database)
+        self.script_rows = ScriptRows(self.database)
         found = self.facts.get("format_version") or self.facts.set_once(
             "format_version", str(FORMAT_VERSION)
         )
@@ -53,4 +74,5 @@ class Journal:
                 )
 
     def close(self) -> None:
+        self.script_rows.close()
         self.database.close()

@@ -80,9 +80,32 @@ class VersionRecord:
         return self.revision is not None
 
     @property
+    def execution_state(self) -> dict[str, Any]:
+        """What its point, and a search, say of its executions."""
+        return {
+            "health": self.health,
+            "execution_count": self.execution_count,
+            "success_count": self.success_count,
+            "last_executed": self.last_executed,
+        }
+
+    @property
     def index_digest(self) -> str:
-        """Changes whenever the point of this version must be written again."""
-        return f"{self.content_digest}|{self.status}|{self.strategy}|{self.area}|{self.health}"
+        """Changes whenever the point of this version must be written again, or its counts."""
+        return f"{self._point_digest}{self.execution_count}"
+
+    @property
+    def _point_digest(self) -> str:
+        parts = self.content_digest, self.status, self.strategy, self.area, self.health
+        return "".join(f"{part}|" for part in parts)
+
+    @property
+    def only_counts_changed(self) -> bool:
+        """Whether the point is as it should be but for what it says of executions."""
+        indexed = self.indexed_digest
+        return indexed not in {None, self.index_digest} and str(indexed).startswith(
+            self._point_digest
+        )
 
     @property
     def sync(self) -> SyncInfo:
@@ -98,6 +121,9 @@ class VersionRecord:
             sync=self.sync,
             health=self.health,
             warnings=self.warnings,
+            execution_count=self.execution_count,
+            success_count=self.success_count,
+            last_executed=self.last_executed,
         )
 
 
@@ -122,7 +148,7 @@ class Intent:
     """A change to the folders that has begun; replayed at start-up when it was not finished."""
 
     ref: Ref
-    kind: str  # write | move | delete
+    kind: str  # write | move | take | delete
     staged: str | None = None
     from_area: Area | None = None
     to_area: Area | None = None

@@ -110,7 +110,7 @@ intents = Table(
     metadata,
     Column("playbook_id", String(100), nullable=False),
     Column("version", String(64), nullable=False),
-    Column("kind", String(12), nullable=False),  # write | move | delete
+    Column("kind", String(12), nullable=False),  # write | move | take | delete
     Column("staged", Text),  # folder name under .staging that takes its place
     Column("from_area", String(16)),
     Column("to_area", String(16)),

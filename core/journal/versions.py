@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    String,
     and_,
+    cast,
     delete,
     func,
     or_,
@@ -18,6 +20,7 @@ from sqlalchemy import (
 )
 
 from core.journal.database import Database
+from core.journal.executions import forget_executions
 from core.journal.records import Advance, DiskFile, VersionRecord
 from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
 from core.journal.schema import files as files_table
@@ -130,13 +133,21 @@ class Versions:
             query = select(table).where(and_(what, due)).order_by(*KEY)
             return [version_record(row) for row in connection.execute(query)]
 
-    def unindexed(self) -> list[Ref]:
-        """Versions whose point in the collection is missing or out of date."""
+    def unfetched(self) -> list[Ref]:
+        """Versions that were pulled without their content: their files' stats are 0."""
+        query = select(*FILE_KEY).where(files_table.c.inode == 0).distinct().order_by(*FILE_KEY)
+        with self._database.read() as connection:
+            return [Ref(*row) for row in connection.execute(query)]
+
+    def unindexed(self, *, missing_only: bool = False) -> list[Ref]:
+        """Versions whose point in the collection is missing, or (not ``missing_only``) out of date."""
         columns = table.c.content_digest, table.c.status, table.c.strategy, table.c.area
         current: ColumnElement[Any] = columns[0]
         for column in (*columns[1:], table.c.health):  # as VersionRecord.index_digest
             current = current + "|" + column
-        stale = or_(table.c.indexed_digest.is_(None), table.c.indexed_digest != current)
+        current = current + "|" + cast(table.c.execution_count, String)
+        missing = table.c.indexed_digest.is_(None)
+        stale = missing if missing_only else or_(missing, table.c.indexed_digest != current)
         with self._database.read() as connection:
             return [Ref(*row) for row in connection.execute(select(*KEY).where(stale))]
 
@@ -203,6 +214,7 @@ class Versions:
         for part in _chunks(refs):
             connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
             connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
+            forget_executions(part, connection)
             stale = [{"playbook_id": ref[0], "version": ref[1]} for ref in part]
             connection.execute(self._database.insert_ignore(stale_points), stale)
 

@@ -59,7 +59,7 @@ def _row(
         raise InvalidPlaybook(
             f"{found.path} holds {metadata.ref}.", "Rename the folder, or mend its metadata."
         )
-    generation = _generation(draft.files)
+    generation = generation_on_disk(draft.files)
     clear = to_clear(
         draft.files, found.ref, generation, envelope, sensitive=metadata.sensitive, edited=True
     )
@@ -75,7 +75,8 @@ def _row(
     return record, files
 
 
-def _generation(disk: Mapping[str, bytes]) -> int:
+def generation_on_disk(disk: Mapping[str, bytes]) -> int:
+    """The highest generation of what is sealed in a folder's files; 1 where nothing is."""
     found = [1]
     for path, content in disk.items():
         if is_sealed(content):

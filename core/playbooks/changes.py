@@ -3,7 +3,8 @@
 Every step looks at what is there before it acts, so that each may be interrupted anywhere and done
 again. ``write`` with ``from_area``: the old folder steps aside to ``<staged>.old``, the new one
 takes its place. ``write`` without: a new version. ``move``: rename between areas and rewrite of
-``metadata.json``. ``delete``: the folder steps aside to ``<staged>.old``.
+``metadata.json``. ``take``: the folder stays, its content is what the row comes to say.
+``delete``: the folder steps aside to ``<staged>.old``.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from core.files import (
     read_bytes,
     remove_tree,
     temporary_pattern,
-    walk_files,
 )
 from core.journal import Intent, VersionRecord
 from core.models import METADATA_FILE, SERVER_OWNED_FIELDS, Area, parse_json_object
+from core.playbooks.folderstat import stat_folder
 from core.playbooks.layout import GONE_SUFFIX, Layout
 
 
@@ -48,6 +49,8 @@ class FolderChanges:
                     self._write(intent)
                 case "move":
                     self._move(intent)
+                case "take":
+                    self._take(intent)
                 case "delete":
                     place = self._layout.folder(area_of(intent.from_area), intent.ref)
                     if os.path.lexists(place):
@@ -94,6 +97,13 @@ class FolderChanges:
         if intent.record is not None:
             _rewrite_metadata(place / METADATA_FILE, intent.record)
 
+    def _take(self, intent: Intent) -> None:
+        place = self._layout.folder(area_of(intent.to_area), intent.ref)
+        if not place.is_dir():
+            raise NotFound(f"The folder {place} is not there.", "Look where it went.")
+        if intent.record is not None:
+            _rewrite_metadata(place / METADATA_FILE, intent.record, fill_in=True)
+
     def take_back(self, intent: Intent) -> None:
         """Undo as far as possible; what can't be undone is carried through by the next replay."""
         with contextlib.suppress(OSError):
@@ -134,20 +144,24 @@ class FolderChanges:
     def _is_written(self, intent: Intent) -> bool:
         """Whether the folder in place is the one that the intent staged."""
         place = self._layout.folder(area_of(intent.to_area), intent.ref)
-        if intent.record is None or not place.is_dir():
-            return False
+        # inode 0: pulled and not fetched, so it is not on disk
+        staged = {file.entry.path: file.inode for file in intent.files if file.inode}
         try:
-            found = {path: stat.st_ino for path, stat in walk_files(place)}
+            seen = stat_folder(place, 0, with_parent=False)
+            if intent.record is None or seen is None:
+                return False
             metadata = parse_json_object(read_bytes(place / METADATA_FILE), METADATA_FILE)
         except EscherError:
             return False
-        found.pop(METADATA_FILE, None)
-        staged = {file.entry.path: file.inode for file in intent.files}
+        found = {path: seen.files[path].st_ino for path in seen.content(staged)}
         return metadata == intent.record.metadata and found == staged
 
 
-def _rewrite_metadata(path: Path, record: VersionRecord) -> None:
-    """Bring the server-owned fields onto disk; what the user edited beside them stays."""
+def _rewrite_metadata(path: Path, record: VersionRecord, *, fill_in: bool = False) -> None:
+    """Bring the server-owned fields onto disk; what the user edited beside them stays.
+
+    ``fill_in``: bring fields that are absent there too.
+    """
     for stray in path.parent.glob(temporary_pattern(path)):
         stray.unlink()  # of a writer that was killed in the middle: we hold the store's lock now
     try:
@@ -156,6 +170,9 @@ def _rewrite_metadata(path: Path, record: VersionRecord) -> None:
         return  # an edit that does not parse (yet): `verify` and the edit watch tell of it
     wanted = {key: value for key, value in disk.items() if key not in SERVER_OWNED_FIELDS}
     owned = {key: value for key, value in record.metadata.items() if key in SERVER_OWNED_FIELDS}
+    if fill_in:
+        absent = {k: v for k, v in record.metadata.items() if wanted.get(k) is None}
+        owned = absent | owned
     merged = {key: (wanted | owned)[key] for key in [*disk, *owned] if key in wanted | owned}
     if merged != disk:
         atomic_write(path, json_bytes(merged))

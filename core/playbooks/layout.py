@@ -53,7 +53,7 @@ class Layout:
         parse_version(ref.version)
         if area is Area.AI_GENERATED:
             return self.area(area) / f"{ref.playbook_id}-v{ref.version}"
-        return self.area(area) / ref.playbook_id / f"v{ref.version}"
+        return self.area(area).joinpath(ref.playbook_id, f"v{ref.version}")
 
     def staged(self, name: str) -> Path:
         return self.staging / name
@@ -69,13 +69,23 @@ class Layout:
         """Every folder that stands where a version would, by area and name."""
         for area in Area:
             for entry in _folders(self.area(area)):
-                if area is Area.AI_GENERATED:
-                    yield FoundFolder(area, entry, _ref_of_ai_folder(entry.name))
-                    continue
-                for inner in _folders(entry):
-                    ref = _ref(entry.name, inner.name.removeprefix("v"))
-                    named = ref is not None and inner.name.startswith("v")
-                    yield FoundFolder(area, inner, ref if named else None)
+                yield from self.find_in(area, entry.name)
+
+    def find_in(self, area: Area, name: str) -> Iterator[FoundFolder]:
+        """The folders of one playbook's versions; ``name`` is what stands in the area itself."""
+        entry = self.area(area) / name
+        if area is Area.AI_GENERATED:
+            yield FoundFolder(area, entry, _ref_of_ai_folder(name))
+            return
+        for inner in _folders(entry):
+            ref = _ref(name, inner.name.removeprefix("v"))
+            named = ref is not None and inner.name.startswith("v")
+            yield FoundFolder(area, inner, ref if named else None)
+
+    def names_in(self, area: Area) -> list[str] | None:
+        """The folders that stand in an area, by name; None when there is no such area."""
+        folder = self.area(area)
+        return _names(folder) if folder.is_dir() else None
 
 
 def _ref(playbook_id: str, version: str) -> Ref | None:
@@ -93,16 +103,19 @@ def _ref_of_ai_folder(name: str) -> Ref | None:
 
 
 def _folders(path: Path) -> list[Path]:
+    return [path / name for name in _names(path)]
+
+
+def _names(path: Path) -> list[str]:
     """Sub-folders by name, without hidden ones."""
     try:
         with os.scandir(path) as entries:
-            names = [
+            return sorted(
                 entry.name
                 for entry in entries
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-            ]
+            )
     except FileNotFoundError:
         return []
     except OSError as error:
         raise storage_error(error, f"Reading the folder {path}") from error
-    return [path / name for name in sorted(names)]

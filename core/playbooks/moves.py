@@ -15,12 +15,14 @@ from core.journal.versions import Versions
 from core.models import (
     METADATA_FILE,
     SERVER_OWNED_FIELDS,
+    Area,
     Move,
     Ref,
     parse_json_object,
     parse_metadata,
 )
 from core.playbooks.layout import Layout
+from core.playbooks.staging import wish
 
 
 def plan_moves(
@@ -46,9 +48,17 @@ def plan_moves(
             if not folder.is_dir() or _says_so(folder / METADATA_FILE, metadata):
                 continue
         rows[ref] = replace(row, area=to_area, metadata=metadata)
+        if is_decision(row.area, to_area):  # the wish to publish comes with it, in the same intent
+            strategy = parse_metadata(metadata).storage_strategy
+            rows[ref] = replace(rows[ref], **wish(strategy, to_area, None))
         came_from = intents[ref].from_area if ref in intents else row.area
         intents[ref] = Intent(ref, "move", None, came_from, to_area, rows[ref], files.get(ref, ()))
     return list(intents.values())
+
+
+def is_decision(from_area: Area | None, to_area: Area | None) -> bool:
+    """Whether a move is the user's decision on what an AI made: it brings the wish to publish."""
+    return from_area is Area.AI_GENERATED and to_area is Area.LOCAL
 
 
 def _changed(metadata: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def has_sealed_defaults(content: bytes) -> bool:
     return any(map(_is_secret, parse_parameters(content)))
 
 
+def has_clear_defaults(content: bytes) -> bool:
+    """Whether some sensitive parameter's default lies there in clear."""
+    return any(_is_secret(p) and not _is_sealed(p["default"]) for p in parse_parameters(content))
+
+
 def seal_defaults(content: bytes, seal: Callable[[str, bytes], str]) -> bytes:
     """Clear form to disk form; ``seal(parameter name, JSON of its default)`` gives base64."""
 
@@ -106,6 +111,20 @@ def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
         parameter["default"] = json.loads(open_(parameter["name"], text))
 
     return _each_secret(content, opened)
+
+
+def with_defaults_of(published: bytes, own: bytes) -> bytes:
+    """Published form to clear form, with the defaults of sensitive parameters that ``own`` has."""
+    secret = {p["name"]: p["default"] for p in parse_parameters(own) if _is_secret(p)}
+    document = parse_json_object(published, PARAMETERS_FILE)
+    lacking = [
+        p
+        for p in _listed(document)
+        if p.get("sensitive") is True and "default" not in p and p["name"] in secret
+    ]
+    for parameter in lacking:
+        parameter["default"] = secret[parameter["name"]]
+    return json_bytes(document) if lacking else published
 
 
 def sealed_defaults(content: bytes) -> list[str]:

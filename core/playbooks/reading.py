@@ -29,6 +29,7 @@ from core.models import (
     parse_json_object,
 )
 from core.playbooks.drafts import KNOWN_FILES, draft_from_folder
+from core.playbooks.folderstat import is_leftover, stat_folder
 from core.playbooks.layout import Layout
 from core.playbooks.limits import Limits
 from core.playbooks.sealing import published_form, to_clear
@@ -110,8 +111,9 @@ class PlaybookReader:
         """The folder as it is on disk now, in clear, with whatever the user changed in it."""
         record = self.get(ref)
         draft = draft_from_folder(self.layout.folder(record.area, ref), self.limits)
+        known = {row.entry.path for row in self.journal.versions.files(ref)}
         files = to_clear(
-            draft.files,
+            {path: c for path, c in draft.files.items() if path in known or not is_leftover(path)},
             ref,
             record.generation,
             self._envelope,
@@ -158,6 +160,7 @@ class PlaybookReader:
         problems.extend(
             IntegrityError(f"{path} is not in the journal: it was added.", _MEND)
             for path in sorted(found - expected)
+            if not is_leftover(path)
         )
         problems.extend(
             NotFound(f"{path} is not there.", _MEND) for path in sorted(expected - found)
@@ -203,11 +206,12 @@ def content_paths(folder: Path) -> list[str]:
 
 
 def is_unfetched(folder: Path) -> bool:
-    """Whether ``metadata.json`` stands alone: pulled from the server, content not yet fetched."""
+    """Whether ``metadata.json`` stands without content: pulled from the server, not yet fetched."""
     try:
-        return [entry.name for entry in folder.iterdir()] == [METADATA_FILE]
-    except OSError:  # gone or unreadable: the reading that follows says so
+        seen = stat_folder(folder, 0, with_parent=False)
+    except StorageError:  # unreadable: the reading that follows says so
         return False
+    return seen is not None and METADATA_FILE in seen.files and seen.is_bare
 
 
 def _read_file(folder: Path, row: DiskFile, ref: Ref) -> bytes:

@@ -18,6 +18,7 @@ from core.models import (
     FileEntry,
     PlaybookDraft,
     PlaybookMetadata,
+    Ref,
     Strategy,
     SyncState,
     content_digest,
@@ -47,26 +48,48 @@ class Stager:
         extra: Sequence[str] = (),
     ) -> Intent:
         """Write a normalised draft's folder into staging, synced, with the row that goes with it."""
-        metadata = PlaybookMetadata.model_validate(draft.metadata)
-        ref, generation = metadata.ref, old.generation + 1 if old else 1
-        warnings = [*extra, *draft_warnings(draft)]
-        if check:
-            warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
-        disk = to_disk(draft.files, ref, generation, self._envelope, sensitive=metadata.sensitive)
-        name = uuid.uuid4().hex
-        folder = self._layout.staged(name)
-        write_tree(folder, {METADATA_FILE: json_bytes(draft.metadata), **disk})
-        files = disk_files(folder, published_form(draft.files))
-        record = VersionRecord(
-            ref,
-            area,
-            content_digest(draft.metadata, [file.entry for file in files]),
-            draft.metadata,
-            generation=generation,
-            warnings=tuple(warnings[:MAX_WARNINGS]),
-            **wish(metadata.storage_strategy, area, old),
-        )
+        ref = PlaybookMetadata.model_validate(draft.metadata).ref
+        generation = old.generation + 1 if old else 1
+        name = self.write(ref, draft.metadata, draft.files, generation)
+        files = disk_files(self._layout.staged(name), published_form(draft.files))
+        record = new_record(draft, area, files, generation, check=check, old=old, extra=extra)
         return Intent(ref, "write", name, old.area if old else None, area, record, files)
+
+    def write(
+        self, ref: Ref, metadata: Mapping[str, Any], clear: Mapping[str, bytes], generation: int
+    ) -> str:
+        """Write a folder into staging, synced, sealed where it has to be; its name there."""
+        sensitive = bool(metadata.get("sensitive"))
+        disk = to_disk(clear, ref, generation, self._envelope, sensitive=sensitive)
+        name = uuid.uuid4().hex
+        write_tree(self._layout.staged(name), {METADATA_FILE: json_bytes(metadata), **disk})
+        return name
+
+
+def new_record(
+    draft: PlaybookDraft,
+    area: Area,
+    files: Sequence[DiskFile],
+    generation: int,
+    *,
+    check: bool,
+    old: VersionRecord | None = None,
+    extra: Sequence[str] = (),
+) -> VersionRecord:
+    """The row of a normalised draft's content, with what is odd about it."""
+    metadata = PlaybookMetadata.model_validate(draft.metadata)
+    warnings = [*extra, *draft_warnings(draft)]
+    if check:
+        warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
+    return VersionRecord(
+        metadata.ref,
+        area,
+        content_digest(draft.metadata, [file.entry for file in files]),
+        draft.metadata,
+        generation=generation,
+        warnings=tuple(warnings[:MAX_WARNINGS]),
+        **wish(metadata.storage_strategy, area, old),
+    )
 
 
 def disk_files(folder: Path, published: Mapping[str, bytes]) -> tuple[DiskFile, ...]:

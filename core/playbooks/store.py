@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.encryption import Envelope
-from core.errors import (
-    AlreadyExists,
-    EscherError,
-    LeaseHeld,
-    Refused,
-    Unchanged,
-)
+from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged
 from core.journal import Intent, Journal, VersionRecord
 from core.journal.leases import this_process
 from core.models import (
@@ -188,7 +182,8 @@ class PlaybookStore(PlaybookReader):
             target = next_version(self.journal.versions, previous.ref, raw.get("version"), version)
             return self.create(
                 replace(draft, metadata=successor_metadata(raw, target)),
-                area=Area.LOCAL,
+                # what follows an undecided playbook of an AI waits for a decision, too
+                area=previous.area if previous.area is Area.AI_GENERATED else Area.LOCAL,
                 check_scripts=check_scripts,
             )
         return self._replace(previous, replace(draft, metadata=raw), check_scripts)
@@ -206,7 +201,7 @@ class PlaybookStore(PlaybookReader):
             raw["status"] = old.metadata["status"]
         ready = normalise(replace(draft, metadata=raw), now=now, limits=self.limits)
         self._writer.prepare()
-        with self._leased([ref]):
+        with self.leased([ref]):
             intent = self._stager.stage(ready, old.area, old=old, check=check, extra=extra)
             try:
                 with self._writer.locked():
@@ -230,7 +225,7 @@ class PlaybookStore(PlaybookReader):
 
         `LeaseHeld` while a worker is at the version: it may be about to move the folder.
         """
-        with self._leased([ref]):
+        with self.leased([ref]):
             self.move([Move(ref, self.get(ref).area, changes)])
 
     def move(self, changes: Sequence[Move]) -> None:
@@ -253,7 +248,7 @@ class PlaybookStore(PlaybookReader):
         the leases, or says ``unless_busy``: `LeaseHeld` when a worker is at one of them.
         """
         for batch in _batches(refs):
-            guard = self._leased(batch) if unless_busy else nullcontext()
+            guard = self.leased(batch) if unless_busy else nullcontext()
             with guard, self._writer.locked():
                 rows = self.journal.versions.get_many(batch)
                 failed = self._writer.apply([
@@ -272,8 +267,8 @@ class PlaybookStore(PlaybookReader):
         return adopt(self, self._envelope)
 
     @contextmanager
-    def _leased(self, refs: Sequence[Ref]) -> Iterator[None]:
-        """Keep publishers off while versions change under them."""
+    def leased(self, refs: Sequence[Ref]) -> Iterator[None]:
+        """Keep publishers off while versions change; `LeaseHeld` when one is at them."""
         owner = f"{this_process()}#store-{uuid.uuid4().hex[:12]}"
         rows = self.journal.versions.get_many(refs)
         held = self.journal.leases.acquire(list(rows), owner)

@@ -5,7 +5,7 @@ Rules are those of ``contract/playbook-files.md``; docs/file-structure.md lists 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -143,8 +143,9 @@ def _parse(metadata: dict[str, Any]) -> PlaybookMetadata:
     return parsed
 
 
-def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
-    folders: set[str] = set()
+def check_paths(paths: Iterable[str]) -> None:
+    """Refuse paths that are unsafe, no part of a playbook, or in each other's way."""
+    files, folders = list(paths), set[str]()
     for path in files:
         check_relative_path(path)
         head, slash, _ = path.partition("/")
@@ -158,6 +159,10 @@ def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
     check_distinct([*files, *folders])
     for path in sorted(folders & set(files)):
         raise UnsafePath(f"{path!r} is a file and a folder at once.", "Rename one of them.")
+
+
+def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
+    check_paths(files)
     limits.check((path, len(content)) for path, content in files.items())
     for path, content in files.items():
         if is_sealed(content):

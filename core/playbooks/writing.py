@@ -37,6 +37,7 @@ from core.journal import Intent, Journal, VersionRecord
 from core.models import Area, Ref
 from core.playbooks.changes import FolderChanges, area_of, discard
 from core.playbooks.layout import OLD_SUFFIX, Layout
+from core.playbooks.moves import is_decision
 
 LOCK_SECONDS = 120.0
 STALE_STAGING_SECONDS = 3600.0
@@ -212,5 +213,8 @@ def _merged(current: VersionRecord | None, intent: Intent) -> VersionRecord:
     if current is None:
         return wanted
     if intent.kind == "move":
-        return replace(current, area=wanted.area, metadata=wanted.metadata)
+        moved = replace(current, area=wanted.area, metadata=wanted.metadata)
+        if is_decision(intent.from_area, intent.to_area):
+            moved = replace(moved, sync_state=wanted.sync_state, publish_as=wanted.publish_as)
+        return moved
     return replace(current, **{name: getattr(wanted, name) for name in _WRITTEN_FIELDS})

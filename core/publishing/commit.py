@@ -8,26 +8,34 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import Conflict, FilesMissing, NotEscherServer, Refused
+from core.journal.conflicts import Conflicts
 from core.journal.records import VersionRecord
-from core.models import Ref, SyncState
+from core.models import Area, Ref, SyncState
+from core.publishing.conflict_rules import Here, Rule, There, decide
 from core.publishing.policy import forbidden
-from core.publishing.verdicts import WAITING, Judge, Verdict
+from core.publishing.verdicts import CONFLICT_REMEDY, WAITING, Judge, Verdict
 from core.server.answers import Published
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL
 
 
 class Commit:
-    """Publishes one version with its vector; errors are the batch's to judge."""
+    """Publishes one version with its vector; errors are the batch's to judge.
+
+    What the server holds against it follows the conflict rules: the same content is no conflict, a
+    deletion there gives way to the wish to publish, and what the user is to choose is written down.
+    """
 
     def __init__(
         self,
         server: EscherServer,
+        conflicts: Conflicts,
         judge: Judge,
         vectors: Mapping[Ref, list[float]],
         embedding_model: str,
     ) -> None:
         self._server = server
+        self._conflicts = conflicts
         self._judge = judge
         self._vectors = vectors
         self._embedding_model = embedding_model
@@ -39,22 +47,48 @@ class Commit:
         vector = self._vectors.get(record.ref)
         if vector is None:
             return Verdict(WAITING)
+        try:
+            published = self._publish(record, vector, record.revision)
+        except FilesMissing as error:
+            return self._judge.deferred(record, error, {"uploaded_digest": None, "s3_paths": {}})
+        return _committed(record, published)
+
+    def _publish(
+        self, record: VersionRecord, vector: list[float], base_revision: int | None
+    ) -> Published:
         strategy = record.publish_as or record.strategy
         try:
-            published = self._server.publish(
+            return self._server.publish(
                 record.ref,
                 metadata={**record.metadata, "storage_strategy": strategy.value},
                 vector=vector,
                 embedding_model=self._embedding_model,
                 content_digest=record.content_digest,
                 s3_paths=record.s3_paths,
-                base_revision=record.revision,
+                base_revision=base_revision,
             )
-        except FilesMissing as error:
-            return self._judge.deferred(record, error, {"uploaded_digest": None, "s3_paths": {}})
         except Conflict as error:
-            published = _same_content(record, error)
-        return _committed(record, published)
+            if error.server.get("deleted") and base_revision is not None:
+                # deleted there, and here the wish to publish it: as a version it never had
+                return self._publish(record, vector, None)
+            same = _same_content(record, error)
+            if same is not None:
+                return same
+            raise self._opened(record, error) from None
+
+    def _opened(self, record: VersionRecord, error: Conflict) -> Conflict:
+        """Write the conflict down for the user, or for the rule that the next pull follows."""
+        rule, words = _rule_and_words(record, error.server)
+        there = _small(error.server)
+        revision, digest = there.get("revision"), there.get("content_digest")
+        self._conflicts.open(
+            record.ref,
+            rule,
+            words,
+            server_revision=revision if isinstance(revision, int) else None,
+            server_digest=digest if isinstance(digest, str) else None,
+        )
+        return Conflict(words, CONFLICT_REMEDY, server=there)
 
 
 def _committed(record: VersionRecord, published: Published) -> Verdict:
@@ -74,28 +108,38 @@ def _committed(record: VersionRecord, published: Published) -> Verdict:
     return Verdict(facts=facts, state={"metadata": metadata, "sync_state": SyncState.PENDING})
 
 
-def _same_content(record: VersionRecord, conflict: Conflict) -> Published:
-    """The server's standing where it holds this very content; else a `Conflict` in clear words.
+def _rule_and_words(record: VersionRecord, server: Mapping[str, Any]) -> tuple[Rule, str]:
+    """What the rules say of a version that is to be published, and the server's other content."""
+    ref, revision = record.ref, server.get("revision")
+    digest = server.get("content_digest")
+    if not isinstance(revision, int) or not isinstance(digest, str):
+        return (
+            Rule.OPEN_CONFLICT,
+            f"The server refused revision {record.revision} of {ref} and does not say what it has.",
+        )
+    words = f"The server already holds {ref} with other content (revision {revision})."
+    here = Here(
+        digest=record.content_digest,
+        published_digest=record.published_digest,
+        revision=record.revision,
+        synced=record.area is Area.SYNCED,
+    )
+    # no time is given: an answer to this very call is not stale
+    rule = decide(here, There(digest, revision, updated_at=1))
+    if rule is Rule.EDIT_BECOMES_SUCCESSOR:
+        return rule, f"{words} The next sync makes a new version of what is here."
+    return Rule.OPEN_CONFLICT, words
+
+
+def _same_content(record: VersionRecord, conflict: Conflict) -> Published | None:
+    """The server's standing where it holds this very content; else None.
 
     Same version, same content digest is no conflict, whatever the history: the first answer may
     have been lost, or another machine published the same.
     """
     server = conflict.server
-    remedy = "Choose with `escher-playbooks conflicts resolve`; both contents are kept."
-    if not server:
-        raise Conflict(
-            f"The server has no revision {record.revision} of {record.ref}: it lost or forgot it.",
-            remedy,
-        )
-    if server.get("deleted"):
-        raise Conflict(f"{record.ref} was deleted on the server.", remedy, server=_small(server))
-    if server.get("content_digest") != record.content_digest:
-        raise Conflict(
-            f"The server already holds {record.ref} with other content"
-            f" (revision {server.get('revision')}).",
-            remedy,
-            server=_small(server),
-        )
+    if server.get("deleted") or server.get("content_digest") != record.content_digest:
+        return None
     metadata = server.get("metadata")
     held: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
     try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from core.models import Move, Ref
+from core.errors import EscherError
+from core.journal.conflicts import KeptCopy
+from core.journal.records import VersionRecord
+from core.models import FileEntry, Move, Ref, Strategy
 
 
 class Source(Protocol):
@@ -25,3 +28,45 @@ class Vectors(Protocol):
     """The embeddings of metadata, by ref; one that is left out is not there yet."""
 
     def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]: ...
+
+
+Copying = Literal["always", "edits", "never"]
+"""What of a folder is set aside before it goes: all of it, only what is not the row's, nothing."""
+
+
+class PulledVersions(Protocol):
+    """The store's side of what comes from the server; each call takes the store's lock."""
+
+    def check(self, record: VersionRecord, entries: Sequence[FileEntry]) -> None:
+        """`InvalidPlaybook` or `Refused` for names, paths and sizes that may not stand here."""
+
+    def take_in(
+        self, pulled: Sequence[tuple[VersionRecord, Sequence[FileEntry]]]
+    ) -> dict[Ref, EscherError]:
+        """Put metadata alone into ``synced/``, with the rows; the errors of those that did not go.
+
+        Each is checked first. A version that is here already is `AlreadyExists`.
+        """
+
+    def move(self, changes: Sequence[Move]) -> None:
+        """As `Source.move`."""
+
+    def is_edited(self, ref: Ref) -> bool:
+        """Whether the content on disk is not the row's; a missing or unfetched one is not edited."""
+
+    def drop(self, ref: Ref, *, copy: Copying) -> KeptCopy | None:
+        """Remove folder and row; the copy that was kept, where there was anything to keep."""
+
+    def keep_as(
+        self,
+        ref: Ref,
+        *,
+        playbook_id: str | None = None,
+        version: str | None = None,
+        strategy: Strategy | None = None,
+    ) -> Ref:
+        """Store what the folder of ``ref`` holds now as another version, durably, and return it.
+
+        Neither ``playbook_id`` nor ``version``: the next free patch. `AlreadyExists` when that
+        name is taken by other content; taken by this very content, it is done.
+        """

@@ -31,7 +31,7 @@ from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, 
 from core.publishing.batch import Batch, open_batch
 from core.publishing.commit import Commit
 from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
-from core.publishing.ports import Source, Vectors
+from core.publishing.ports import PulledVersions, Source, Vectors
 from core.publishing.removal import Removal
 from core.publishing.upload import Upload
 from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
@@ -49,7 +49,10 @@ SETTLED: dict[str, Any] = {
 
 
 class Publisher:
-    """Brings versions to the server; ``owner`` names the process in leases (default: this one)."""
+    """Brings versions to the server; ``owner`` names the process in leases (default: this one).
+
+    ``folders`` looks for edits in what a deletion is about to remove; without it nobody does.
+    """
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Publisher:
         settings: Settings,
         owner: str | None = None,
         *,
+        folders: PulledVersions | None = None,
         clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random.random,
     ) -> None:
@@ -69,6 +73,7 @@ class Publisher:
         self._vectors = vectors
         self._settings = settings
         self._owner = owner
+        self._folders = folders
         self._clock = clock
         self._judge = Judge(clock, random)
         self._threads = 2 * settings.transfer_concurrency
@@ -131,6 +136,7 @@ class Publisher:
             todo = self._still_to_do(batch, _upload_standing)
             step = Upload(self._journal, self._server, self._source, self._settings.secrets_gate)
             batch.work(todo, step, self._threads)
+            self._count("bytes_sent", self._server.take_sent())
             return batch.outcomes
 
     def publish(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
@@ -146,7 +152,13 @@ class Publisher:
             except EscherError as error:
                 batch.settle([(record, self._judge.failure(record, error)) for record in todo])
                 return batch.outcomes
-            step = Commit(self._server, self._judge, vectors, self._settings.embedding_model)
+            step = Commit(
+                self._server,
+                self._journal.conflicts,
+                self._judge,
+                vectors,
+                self._settings.embedding_model,
+            )
             batch.work(todo, step, self._threads)
             return batch.outcomes
 
@@ -166,10 +178,13 @@ class Publisher:
                 if outcome is SKIPPED:
                     batch.outcomes[ref] = DONE
             todo = self._still_to_do(batch, _delete_standing)
-            removal = Removal(self._server, self._source, self._judge)
+            removal = Removal(
+                self._server, self._source, self._judge, self._journal.conflicts, self._folders
+            )
             batch.work(todo, removal, self._threads)
             confirmed = [record for record in todo if batch.outcomes.get(record.ref) == DONE]
             removal.forget(batch, confirmed)
+            self._count("deleted", len(confirmed))
             return batch.outcomes
 
     # -- inside -----------------------------------------------------------------------------
@@ -211,6 +226,12 @@ class Publisher:
                 batch.settle([(records[0], self._judge.failure(records[0], error))])
         else:
             batch.settle([(record, Verdict(state=SETTLED)) for record in records])
+            self._count("published", len(records))
+
+    def _count(self, name: str, amount: int) -> None:
+        """For the reports of syncs."""
+        if amount:
+            self._journal.counters.add_all({name: amount})
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:

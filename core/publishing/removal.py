@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from core.errors import Conflict, EscherError, NotEscherServer, TransientError
+from core.journal.conflicts import Conflicts
 from core.journal.records import VersionRecord
 from core.models import DONE, Outcome, OutcomeState, SyncState
 from core.publishing.batch import Batch
+from core.publishing.conflict_rules import Rule
 from core.publishing.policy import is_published
-from core.publishing.ports import Source
+from core.publishing.ports import PulledVersions, Source
 from core.publishing.verdicts import Judge, Verdict
 from core.server.client import EscherServer
 
@@ -19,10 +21,19 @@ NO_REVISION = 0  # revisions count from 1, so this one never matches
 class Removal:
     """Deletes one version at the server; a 404 there confirms it too."""
 
-    def __init__(self, server: EscherServer, source: Source, judge: Judge) -> None:
+    def __init__(
+        self,
+        server: EscherServer,
+        source: Source,
+        judge: Judge,
+        conflicts: Conflicts,
+        folders: PulledVersions | None = None,
+    ) -> None:
         self._server = server
         self._source = source
         self._judge = judge
+        self._conflicts = conflicts
+        self._folders = folders
 
     def __call__(self, record: VersionRecord) -> Verdict:
         try:
@@ -40,7 +51,8 @@ class Removal:
         if not records:
             return
         try:
-            self._source.delete([record.ref for record in records])
+            untouched = [record.ref for record in records if not self._kept_edit(record)]
+            self._source.delete(untouched)
         except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in Batch.work
             if len(records) > 1:
                 for record in records:
@@ -49,6 +61,17 @@ class Removal:
                 batch.settle([(records[0], self._judge.again(records[0], error))])
         else:
             batch.outcomes.update((record.ref, DONE) for record in records)
+
+    def _kept_edit(self, record: VersionRecord) -> bool:
+        """Remove one that was edited since its deletion was asked for, and keep the edit."""
+        if self._folders is None or not self._folders.is_edited(record.ref):
+            return False
+        copy = self._folders.drop(record.ref, copy="edits")
+        words = f"{record.ref} was deleted, and had been edited: a copy of the edit is kept."
+        self._conflicts.note(
+            record.ref, Rule.DELETION_GOES_ON, words, resolution="deleted", copy=copy
+        )
+        return True
 
     def _delete(self, record: VersionRecord) -> None:
         if record.revision is not None:
@@ -65,8 +88,7 @@ class Removal:
                 raise
             self._server.delete(record.ref, revision)
 
-    @staticmethod
-    def _kept(record: VersionRecord, error: Conflict) -> Verdict:
+    def _kept(self, record: VersionRecord, error: Conflict) -> Verdict:
         """The change there wins: an edit can be deleted again, a deletion can't be undone."""
         facts: dict[str, Any] = {}
         revision = error.server.get("revision")
@@ -76,6 +98,7 @@ class Removal:
             words = f"{record.ref} changed on the server meanwhile and was not deleted."
         else:
             words = f"{record.ref} has other content on the server and was not deleted."
+        self._conflicts.note(record.ref, Rule.CHANGE_BEATS_DELETION, words, resolution="theirs")
         return _not_deleted(record, error.type, words + " Delete it again to insist.", facts)
 
 

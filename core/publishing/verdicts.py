@@ -23,6 +23,7 @@ BASE_SECONDS = 5.0
 CAP_SECONDS = 3600.0
 SKIPPED = Outcome(OutcomeState.SKIPPED)
 WAITING = Outcome(OutcomeState.WAITING)
+CONFLICT_REMEDY = "Choose with `escher-playbooks conflicts resolve`; both contents are kept."
 
 log = logging.getLogger(__name__)
 

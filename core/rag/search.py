@@ -16,6 +16,7 @@ MAX_LIMIT = 100
 MAX_QUERY_CHARACTERS = 4000  # more says nothing more: the model reads some 1,100
 RESULT_FIELDS = (
     "playbook_id", "version", "name", "description", "status", "health", "deprecated_by",
+    "execution_count", "success_count", "last_executed",
 )  # fmt: skip
 
 _SHOWN = (Status.ACTIVE, Status.APPROVED, Status.READY)
@@ -153,6 +154,10 @@ def results(hits: Iterable[Hit], highest: Mapping[str, str]) -> list[PlaybookSea
                 score=max(hit.score, 0.0) * (WARNED_FACTOR if warning else 1.0),
                 status=hit.payload["status"],
                 warning=warning,
+                health=hit.payload.get("health") or "ok",
+                execution_count=hit.payload.get("execution_count") or 0,
+                success_count=hit.payload.get("success_count") or 0,
+                last_executed=hit.payload.get("last_executed"),
             )
         )
     return sorted(found, key=lambda result: (-result.score, result.playbook_id))

@@ -17,7 +17,7 @@ import pytest
 from support.service import ServiceUnderTest, eventually
 
 NewService = Callable[..., ServiceUnderTest]
-ALL = ["broker", "server", "worker-transfer", "worker-embed", "beat", "api", "flower"]
+ALL = ["broker", "server", "worker-transfer", "worker-embed", "beat", "api", "agent", "flower"]
 
 
 def processes_of(service: ServiceUnderTest) -> list[psutil.Process]:
@@ -41,7 +41,7 @@ def assert_nothing_left(service: ServiceUnderTest) -> None:
     eventually(lambda: not processes_of(service), 20, "every process has ended")
     run = service.home / "run"
     left = {path.name for path in run.iterdir()}
-    assert not left & {"up.json", "broker.sock", "beat.pid"}
+    assert not left & {"up.json", "broker.sock", "beat.pid", "agent.pid"}
     assert not [name for name in left if name.endswith(".ready")]
 
 

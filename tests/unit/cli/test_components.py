@@ -14,7 +14,7 @@ from cli.supervisor import Component
 from core.errors import BrokerUnreachable, SettingsError
 from core.settings import Settings, load_settings
 
-ALL = ["broker", "server", "worker-transfer", "worker-embed", "beat", "api", "flower"]
+ALL = ["broker", "server", "worker-transfer", "worker-embed", "beat", "api", "agent", "flower"]
 CONTRACT_QUEUES = {"transfer", "embed", "search", "control"}
 
 
@@ -39,7 +39,7 @@ def test_everything_is_embedded_by_default(home: Path) -> None:
     [
         ({"broker_url": "redis://127.0.0.1/0"}, "broker"),
         ({"server_url": "https://escher.example"}, "server"),
-        ({"sync_enabled": False}, "beat"),
+        ({"agent_enabled": False}, "agent"),
     ],
 )
 def test_what_is_not_embedded_is_not_started(
@@ -59,7 +59,9 @@ def test_the_workers_take_every_queue_of_the_contract_once(home: Path) -> None:
     assert sorted(queues) == sorted(CONTRACT_QUEUES)
 
 
-@pytest.mark.parametrize("name", ["server", "worker-transfer", "worker-embed", "beat", "flower"])
+@pytest.mark.parametrize(
+    "name", ["server", "worker-transfer", "worker-embed", "beat", "agent", "flower"]
+)
 def test_the_programs_accept_their_arguments(home: Path, name: str) -> None:
     part = parts_of(load_settings(home=home))[name]
     done = subprocess.run(
@@ -104,7 +106,7 @@ def test_secrets_go_to_those_who_use_them(home: Path, monkeypatch: pytest.Monkey
         return {name for name, part in parts.items() if value in part.env.values()}
 
     assert given("the-key") == {"worker-transfer", "worker-embed", "api"}
-    assert given("the-token") == {"server", "worker-transfer", "worker-embed", "api"}
+    assert given("the-token") == {"server", "worker-transfer", "worker-embed", "api", "agent"}
     assert "flower" in given("user:pass")
     for part in parts.values():
         line = " ".join(part.argv)

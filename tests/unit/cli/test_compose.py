@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = ["server", "worker-transfer", "worker-embed", "beat", "api", "flower"]
+OURS = ["server", "worker-transfer", "worker-embed", "beat", "api", "agent", "flower"]
 PROGRAMS = {"escher-playbooks": "cli.main", "celery": "celery"}
 
 

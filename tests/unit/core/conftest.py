@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import requests
+from pydantic import SecretStr
 
+from core.server.client import EscherServer
 from core.settings import Settings
 
 
@@ -88,3 +90,41 @@ def tenant_settings(reference: Reference, tmp_path: Path) -> Settings:
     return Settings(
         home=tmp_path / "home", server_url=reference.url, tenant_id=tenant_id, server_token=token
     )
+
+
+@pytest.fixture
+def machines(reference: Reference, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """Two homes of one tenant."""
+    from support.machines import Machine
+
+    tenant_id, token = reference.tenant()
+    made = [
+        Machine(
+            Settings(
+                home=tmp_path / name,
+                server_url=reference.url,
+                tenant_id=tenant_id,
+                server_token=token,
+            )
+        )
+        for name in ("here", "there")
+    ]
+    yield made[0], made[1]
+    for machine in made:
+        machine.close()
+
+
+@pytest.fixture
+def reviewer(
+    reference: Reference, machines: tuple[Any, Any], tmp_path: Path
+) -> Iterator[EscherServer]:
+    """A client with a reviewer's token of the machines' tenant."""
+    from escher_server.tenants import ensure_tenant
+
+    settings = machines[0].settings
+    token = f"CANARY-REVIEWER-{settings.tenant_id}"
+    ensure_tenant(reference.data_dir, settings.tenant_id, "reviewer", token)
+    values = {"home": tmp_path / "reviewer", "server_token": SecretStr(token)}
+    server = EscherServer(settings.model_copy(update=values))
+    yield server
+    server.close()

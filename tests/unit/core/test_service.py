@@ -9,7 +9,14 @@ import pytest
 from support.playbooks import draft, write_folder
 from support.rag import WordEmbedder
 
-from core.errors import HomeMismatch, InvalidPlaybook, NotFound, Refused, UsageError
+from core.errors import (
+    HomeMismatch,
+    InvalidPlaybook,
+    NotFound,
+    Refused,
+    ServerUnreachable,
+    UsageError,
+)
 from core.files import sha256_bytes
 from core.models import DONE, Area, Ref, Status, Strategy, SyncState
 from core.service import PlaybookService
@@ -93,9 +100,8 @@ class TestTheMissionsMethods:
         playbook_id = service.create_playbook(draft())
         with pytest.raises(NotFound, match="no python script"):
             service.resolve_script(playbook_id, "python")
-        sensitive = service.create_playbook(draft("Rotate the keys", sensitive=True))
-        with pytest.raises(UsageError, match="sensitive"):
-            service.resolve_script(sensitive, "shell")
+        with pytest.raises(ServerUnreachable, match="There is no elsewhere on this machine"):
+            service.resolve_script("elsewhere", "shell")
 
     def test_search(self, service):
         for name in ("Stop idle databases", "Rotate access keys"):

@@ -92,8 +92,12 @@ class TestBeat:
         assert (entry["task"], entry["schedule"]) == ("playbooks.sync", 120)
         assert entry["options"]["expires"] == 120, "ticks that nobody took do not pile up"
 
-    def test_issues_none_when_it_is_off(
+    def test_issues_no_sync_when_it_is_off(
         self, settings: object, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ESCHER_SYNC_ENABLED", "false")
-        assert _config().beat_schedule == {}
+        assert list(_config().beat_schedule) == ["evict"]
+
+    def test_evicts_hourly(self, settings: object) -> None:
+        entry = _config().beat_schedule["evict"]
+        assert (entry["task"], entry["schedule"]) == ("playbooks.evict", 3600)

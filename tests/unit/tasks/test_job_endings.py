@@ -13,7 +13,7 @@ from core.journal import JobState
 from core.models import Outcome, Ref, Strategy, SyncState
 from core.service import PlaybookService
 from core.settings import Settings
-from tasks import jobs
+from tasks import jobs, sync_round
 from tasks.base import run_step
 from tasks.leftovers import close_settled
 
@@ -64,7 +64,7 @@ def test_a_publication_ends_with_its_version(service: PlaybookService) -> None:
 def test_a_sync_does_what_earlier_syncs_were_asked_for(service: PlaybookService) -> None:
     asked = jobs.submit(service, "sync")
     assert asked.state is JobState.QUEUED
-    jobs.sync(service, None, None)
+    sync_round.run(service, None, lambda: None)
     assert state(service, asked.job_id) is JobState.SUCCEEDED
 
 

@@ -47,8 +47,8 @@ class TestSubmit:
             ("publish", {"refs": ["stop-idle-databases"]}, Refused),
             ("import", {}, UsageError),
             ("import", {"path": "/no/such/path"}, NotFound),
-            ("download", {"refs": ["stop-idle-databases"]}, UsageError),
-            ("evict", {}, UsageError),
+            ("download", {}, UsageError),
+            ("download", {"refs": ["stop-idle-databases"], "format_": "cobol"}, UsageError),
         ],
         ids=str,
     )

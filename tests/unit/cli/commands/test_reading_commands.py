@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from support.playbooks import draft, write_folder
 
@@ -76,3 +77,12 @@ def test_json_is_one_document_whatever_the_text(run, folder):
     (folder / "metadata.json").write_text(json.dumps({**metadata, "name": "Überprüfung 数据库"}))
     run("create", folder, "--id", "unicode")
     assert run("show", "unicode", "--json").json["metadata"]["name"] == "Überprüfung 数据库"
+
+
+def test_resolve_of_a_sensitive_playbook_says_until_when(run, tmp_path):
+    run("create", write_folder(tmp_path / "keys", draft("Rotate the keys", sensitive=True)))
+    body = run("resolve", "rotate-the-keys", "--format", "shell", "--json").json
+    assert Path(body["path"]).read_bytes() == draft("Rotate the keys").files["shell/main.sh"]
+    assert body["expires_at"] > 0
+    assert run("down").code == 0
+    assert not Path(body["path"]).exists()

@@ -39,6 +39,7 @@ def test_search_answers_as_the_api_does(run, asked):
     assert body["results"][0]["score"] == 0.8123
     assert set(body["results"][0]) == {
         "playbook_id", "version", "name", "description", "score", "status", "warning",
+        "health", "execution_count", "success_count", "last_executed",
     }  # fmt: skip
 
 

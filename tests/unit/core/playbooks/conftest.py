@@ -26,6 +26,11 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
+def envelope() -> Envelope:
+    return Envelope(KEY)
+
+
+@pytest.fixture
 def store(settings: Settings) -> PlaybookStore:
     settings.home.mkdir(mode=0o700, parents=True)
     return PlaybookStore(settings, Journal(settings.effective_journal_url), Envelope(KEY))

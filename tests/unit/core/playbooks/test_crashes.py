@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from core.journal.database import Database
-from core.models import Area, Move, Ref
+from core.models import Area, Move, Ref, Strategy, SyncState
+from core.playbooks.decisions import Decision, decide
 from core.playbooks.verify import verify
 
 KEPT, REF = Ref("kept", "1.0.0"), Ref("stop-rds", "1.0.0")
@@ -168,6 +169,24 @@ def test_move(crashed, make_draft):
 
     changes = [Move(REF, Area.SYNCED, {"status": "approved"})]
     survives(crashed, lambda: crashed.move(changes), check, reset)
+
+
+def test_decide(crashed, make_draft):
+    made_by_ai = make_draft(OLD, author="ai_generated", storage_strategy="uploaded_for_review")
+
+    def reset() -> None:
+        crashed.delete([REF])
+        crashed.create(made_by_ai, check_scripts=False)
+
+    def check(acknowledged: bool) -> None:
+        row = crashed.get(REF)
+        assert crashed.read(REF) == OLD
+        waits = (Area.AI_GENERATED, SyncState.LOCAL, None)
+        decided = (Area.LOCAL, SyncState.PENDING, Strategy.TRUSTED)
+        found = (row.area, row.sync_state, row.publish_as)
+        assert found == decided or (found == waits and not acknowledged)
+
+    survives(crashed, lambda: decide(crashed, REF, Decision.TRUSTED), check, reset)
 
 
 def test_delete(crashed, make_draft):

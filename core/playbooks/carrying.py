@@ -1,0 +1,64 @@
+"""What stands in a version's folder and is no part of it: a README, an editor's swap file.
+
+It is carried into the folder that takes the place, as hard links where the file system has them,
+so that an editor goes on writing to the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from core.errors import storage_error
+from core.files import PRIVATE_DIR, fsync_dir
+from core.models import FORMATS
+from core.playbooks.folderstat import KNOWN_FILES, is_leftover
+
+
+def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool = True) -> None:
+    """Bring into ``staged`` what is in ``folder`` besides the ``content`` (relative paths).
+
+    ``editors``: their own files beside the scripts, too. Pipes, sockets and devices stay behind. Raises `StorageError`.
+    """
+    try:
+        if not folder.is_dir():
+            return
+        for parent, folders, files in os.walk(folder, onerror=_raise):  # links are not followed
+            inside = Path(parent).relative_to(folder)
+            in_format = inside.parts[:1] and inside.parts[0] in FORMATS
+            links = [name for name in folders if (Path(parent) / name).is_symlink()]
+            carried = [
+                name
+                for name in [*files, *links]
+                if (inside / name).as_posix() not in content
+                and (editors and is_leftover(name) if in_format else _is_foreign(inside / name))
+            ]
+            target = staged / inside
+            if (carried or not in_format) and not target.is_dir():
+                target.mkdir(mode=PRIVATE_DIR, parents=True)
+                fsync_dir(target.parent)
+            for name in carried:
+                _bring(Path(parent) / name, target / name)
+            if carried:
+                fsync_dir(target)
+    except OSError as error:
+        raise storage_error(error, f"Carrying along what stands in {folder}") from error
+
+
+def _is_foreign(path: Path) -> bool:
+    return len(path.parts) > 1 or (path.name not in KNOWN_FILES and path.name not in FORMATS)
+
+
+def _bring(source: Path, target: Path) -> None:
+    if not (source.is_symlink() or source.is_file()):
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,280 @@
+"""What people did to the playbook folders with an editor, a copy or a move, taken in.
+
+::
+
+    edited, unpublished   the row comes to say what the folder holds         (intent ``take``)
+                          … written anew where a part of it must be sealed   (intent ``write``)
+    edited, published     stored as the next free patch, for review; then the published one is
+                          restored
+    added                 a row for the folder as it stands, or sealed
+    moved, renamed        the row follows; a published version's folder goes back to its place
+    vanished              unpublished: the row goes, and its point; published: fetched again
+
+Each is done under the store's lock and only while the folder still stands as it was read; what
+changes meanwhile is left to the next scan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from core.encryption import Envelope
+from core.errors import (
+    EscherError,
+    InvalidPlaybook,
+    LeaseHeld,
+    TransientError,
+    Unchanged,
+)
+from core.journal import Intent, VersionRecord
+from core.models import Area, Ref
+from core.playbooks.carrying import carry
+from core.playbooks.comparing import Comparer, State
+from core.playbooks.folderstat import FolderStat
+from core.playbooks.intake import Edit, Intake
+from core.playbooks.layout import FoundFolder
+from core.playbooks.renaming import draft_digest
+from core.playbooks.restoring import Fetch, Restorer
+from core.playbooks.scan import Moved, ScanResult
+from core.playbooks.sealing import published_form
+from core.playbooks.staging import Stager, disk_files, new_record
+from core.playbooks.store import PlaybookStore
+from core.playbooks.writing import FolderWriter
+from core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EditReport:
+    """What became of a scan's findings.
+
+    ``deferred``: it will be tried again by the next sync, with the reason; ``failed``: the user has
+    to do something about it, with the reason. Keys are ``id@version``, or a folder's path.
+    """
+
+    updated: list[Ref] = field(default_factory=list)
+    kept_as: dict[Ref, Ref] = field(default_factory=dict)  # published → the version of the edit
+    added: list[Ref] = field(default_factory=list)
+    moved: list[Ref] = field(default_factory=list)
+    forgotten: list[Ref] = field(default_factory=list)
+    restored: list[Ref] = field(default_factory=list)
+    unfetched: list[Ref] = field(default_factory=list)  # restored, but for the content
+    deferred: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> list[Ref]:
+        """Versions whose content here is another than before."""
+        return [*self.updated, *self.kept_as.values(), *self.added, *self.moved]
+
+
+class Edits:
+    """Acts on a `ScanResult`; safe to do twice."""
+
+    def __init__(self, store: PlaybookStore, envelope: Envelope, settings: Settings) -> None:
+        self._store = store
+        self._layout = store.layout
+        self._journal = store.journal
+        self._versions = store.journal.versions
+        self._stager = Stager(store.layout, envelope)
+        self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
+        self._compare = Comparer(store.layout, store.limits, envelope)
+        self._intake = Intake(store, envelope)
+        self._restorer = Restorer(store, envelope, settings)
+
+    def take(self, found: ScanResult, fetch: Fetch) -> EditReport:
+        """Take in what a scan found; one that fails holds back no other.
+
+        ``fetch`` is asked for the content of published versions; it may raise `TransientError`.
+        Raises `StorageError` when the home can't be written.
+        """
+        report = EditReport()
+        if not found.has_changes:
+            return report
+        self._writer.prepare()
+        for item in found.moved:
+            self._try(report, str(item.ref), partial(self._move, report, item, fetch))
+        for folder in found.added:
+            self._try(report, str(folder.path), partial(self._add, report, folder))
+        for ref in found.edited:
+            self._try(report, str(ref), partial(self._edit, report, ref, fetch))
+        for ref in (*found.resealed, *found.owned):
+            self._try(report, str(ref), partial(self._mend, report, ref, fetch))
+        for ref in found.vanished:
+            self._try(report, str(ref), partial(self._vanish, report, ref, fetch))
+        return report
+
+    @staticmethod
+    def _try(report: EditReport, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except TransientError as error:
+            report.deferred[what] = str(error)
+        except EscherError as error:
+            log.warning("%s is left as it is: %s", what, error.detail)
+            report.failed[what] = str(error)
+
+    # -- edited -----------------------------------------------------------------------------
+    def _edit(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
+        record = self._store.get(ref)
+        if record.is_published:
+            kept, seen = self._keep_as_next(record, fetch)
+            if kept != ref:
+                report.kept_as[ref] = kept
+            self._restore(report, ref, fetch, seen)
+            return
+        with self._store.leased([ref]):
+            self._take(self._intake.read_edit(record))
+        report.updated.append(ref)
+
+    def _keep_as_next(self, record: VersionRecord, fetch: Fetch) -> tuple[Ref, FolderStat]:
+        """Store the edit of a published version as a version of its own; that, and what was read.
+
+        A crash may have come between storing and restoring: the edit is stored once.
+        """
+        ref = record.ref
+        found = self._compare.look(self._layout.folder(record.area, ref), record.area)
+        is_empty = bool(self._versions.files(ref)) and (found is None or not found.content())
+        files = dict(fetch(ref)) if is_empty else None
+        edit = self._intake.read_edit(record, files)
+        for row in self._versions.of_playbook(ref.playbook_id):
+            draft = edit.draft
+            if draft_digest(draft, draft.metadata | {"version": row.ref.version}) == (
+                row.content_digest
+            ):
+                return row.ref, edit.seen
+        result = self._store.create_many([edit.draft], area=edit.area)[0]
+        if result.error is not None and not isinstance(result.error, Unchanged):
+            raise result.error
+        return result.ref, edit.seen
+
+    def _restore(self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat) -> None:
+        if self._restorer.restore(ref, fetch, seen):
+            report.restored.append(ref)
+        else:
+            report.unfetched.append(ref)
+
+    def _mend(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
+        """The content is right, its form is not: fields of the server, or a secret in clear."""
+        record = self._store.get(ref)
+        if record.is_published:
+            found = self._compare(record, self._versions.files(ref))
+            if found.seen is None or found.state not in {State.OWNED, State.CLEAR}:
+                raise LeaseHeld(f"{ref} is being edited.", "It is looked at again.")
+            self._restore(report, ref, fetch, found.seen)
+            return
+        with self._store.leased([ref]):
+            self._take(self._intake.read_edit(record))
+        report.updated.append(ref)
+
+    # -- added and moved --------------------------------------------------------------------
+    def _add(self, report: EditReport, folder: FoundFolder) -> None:
+        edit = self._intake.read_added(folder)
+        self._take(edit)
+        report.added.append(edit.ref)
+
+    def _move(self, report: EditReport, moved: Moved, fetch: Fetch) -> None:
+        record = self._store.get(moved.ref)
+        with self._store.leased([moved.ref]):
+            if moved.folder.ref != moved.ref:
+                edit = self._intake.read_added(moved.folder, record)
+                self._take(edit)
+                self._forget(moved.ref)
+                report.forgotten.append(moved.ref)
+                report.moved.append(edit.ref)
+                return
+            stands = {record.area, moved.folder.area} == {Area.LOCAL, Area.AI_GENERATED}
+            self._settle(record, moved.folder.area, follow=stands and not record.is_published)
+        report.moved.append(moved.ref)
+        there = self._store.get(moved.ref)  # it may have been edited on its way
+        found = self._compare(there, self._versions.files(moved.ref))
+        if found.state is State.EDITED and found.error is None:
+            self._edit(report, moved.ref, fetch)
+
+    def _settle(self, record: VersionRecord, found: Area, *, follow: bool) -> None:
+        """Bring the row to where the folder is, or the folder back to where the row says."""
+        ref = record.ref
+        source, target = (record.area, found) if follow else (found, record.area)
+        if follow and target is Area.AI_GENERATED:
+            self._versions.withdraw([ref])  # it waits for a decision again
+        with self._writer.locked():
+            if self._layout.standing(ref) != [found]:
+                raise LeaseHeld(f"{ref} is being moved.", "It is looked at again.")
+            failed = self._writer.apply([
+                Intent(
+                    ref, "move", None, source, target,
+                    replace(record, area=target), self._versions.files(ref),
+                )
+            ])  # fmt: skip
+        if ref in failed:
+            raise failed[ref]
+
+    # -- vanished ---------------------------------------------------------------------------
+    def _vanish(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
+        record = self._versions.get(ref)
+        if record is None:
+            return
+        if record.is_published:
+            self._restorer.bring_back(ref, fetch)
+            report.restored.append(ref)
+            return
+        with self._store.leased([ref]):
+            self._forget(ref)
+        report.forgotten.append(ref)
+
+    def _forget(self, ref: Ref) -> None:
+        """Remove the row of an unpublished version whose folder is gone, and note its point."""
+        with self._writer.locked():
+            record = self._versions.get(ref)
+            if record is None:
+                return
+            if record.is_published or self._layout.standing(ref):
+                raise LeaseHeld(f"{ref} is there again.", "It is looked at again.")
+            with self._journal.database.write() as connection:
+                self._versions.delete([ref], connection)
+
+    # -- taking in --------------------------------------------------------------------------
+    def _take(self, edit: Edit) -> None:
+        """Write the row of what lies in the folder; seal it first where it has to be."""
+        name = None
+        if edit.must_be_written:
+            name = self._stager.write(
+                edit.ref, edit.draft.metadata, edit.draft.files, edit.generation + 1
+            )
+        try:
+            place = edit.found.path if name is None else self._layout.staged(name)
+            files = disk_files(place, published_form(edit.draft.files))
+            old = edit.former if edit.former and edit.former.ref == edit.ref else None
+            record = new_record(
+                edit.draft, edit.area, files, edit.generation + 1, check=True, old=old
+            )
+            kind = "take" if name is None else "write"
+            intent = Intent(edit.ref, kind, name, edit.area, edit.area, record, files)
+            with self._writer.locked():
+                self._check_current(edit, old)
+                if not self._intake.is_still(edit.found, edit.seen):
+                    raise LeaseHeld(f"{edit.found.path} is being edited.", "It is read again.")
+                if name is not None:  # only now: a hard link changes the ctime
+                    carry(edit.found.path, place, edit.draft.files)
+                failed = self._writer.apply([intent])
+        except BaseException:
+            if name is not None:
+                self._writer.discard(name)
+            raise
+        if edit.ref in failed:
+            raise failed[edit.ref]
+
+    def _check_current(self, edit: Edit, old: VersionRecord | None) -> None:
+        current = self._versions.get(edit.ref)
+        if old is None and current is not None:
+            raise InvalidPlaybook(f"{edit.ref} exists already.", "Give another version.")
+        if old is not None and (
+            current is None
+            or current.is_published
+            or (current.generation, current.area) != (old.generation, old.area)
+        ):
+            raise LeaseHeld(f"{edit.ref} was changed meanwhile.", "It is looked at again.")

@@ -1,0 +1,274 @@
+"""Versions that come from the server: metadata first, content when it is wanted.
+
+::
+
+    take_in ──► synced/<id>/v<version>/metadata.json alone, rows of its files ──► fetch_contents
+                (`is_unfetched`; their stat columns are 0: they are not on disk)
+
+Whatever is already here decides by the conflict rules (``core.publishing``); this module carries
+out, under the store's lock and through intents like every other change to the folders.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from core.errors import (
+    EscherError,
+    IntegrityError,
+    LeaseHeld,
+    Refused,
+    UnsafePath,
+)
+from core.files import json_bytes, read_bytes, sha256_bytes, write_tree
+from core.journal import Intent, VersionRecord
+from core.journal.conflicts import KeptCopy
+from core.journal.records import DiskFile
+from core.models import (
+    METADATA_FILE,
+    RESERVED_PREFIX,
+    SERVER_OWNED_FIELDS,
+    Area,
+    FileEntry,
+    Move,
+    Ref,
+    Strategy,
+    check_id,
+    parse_json_object,
+)
+from core.playbooks.carrying import carry
+from core.playbooks.conflict_copies import ConflictCopies
+from core.playbooks.reading import content_paths, is_unfetched
+from core.playbooks.renaming import draft_digest, keep_as
+from core.playbooks.staging import disk_files
+from core.playbooks.store import BATCH, STAGING_THREADS, PlaybookStore
+from core.playbooks.uniqueness import refuse_taken
+from core.playbooks.validation import check_paths
+from core.playbooks.writing import FolderWriter
+from core.settings import Settings
+from core.versions import parse_version
+
+Pulled = tuple[VersionRecord, Sequence[FileEntry]]
+
+
+class PulledFolders:
+    """The folder side of a pull."""
+
+    def __init__(self, store: PlaybookStore, settings: Settings) -> None:
+        self._store = store
+        self._journal = store.journal
+        self._layout = store.layout
+        self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
+        self._copies = ConflictCopies(settings.conflicts_path)
+
+    # -- coming -----------------------------------------------------------------------------
+    def take_in(self, pulled: Sequence[Pulled]) -> dict[Ref, EscherError]:
+        """Put metadata alone into ``synced/``, with the rows; the errors of those that did not go."""
+        errors: dict[Ref, EscherError] = {}
+        self._writer.prepare()
+        with ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="pulling") as pool:
+            for start in range(0, len(pulled), BATCH):
+                part = pulled[start : start + BATCH]
+                staged = list(pool.map(self._stage_metadata, part))
+                intents = [item for item in staged if isinstance(item, Intent)]
+                errors |= {
+                    record.ref: item
+                    for (record, _), item in zip(part, staged, strict=True)
+                    if isinstance(item, EscherError)
+                }
+                errors |= self._write(intents)
+        return errors
+
+    def _stage_metadata(self, pulled: Pulled) -> Intent | EscherError:
+        record, entries = pulled
+        try:
+            self.check(record, entries)
+            name = uuid.uuid4().hex
+            write_tree(self._layout.staged(name), {METADATA_FILE: json_bytes(record.metadata)})
+        except EscherError as error:
+            return error
+        files = tuple(DiskFile(entry, 0, 0, 0, 0) for entry in entries)
+        return Intent(record.ref, "write", name, None, Area.SYNCED, record, files)
+
+    def check(self, record: VersionRecord, entries: Sequence[FileEntry]) -> None:
+        """Names from the network: they must be able to stand in a folder, and stay in theirs."""
+        check_id(record.ref.playbook_id)
+        parse_version(record.ref.version)
+        if record.ref.playbook_id.startswith(RESERVED_PREFIX):
+            raise Refused(
+                f"{record.ref}: ids beginning with {RESERVED_PREFIX} are the Escher Library's."
+            )
+        paths = [entry.path for entry in entries]
+        if len(set(paths)) != len(paths):
+            raise UnsafePath(f"{record.ref} names a file twice.")
+        check_paths(paths)
+        sizes = [(entry.path, entry.size_bytes) for entry in entries]
+        self._store.limits.check(
+            [*sizes, (METADATA_FILE, len(json_bytes(record.metadata)))], str(record.ref)
+        )
+
+    def _write(self, intents: Sequence[Intent]) -> dict[Ref, EscherError]:
+        """Carry out staged ``write`` intents that no row or folder stands in the way of."""
+        errors: dict[str, EscherError] = {}
+        try:
+            with self._writer.locked():
+                ready = [self._over_stray(intent) for intent in intents]
+                fresh = [intent for intent in ready if intent.from_area is None]
+                errors = refuse_taken(self._journal.versions, self._layout, fresh)
+                free = [intent for intent in ready if intent.staged not in errors]
+                failed = self._writer.apply(free)
+                errors |= {str(i.staged): failed[i.ref] for i in free if i.ref in failed}
+        except BaseException:
+            for intent in intents:
+                self._writer.discard(str(intent.staged))
+            raise
+        for name in errors:
+            self._writer.discard(name)
+        return {i.ref: errors[str(i.staged)] for i in intents if i.staged in errors}
+
+    def _over_stray(self, intent: Intent) -> Intent:
+        """Metadata that stands alone and without a row is what an earlier pull left: replace it."""
+        if self._layout.standing(intent.ref) != [Area.SYNCED]:
+            return intent
+        stray = is_unfetched(self._layout.folder(Area.SYNCED, intent.ref))
+        if not stray or self._journal.versions.get(intent.ref) is not None:
+            return intent
+        return replace(intent, from_area=Area.SYNCED)
+
+    def unfetched(self) -> list[Ref]:
+        """The versions whose metadata stands alone, by name."""
+        return self._journal.versions.unfetched()
+
+    def fetch_contents(self, ref: Ref, files: Mapping[str, bytes]) -> bool:
+        """Put the content of a published version in, all of it at once; False when it is there.
+
+        ``files`` is ``{path: bytes}`` in the published form, for exactly the paths of the journal's
+        rows. `IntegrityError` when they are not those bytes, `LeaseHeld` while a worker is at it.
+        Also brings back a folder that vanished. An edit of ``metadata.json`` stays as it is.
+        """
+        self._writer.prepare()
+        with self._store.leased([ref]):
+            record = self._store.get(ref)
+            if not record.is_published or record.area is not Area.SYNCED:
+                raise Refused(f"{ref} is not published: its content is here or nowhere.")
+            rows = self._journal.versions.files(ref)
+            _verify(ref, rows, files)
+            folder = self._layout.folder(Area.SYNCED, ref)
+            if self._has_content(record):
+                return False
+            name = uuid.uuid4().hex
+            staged = self._layout.staged(name)
+            write_tree(staged, {METADATA_FILE: _metadata_bytes(folder, record), **files})
+            try:
+                carry(folder, staged, set(files))
+                placed = disk_files(staged, files)
+                with self._writer.locked():
+                    current = self._journal.versions.get(ref)
+                    if current is None or current.content_digest != record.content_digest:
+                        raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
+                    if self._has_content(current):
+                        self._writer.discard(name)
+                        return False
+                    there = Area.SYNCED if folder.is_dir() else None
+                    fetched = replace(current, indexed_digest=None)  # its point lacks the scripts
+                    intent = Intent(ref, "write", name, there, Area.SYNCED, fetched, placed)
+                    failed = self._writer.apply([intent])
+            except BaseException:
+                self._writer.discard(name)
+                raise
+        if ref in failed:
+            raise failed[ref]
+        return True
+
+    # -- changing and going -----------------------------------------------------------------
+    def move(self, changes: Sequence[Move]) -> None:
+        """As `PlaybookStore.move`."""
+        self._store.move(changes)
+
+    def is_edited(self, ref: Ref) -> bool:
+        """Whether the content on disk is not the row's; a missing or unfetched one is not edited.
+
+        What does not parse or open is somebody's edit that is not finished.
+        """
+        record = self._journal.versions.get(ref)
+        if record is None or not self._has_content(record):
+            return False
+        return self._differs(record)
+
+    def drop(self, ref: Ref, *, copy: Literal["always", "edits", "never"]) -> KeptCopy | None:
+        """Remove folder and row; the copy that was kept, where there was anything to keep."""
+        with self._writer.locked():
+            record = self._journal.versions.get(ref)
+            if record is None:
+                return None
+            folder = self._layout.folder(record.area, ref)
+            kept = None
+            all_of_it = copy == "always" and self._has_content(record)
+            if all_of_it or (copy != "never" and folder.is_dir() and self._differs(record)):
+                kept = KeptCopy(str(self._copies.keep(ref, folder)), record.generation)
+            intent = Intent(ref, "delete", uuid.uuid4().hex, from_area=record.area)
+            failed = self._writer.apply([intent])
+        if ref in failed:
+            raise failed[ref]
+        return kept
+
+    def _has_content(self, record: VersionRecord) -> bool:
+        """Whether the folder is there, with any of the files that a version may have."""
+        folder = self._layout.folder(record.area, record.ref)
+        if not folder.is_dir():
+            return False
+        try:
+            return not self._journal.versions.files(record.ref) or bool(content_paths(folder))
+        except EscherError:
+            return True  # a link: somebody put it there
+
+    def _differs(self, record: VersionRecord) -> bool:
+        """Whether the folder, which is there, holds what the row does not know."""
+        folder = self._layout.folder(record.area, record.ref)
+        try:
+            if not self._has_content(record):
+                return _content_of(_disk_metadata(folder)) != _content_of(record.metadata)
+            draft = self._store.edited_draft(record.ref)
+            return draft_digest(draft, draft.metadata) != record.content_digest
+        except EscherError:
+            return True
+
+    def keep_as(
+        self,
+        ref: Ref,
+        *,
+        playbook_id: str | None = None,
+        version: str | None = None,
+        strategy: Strategy | None = None,
+    ) -> Ref:
+        """Store what the folder of ``ref`` holds now as another version; see `PulledVersions`."""
+        return keep_as(self._store, ref, playbook_id, version, strategy)
+
+
+def _verify(ref: Ref, rows: Sequence[DiskFile], files: Mapping[str, bytes]) -> None:
+    wanted = {row.entry.path: row.entry for row in rows}
+    if set(wanted) != set(files):
+        names = ", ".join(sorted(set(wanted) ^ set(files))[:5])
+        raise IntegrityError(f"The files of {ref} are not those that were published: {names}.")
+    for path, content in files.items():
+        if sha256_bytes(content) != wanted[path].checksum:
+            raise IntegrityError(f"{path} of {ref} is not what was published.", "Fetch it again.")
+
+
+def _metadata_bytes(folder: Path, record: VersionRecord) -> bytes:
+    """What stands on disk, else the row's: a hand's edit of it is for the next scan to find."""
+    path = folder / METADATA_FILE
+    return read_bytes(path) if path.is_file() else json_bytes(record.metadata)
+
+
+def _disk_metadata(folder: Path) -> dict[str, object]:
+    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+
+
+def _content_of(metadata: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in metadata.items() if name not in SERVER_OWNED_FIELDS}

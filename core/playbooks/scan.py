@@ -1,0 +1,289 @@
+"""What changed in the playbook folders since the journal last knew them.
+
+::
+
+    every version's row ──► stats of its folder, one digest of them ──► the same: nothing is read
+                                        │ another, or never seen
+                                        ▼
+                            names, stats, bytes against its rows ──► the same: seen from now on
+                                        │ different
+                                        ▼
+                            once more under the store's lock ──► edited, moved, vanished, …
+
+A stat vouches for a content only when the content was compared clearly after the stat's ctime (git
+calls the others racily clean). Nothing on disk is changed here; `Edits` acts on what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import tee
+from pathlib import Path
+from typing import cast
+
+from core.encryption import Envelope
+from core.errors import EscherError, TransientError, storage_error
+from core.journal import Journal, VersionRecord
+from core.journal.scan_rows import SeenFolder
+from core.models import Area, Ref
+from core.playbooks.comparing import Comparer, Comparison, State
+from core.playbooks.intake import Intake
+from core.playbooks.layout import FoundFolder
+from core.playbooks.quiet import Quiet
+from core.playbooks.reading import PlaybookReader, is_unfetched
+from core.playbooks.statcheck import Item
+from core.playbooks.statpool import check
+from core.settings import Settings
+
+CHUNK = 200  # versions whose rows are looked up in one query
+
+_NO_AREA = (
+    "The folder is not there; its versions are not taken for deleted."
+    " Put it back (is a disk not mounted?), or make it anew, empty."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A version that was in ``from_area`` and whose content now stands in ``folder``.
+
+    ``folder.ref`` is another one when the folder was renamed.
+    """
+
+    ref: Ref
+    from_area: Area
+    folder: FoundFolder
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """What a scan found; `Edits.take` wants it as it is.
+
+    ``quiet_in``: seconds until changes that are too young will be quiet, None when there are none.
+    ``broken``: ``{path: reason}`` of what can't be taken as it stands and is left alone.
+    """
+
+    scanned: int = 0
+    unchanged: int = 0
+    edited: list[Ref] = field(default_factory=list)
+    resealed: list[Ref] = field(default_factory=list)  # same content, a part of it lies in clear
+    owned: list[Ref] = field(default_factory=list)  # published, changed by hand, and no edit
+    added: list[FoundFolder] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    vanished: list[Ref] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    quiet_in: float | None = None
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something for `Edits.take`."""
+        return any((self.edited, self.resealed, self.owned, self.added, self.moved, self.vanished))
+
+
+class Scan:
+    """One look at all of ``playbooks/``; see the drawing above."""
+
+    def __init__(self, reader: PlaybookReader, envelope: Envelope, settings: Settings) -> None:
+        self._reader = reader
+        self._journal: Journal = reader.journal
+        self._layout = reader.layout
+        self._quiet_seconds = settings.edit_quiet_seconds
+        self._compare = Comparer(reader.layout, reader.limits, envelope)
+        self._intake = Intake(reader, envelope)
+
+    def run(self, *, now_ns: int | None = None) -> ScanResult:
+        """Look at everything; ``now_ns`` stands for the clock in what is quiet (for tests).
+
+        Raises `StorageError` when the home can't be read or its lock not had.
+        """
+        result = ScanResult()
+        quiet = Quiet(self._journal.scan, self._quiet_seconds, now_ns)
+        suspects, places = self._walk(result)
+        different: list[Ref] = []
+        for comparison in self._look(suspects):
+            if comparison.state is State.SAME:
+                result.unchanged += 1
+            else:
+                different.append(comparison.record.ref)
+        unknown = self._unknown(places)
+        if different or unknown:
+            # a writer may have been at work, in this process or another: look again when none is
+            with self._reader.locked():
+                again = list(self._look(different))
+                result.unchanged += sum(c.state is State.SAME for c in again)
+                self._judge(result, quiet, again, self._unknown_of(unknown))
+            self._journal.scan.forget_gone()
+        quiet.keep()
+        result.quiet_in = quiet.left
+        return result
+
+    def run_one(self, ref: Ref) -> ScanResult:
+        """`run` for one version of the journal, for who waits for it; nothing else is looked for."""
+        result = ScanResult(scanned=1)
+        quiet = Quiet(self._journal.scan, self._quiet_seconds, None)
+        with self._reader.locked():
+            for comparison in self._look([ref]):
+                if comparison.state not in {State.SAME, State.MISSING}:
+                    self._judge_known(result, quiet, comparison)
+        result.quiet_in = quiet.left
+        return result
+
+    # -- the fast look ----------------------------------------------------------------------
+    def _walk(self, result: ScanResult) -> tuple[list[Ref], dict[Area, set[str]]]:
+        """Versions to look at closely, and names in the areas whose folders to list."""
+        listed = {area.value: self._layout.names_in(area) for area in Area}
+        names = {area: set(found or ()) for area, found in listed.items()}
+        ai = Area.AI_GENERATED.value
+        suspects: list[Ref] = []
+        to_list: dict[str, set[str]] = {area: set() for area in names}
+        rows, again = tee(self._journal.scan.known())
+        is_unchanged = check(self._layout.root, (_item(*row) for row in again))
+        for (playbook_id, version, area, *_), unchanged in zip(rows, is_unchanged, strict=True):
+            result.scanned += 1
+            name = f"{playbook_id}-v{version}" if area == ai else playbook_id
+            if unchanged:
+                result.unchanged += 1
+                names[area].discard(name)
+            elif listed[area] is None:
+                result.broken[str(self._layout.area(Area(area)))] = _NO_AREA
+            else:
+                suspects.append(Ref(playbook_id, version))
+                to_list[area].add(name)
+        places = {area: names[area] | (to_list[area] & names[area]) for area in names}
+        return suspects, {Area(area): found for area, found in places.items()}
+
+    # -- the close look ---------------------------------------------------------------------
+    def _look(self, refs: Sequence[Ref]) -> Iterator[Comparison]:
+        """Compare folders with rows, and remember those that are as they should be."""
+        versions, scan = self._journal.versions, self._journal.scan
+        for start in range(0, len(refs), CHUNK):
+            part = refs[start : start + CHUNK]
+            records, files = versions.get_many(part), versions.files_many(part)
+            seen_at = scan.seen_at(part)
+            found = [
+                self._compare(record, files.get(ref, ()), seen_at.get(ref))
+                for ref, record in records.items()
+            ]
+            scan.record([
+                SeenFolder(c.record, c.seen.paths, c.seen.fingerprint, c.seen.taken_at_ns,
+                           c.refreshed)
+                for c in found
+                if c.state is State.SAME and c.seen is not None and c.seen.proves
+            ])  # fmt: skip
+            yield from found
+
+    def _unknown(self, places: dict[Area, set[str]]) -> list[FoundFolder]:
+        """Folders where a version would stand that the journal does not know there."""
+        found: list[FoundFolder] = []
+        for area, names in places.items():
+            listed = sorted(names)
+            for start in range(0, len(listed), CHUNK):
+                part = listed[start : start + CHUNK]
+                found += self._unknown_of(
+                    [folder for name in part for folder in self._layout.find_in(area, name)]
+                )
+        return found
+
+    def _unknown_of(self, folders: Sequence[FoundFolder]) -> list[FoundFolder]:
+        known = self._journal.scan.areas([f.ref for f in folders if f.ref is not None])
+        return [
+            folder
+            for folder in folders
+            if (folder.ref is None or known.get(folder.ref) is not folder.area)
+            and folder.path.is_dir()
+        ]
+
+    # -- judging ----------------------------------------------------------------------------
+    def _judge(
+        self,
+        result: ScanResult,
+        quiet: Quiet,
+        different: Collection[Comparison],
+        unknown: Sequence[FoundFolder],
+    ) -> None:
+        missing = {c.record.ref: c.record for c in different if c.state is State.MISSING}
+        for comparison in different:
+            if comparison.state not in {State.SAME, State.MISSING}:
+                self._judge_known(result, quiet, comparison)
+        in_motion = False
+        for folder in unknown:
+            in_motion |= not self._judge_unknown(result, quiet, folder, missing)
+        for ref, record in missing.items():
+            if not (record.deleting or in_motion) and quiet.is_quiet_since(self._left(record)):
+                result.vanished.append(ref)
+
+    def _judge_known(self, result: ScanResult, quiet: Quiet, found: Comparison) -> None:
+        ref, path = found.record.ref, self._layout.folder(found.record.area, found.record.ref)
+        if found.seen is None:
+            result.broken[str(path)] = str(found.error)
+        elif not quiet.is_quiet(self._key(path), found.seen):
+            return  # it may be half-saved; `quiet_in` says when to look again
+        elif found.error is not None:
+            result.broken[str(path)] = str(found.error)
+        elif found.state is State.OWNED:
+            result.owned.append(ref)
+        elif found.state is State.CLEAR:
+            result.resealed.append(ref)
+        else:
+            try:
+                self._intake.read_edit(found.record)
+            except EscherError as error:
+                result.broken[str(path)] = str(error)
+            else:
+                result.edited.append(ref)
+
+    def _judge_unknown(
+        self,
+        result: ScanResult,
+        quiet: Quiet,
+        folder: FoundFolder,
+        missing: dict[Ref, VersionRecord],
+    ) -> bool:
+        """Sort a folder in; False when it is too young to tell what it is, or whose."""
+        seen = self._compare.look(folder.path, folder.area)
+        if seen is None or not quiet.is_quiet(self._key(folder.path), seen):
+            return False
+        if folder.ref is not None and folder.ref not in missing and self._is_pulled(folder):
+            return True
+        try:
+            was = self._intake.former(folder, missing)
+        except EscherError as error:
+            result.broken[str(folder.path)] = str(error)
+            return not isinstance(error, TransientError)
+        if was is None:
+            result.added.append(folder)
+        else:
+            del missing[was.ref]
+            result.moved.append(Moved(was.ref, was.area, folder))
+        return True
+
+    def _is_pulled(self, folder: FoundFolder) -> bool:
+        """Metadata alone and without a row: a pull that was killed; the changes feed brings it."""
+        is_alone = folder.area is Area.SYNCED and is_unfetched(folder.path)
+        return is_alone and self._journal.versions.get(cast("Ref", folder.ref)) is None
+
+    def _left(self, record: VersionRecord) -> int:
+        """When (ns) a name last went from where the version's folder was."""
+        parent = self._layout.folder(record.area, record.ref).parent
+        while True:
+            try:
+                return parent.lstat().st_ctime_ns
+            except FileNotFoundError:
+                parent = parent.parent
+            except OSError as error:
+                raise storage_error(error, f"Looking at {parent}") from error
+
+    def _key(self, folder: Path) -> str:
+        return folder.relative_to(self._layout.root).as_posix()
+
+
+def _item(
+    playbook_id: str, version: str, area: str, paths: str | None, fingerprint: bytes | None
+) -> Item:
+    if area == Area.AI_GENERATED.value:
+        folder = f"{area}/{playbook_id}-v{version}"
+    else:
+        folder = f"{area}/{playbook_id}/v{version}"
+    # b"" is no fingerprint: one stat is looked up in vain
+    return folder, paths or "", bytes(fingerprint or b"")

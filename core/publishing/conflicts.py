@@ -1,0 +1,170 @@
+"""What was set aside and what waits for the user: listed here, and settled by a choice.
+
+::
+
+    as_version V    ours becomes id@V (published next, if it was to be), theirs comes in
+    rename ID       ours becomes ID@version, theirs comes in
+    take "theirs"   a copy of ours is kept under conflicts/, theirs comes in
+
+Theirs comes as any version of another machine does: metadata at once, content when it is wanted.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import InvalidPlaybook, LeaseHeld, NotFound, Refused, UsageError
+from core.journal import Journal
+from core.journal.conflicts import ConflictRecord
+from core.journal.leases import this_process
+from core.journal.records import VersionRecord
+from core.models import Ref, check_id
+from core.publishing.feed import Theirs
+from core.publishing.ports import PulledVersions
+from core.versions import parse_version
+
+THEIRS = "theirs"
+_HOW = "Give one of --as-version V, --rename ID and --take theirs."
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user chose; `UsageError` when that is not one thing, or no version or id."""
+
+    as_version: str | None = None
+    rename: str | None = None
+    take: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(chosen is not None for chosen in (self.as_version, self.rename, self.take)) != 1:
+            raise UsageError("A conflict is settled by one choice.", _HOW)
+        if self.take not in {None, THEIRS}:
+            raise UsageError(f"Only theirs can be taken, not {self.take!r}.", _HOW)
+        try:
+            if self.as_version is not None:
+                parse_version(self.as_version)
+            if self.rename is not None:
+                check_id(self.rename)
+        except InvalidPlaybook as error:  # of a request, not of a playbook
+            raise UsageError(error.detail, error.remedy) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How a conflict was settled: what ours is now, or where its copy is, and whether theirs came."""
+
+    ref: Ref
+    resolution: str
+    kept_as: Ref | None = None
+    folder: str | None = None
+    theirs_came: bool = False
+
+    @property
+    def changed(self) -> list[Ref]:
+        """The versions that are to be indexed, and published where that was wished."""
+        came = [self.ref] if self.theirs_came else []
+        return [*([self.kept_as] if self.kept_as else []), *came]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "playbook_id": self.ref.playbook_id,
+            "version": self.ref.version,
+            "resolution": self.resolution,
+            "kept_as": str(self.kept_as) if self.kept_as else None,
+            "folder": self.folder,
+        }
+
+
+class ConflictDesk:
+    """Settles open conflicts; ``theirs_of`` tells the server's side of one (`Puller.theirs`)."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        folders: PulledVersions,
+        theirs_of: Callable[[ConflictRecord], Theirs | None],
+    ) -> None:
+        self._journal = journal
+        self._folders = folders
+        self._theirs_of = theirs_of
+
+    def entries(self, *, everything: bool = False) -> list[ConflictRecord]:
+        """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
+        return self._journal.conflicts.entries(everything=everything)
+
+    def resolve(self, ref: Ref, choice: Choice) -> Resolution:
+        """Settle the open conflict of ``ref``; again after a crash, it goes on where it was.
+
+        Raises `NotFound` (no open conflict), `AlreadyExists` (the new name is taken), `Refused`
+        (nothing to take), `LeaseHeld`, or a `TransientError` when the server has to be asked.
+        """
+        conflict = self._journal.conflicts.open_of(ref)
+        if conflict is None:
+            raise NotFound(
+                f"{ref} has no open conflict.", "`escher-playbooks conflicts` lists them."
+            )
+        theirs = self._theirs_of(conflict)
+        with self._leased(ref) as record:
+            if theirs is not None:
+                self._folders.check(theirs.live, theirs.entries)  # before ours gives way
+            if choice.take is not None:
+                return self._take(ref, theirs)
+            return self._keep_both(ref, record, choice, theirs)
+
+    def _take(self, ref: Ref, theirs: Theirs | None) -> Resolution:
+        if theirs is None:
+            raise Refused(
+                f"The server does not hold {ref} any more: there is nothing to take.",
+                "Sync again: the conflict is over then, and ours goes on.",
+            )
+        copy = self._folders.drop(ref, copy="always")
+        if copy is not None:  # written down before anything else can fail
+            self._journal.conflicts.note(
+                ref, "resolved", f"{ref}: theirs was taken.", resolution="take theirs", copy=copy
+            )
+        self._bring(theirs)
+        self._journal.conflicts.settle([ref], "take theirs")
+        folder = copy.folder if copy else None
+        return Resolution(ref, "take theirs", folder=folder, theirs_came=True)
+
+    def _keep_both(
+        self, ref: Ref, record: VersionRecord | None, choice: Choice, theirs: Theirs | None
+    ) -> Resolution:
+        if record is None:
+            raise NotFound(f"{ref} is not here any more.", "Sync: the server's version comes then.")
+        if (choice.rename or ref.playbook_id, choice.as_version or ref.version) == ref:
+            raise UsageError(f"{ref} is the name both sides hold.", "Give another one.")
+        kept = self._folders.keep_as(
+            ref,
+            playbook_id=choice.rename,
+            version=choice.as_version,
+            strategy=record.publish_as,
+        )
+        self._folders.drop(ref, copy="never")
+        if theirs is not None:
+            self._bring(theirs)
+        words = f"ours is {kept}"
+        self._journal.conflicts.settle([ref], words)
+        return Resolution(ref, words, kept_as=kept, theirs_came=theirs is not None)
+
+    def _bring(self, theirs: Theirs) -> None:
+        """What fails here is made good by the next pull: an open conflict without a row."""
+        errors = self._folders.take_in([(theirs.live, theirs.entries)])
+        if errors:
+            raise errors[theirs.ref]
+
+    @contextmanager
+    def _leased(self, ref: Ref) -> Iterator[VersionRecord | None]:
+        owner = f"{this_process()}#conflict-{uuid.uuid4().hex[:12]}"
+        held = self._journal.leases.acquire([ref], owner)
+        try:
+            record = self._journal.versions.get(ref)
+            if record is not None and ref not in held:
+                raise LeaseHeld(f"{ref} is just being worked on.", "Try again in a moment.")
+            yield record
+        finally:
+            self._journal.leases.release(list(held), owner)

@@ -1,0 +1,132 @@
+"""What a sync does with the workers: one at a time for a home, and the difference as messages.
+
+Whoever asks makes a job, then tries for the claim. The one that has it answers everybody: it goes
+round again while jobs were asked for during its round, and gives the claim back in the transaction
+that finds none.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from core.errors import EscherError
+from core.journal import Job, JobState
+from core.journal.claims import SYNC
+from core.journal.leases import this_process
+from core.models import Ref
+from core.service import PlaybookService
+from core.sync import SyncPlan
+from tasks import broker, jobs, workflows
+from tasks.base import logger
+from tasks.leftovers import close_settled
+
+MAX_ROUNDS = 10  # of one task: those who go on asking are answered by the next tick
+# A worker that has held a message for longer than this may be dead (it was killed, or the broker
+# was): its work is queued again, and whichever comes second finds it done or leased.
+LOST_BATCH_SECONDS = 120.0
+LOST_JOB_SECONDS = 3600.0
+WHOLE_JOBS = frozenset({"reindex", "verify", "import", "evict"})
+
+LookForMessages = Callable[[], broker.UnderWay | None]
+
+
+def run(
+    service: PlaybookService, job_id: str | None, look: LookForMessages
+) -> dict[str, Any] | None:
+    """Sync until nobody asks for another; the last report, None when another process is at it.
+
+    ``look`` tells what is under way in the broker; None from it: there is no broker, so everything
+    is done in this process.
+    """
+    owner = f"{this_process()}#{uuid.uuid4().hex[:12]}"
+    claims = service.journal.claims
+    if not claims.take(SYNC, owner):
+        logger.info("sync: another one runs, and answers")
+        return None
+    try:
+        for _ in range(MAX_ROUNDS):
+            report = _round(service, job_id, look(), lambda: claims.take(SYNC, owner))
+            if claims.give_back_unless_asked(SYNC, owner, SYNC):
+                break
+    finally:
+        claims.give_back(SYNC, owner)
+    return report
+
+
+def _round(
+    service: PlaybookService,
+    job_id: str | None,
+    messages: broker.UnderWay | None,
+    renew: Callable[[], object],
+) -> dict[str, Any]:
+    journal_jobs = service.journal.jobs
+    asked = [job for job in journal_jobs.unfinished() if job.kind == SYNC]
+    for job in asked:
+        journal_jobs.start(job.job_id)
+    try:
+        report = _do(service, job_id, messages, renew)
+    except EscherError as error:
+        for job in asked:
+            journal_jobs.finish(job.job_id, JobState.FAILED, error=str(error))
+        raise
+    for job in asked:  # this round began after they were asked for, so it is theirs too
+        journal_jobs.finish(job.job_id, JobState.SUCCEEDED, result=report)
+    return report
+
+
+def _do(
+    service: PlaybookService,
+    job_id: str | None,
+    messages: broker.UnderWay | None,
+    renew: Callable[[], object],
+) -> dict[str, Any]:
+    inline = messages is None
+    names = set() if messages is None else messages.since(time.time() - LOST_BATCH_SECONDS)
+    plan = service.look_at_both_sides(set(_refs(names)), on_part=renew)
+    _queue(service, plan, job_id, inline=inline)
+    if messages is not None:
+        known = messages.since(time.time() - LOST_JOB_SECONDS)
+        for job in service.journal.jobs.unfinished():
+            if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
+                jobs.dispatch(service, job, [], inline=False)
+    if plan.scan.quiet_in is not None and not inline:  # an edit was too young to be taken
+        workflows.dispatch(workflows.sync(None), inline=False, countdown=plan.scan.quiet_in + 0.2)
+    _resume_downloads(service, names, inline=inline)
+    close_settled(service)
+    renew()
+    return service.finish_sync(plan)
+
+
+def _queue(service: PlaybookService, plan: SyncPlan, job_id: str | None, *, inline: bool) -> None:
+    for make, refs in (
+        (workflows.publish, plan.publish),
+        (workflows.embed, plan.embed),
+        (workflows.delete, plan.delete),
+        (workflows.unindex, plan.unindex),
+    ):
+        for batch in workflows.batched(map(str, refs), service.settings.publish_batch_size):
+            workflows.dispatch(make(batch, job_id), inline=inline)
+
+
+def _resume_downloads(service: PlaybookService, names: set[str], *, inline: bool) -> None:
+    """Downloads that a job wants and no message stands for: lost, or deferred and due."""
+    for job in _downloads(service):
+        due = service.journal.jobs.due_items(job.job_id, time.time())
+        lost = [ref for ref in due if ref not in names]
+        if lost:
+            jobs.dispatch(service, job, lost, inline=inline)
+
+
+def _downloads(service: PlaybookService) -> list[Job]:
+    return [job for job in service.journal.jobs.unfinished() if job.kind == "download"]
+
+
+def _refs(names: Iterable[str]) -> Iterator[Ref]:
+    for name in names:
+        try:
+            yield Ref.parse(name)
+        except EscherError:
+            continue  # a job id or a path, not a ref

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.playbooks import draft
+from support.rag import WordEmbedder
+
+from core.errors import NotFound, UsageError
+from core.models import DONE, Ref
+from core.service import PlaybookService
+
+REF = Ref("stop-idle-databases", "1.0.0")
+
+
+@pytest.fixture
+def there(machines):
+    return machines[1]
+
+
+@pytest.fixture
+def here(machines) -> Iterator[PlaybookService]:
+    with PlaybookService.open(machines[0].settings) as service:
+        vars(service.indexing)["embedder"] = WordEmbedder()
+        yield service
+
+
+def publish(there, name="Stop idle databases", script=b"echo theirs\n"):
+    there.store.create(
+        draft(name, {"shell/main.sh": script}, storage_strategy="uploaded_for_review")
+    )
+    there.publish()
+
+
+def test_what_another_machine_published_is_found_here_before_its_scripts_are(here, there):
+    publish(there)
+    report = here.pull()
+    assert report.pulled == report.changed == [REF]
+    assert here.index_refs([REF]) == {REF: DONE}
+    [found] = here.search("idle databases", {}).results
+    assert (found.playbook_id, found.status) == ("stop-idle-databases", "pending_review")
+    assert here.journal.versions.unindexed() == []
+    # when the content has come, the point is to hold it, too
+    here.pulled_folders.fetch_contents(REF, {"shell/main.sh": b"echo theirs\n"})
+    assert here.journal.versions.unindexed() == [REF]
+    assert here.index_refs([REF]) == {REF: DONE}
+    assert here.verify().clean
+
+
+def test_a_conflict_is_listed_and_settled(here, there):
+    publish(there)
+    here.create(draft(files={"shell/main.sh": b"echo ours\n"}))
+    assert [decided.ref for decided in here.pull().conflicts] == [REF]
+    assert [found.ref for found in here.conflicts()] == [REF]
+    assert here.status()["journal"]["conflicts"] == 1
+    with pytest.raises(UsageError):
+        here.resolve_conflict(REF)
+    done = here.resolve_conflict(REF, as_version="1.1.0")
+    assert done.changed == [Ref(REF.playbook_id, "1.1.0"), REF]
+    assert here.conflicts() == []
+    assert len(here.conflicts(everything=True)) == 1
+    with pytest.raises(NotFound):
+        here.resolve_conflict(REF, take="theirs")

@@ -1,0 +1,264 @@
+"""Flow 3 over a whole home: disk, cache and the reference server behind one service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.playbooks import draft
+from support.rag import WordEmbedder
+
+from core.errors import IntegrityError, LeaseHeld, NotFound, Refused, UnsafePath, UsageError
+from core.files import sha256_bytes
+from core.journal.downloads import DownloadKey
+from core.models import Ref, Strategy
+from core.scripts.cache import ScriptCache
+from core.scripts.claim import Claim
+from core.scripts.entries import ScriptKey, Source
+from core.service import PlaybookService
+from core.settings import Settings
+
+ID = "stop-idle-databases"
+FILES = {"shell/main.sh": b"#!/bin/sh\n. lib/a.sh\n", "shell/lib/a.sh": b"echo a\n"}
+ELSEWHERE = ScriptKey(Ref("elsewhere", "1.0.0"), "shell")
+
+
+@pytest.fixture
+def new_service(tenant_settings: Settings) -> Iterator[Callable[..., PlaybookService]]:
+    made: list[PlaybookService] = []
+
+    def make(**changes: Any) -> PlaybookService:
+        service = PlaybookService.open(tenant_settings.model_copy(update=changes))
+        vars(service.indexing)["embedder"] = WordEmbedder()
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        service.script_manager.clear.remove_all()
+        service.close()
+
+
+@pytest.fixture
+def service(new_service: Callable[..., PlaybookService]) -> PlaybookService:
+    return new_service()
+
+
+@pytest.fixture
+def published(service: PlaybookService) -> Path:
+    """The folder in synced/ of a published version."""
+    service.create(draft(files=FILES))
+    plan = service.request_publish(None, Strategy.REVIEW)
+    service.publish_refs(plan.accepted)
+    folder = service.store.folder(Ref(ID, "1.0.0"))
+    assert folder.parent.parent.name == "synced"
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+class TestResolving:
+    def test_from_disk_then_the_server_then_the_cache(self, service, published):
+        assert service.locate_script(ID, "shell").source is Source.SYNCED
+        shutil.rmtree(published)
+        fetched = service.locate_script(ID, "shell")
+        assert (fetched.source, _files(fetched.folder)) == (Source.DOWNLOAD, FILES)
+        again = service.locate_script(f"{ID}@1.0.0", "shell")
+        assert (again.source, again.path) == (Source.CACHE, fetched.path)
+        assert service.resolve_script(ID, "shell") == fetched.path
+        assert service.resolve_script(ID, "shell", "1.0.0").read_bytes() == FILES["shell/main.sh"]
+        usage = service.cache_usage()
+        assert (usage["hits"], usage["misses"], usage["entry_count"]) == (3, 1, 1)
+        assert usage["entries"][0]["playbook_id"] == ID
+        assert usage["used_bytes"] <= usage["max_bytes"]
+
+    def test_a_changed_published_file_is_left_as_it_is(self, service, published):
+        (published / "shell/main.sh").write_bytes(b"echo edited\n")
+        assert service.resolve_script(ID, "shell").read_bytes() == FILES["shell/main.sh"]
+        assert (published / "shell/main.sh").read_bytes() == b"echo edited\n"
+
+    def test_a_flipped_byte_in_the_cache_is_fetched_anew(self, service, published):
+        shutil.rmtree(published)
+        path = service.resolve_script(ID, "shell")
+        path.write_bytes(b"#!/bin/sh\n. lib/b.sh\n")
+        found = service.locate_script(ID, "shell")
+        assert (found.source, _files(found.folder)) == (Source.DOWNLOAD, FILES)
+        assert service.cache_usage()["quarantined_bytes"] > 0
+
+    def test_what_was_deleted_and_made_anew_is_not_answered_with_the_old(self, service, published):
+        shutil.rmtree(published)
+        service.resolve_script(ID, "shell")
+        service.delete(ID)
+        service.publisher.delete([Ref(ID, "1.0.0")])
+        other = {"shell/main.sh": b"echo other\n"}
+        service.create(draft(files=other), version="1.0.0")
+        assert service.resolve_script(ID, "shell").read_bytes() == other["shell/main.sh"]
+
+    def test_what_the_server_does_not_have(self, service):
+        with pytest.raises(NotFound, match=r"There is no elsewhere@1\.0\.0 on this machine"):
+            service.resolve_script("elsewhere", "shell", "1.0.0")
+        with pytest.raises(NotFound, match="There is no elsewhere on this machine"):
+            service.resolve_script("elsewhere", "shell")
+
+    def test_a_sensitive_one_leaves_nothing_behind(self, service, new_service):
+        service.create(draft(files=FILES, sensitive=True))
+        with service.lease_script(ID, "shell") as script:
+            assert _files(script.folder) == FILES
+        assert not script.folder.exists()
+
+
+class TestDownloading:
+    PATH = f"s3://escher-tenant-data/tenants/{{}}/playbooks/{ID}/v1.0.0/shell/lib/a.sh"
+
+    def test_the_named_file_with_its_folder(self, service, published):
+        path = service.download_script(self.PATH.format(service.settings.tenant_id))
+        assert path == service.settings.script_cache_path / f"{ID}-v1.0.0/shell/lib/a.sh"
+        assert _files(path.parents[2]) == FILES
+
+    @pytest.mark.parametrize(
+        ("path", "error"),
+        [
+            (PATH.format("someone-else"), Refused),
+            (PATH.replace("shell/lib/a.sh", "metadata.json"), UsageError),
+            (PATH.replace("lib/a.sh", "no.sh"), NotFound),
+            (PATH.replace(ID, f"escher-{ID}"), UsageError),
+            ("s3://escher-library/playbooks/mine/v1.0.0/shell/a.sh", UsageError),
+            ("s3://another-bucket/a.sh", UsageError),
+            ("/etc/passwd", UsageError),
+        ],
+    )
+    def test_another_path_is_refused(self, service, published, path, error):
+        with pytest.raises(error):
+            service.download_script(path.replace("{}", service.settings.tenant_id))
+        assert not (service.settings.cache_path / "staging").exists() or not any(
+            (service.settings.cache_path / "staging").iterdir()
+        )
+
+
+class TestHandingIn:
+    def test_a_file_and_then_another(self, service):
+        first = service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", FILES["shell/main.sh"])
+        assert first.read_bytes() == FILES["shell/main.sh"]
+        assert service.resolve_script("elsewhere", "shell", "1.0.0") == first
+        service.cache_script(*ELSEWHERE.ref, "shell", "shell/lib/a.sh", FILES["shell/lib/a.sh"])
+        found = service.locate_script("elsewhere@1.0.0", "shell")
+        assert (found.source, found.path.name) == (Source.CACHE, "main.sh")
+        assert _files(found.folder) == FILES
+        assert service.cache_usage()["reserved_bytes"] == 0
+        assert service.journal.downloads.all() == []
+
+    def test_a_published_version_takes_its_own_bytes_only(self, service, published):
+        with pytest.raises(IntegrityError, match="published without these bytes"):
+            service.cache_script(ID, "1.0.0", "shell", "main.sh", b"echo other\n")
+        shutil.rmtree(published)
+        for path, body in FILES.items():
+            service.cache_script(ID, "1.0.0", "shell", path, body)
+        assert service.locate_script(ID, "shell").source is Source.CACHE
+
+    def test_wrong_names_and_sizes(self, new_service):
+        service = new_service(cache_max_size_mb=0.01)
+        for arguments, error in (
+            ((*ELSEWHERE.ref, "bash", "a.sh", b""), UsageError),
+            ((*ELSEWHERE.ref, "shell", "../a.sh", b""), UnsafePath),
+            (("No/ID", "1.0.0", "shell", "a.sh", b""), UsageError),
+            (("elsewhere", "1", "shell", "a.sh", b""), UsageError),
+        ):
+            with pytest.raises(error):
+                service.cache_script(*arguments)
+        with pytest.raises(Refused, match="fit"):
+            service.cache_script(*ELSEWHERE.ref, "shell", "a.sh", b"x" * 20_000)
+        assert service.cache_usage()["used_bytes"] == 0
+        assert not any((service.settings.cache_path / "staging").iterdir())
+
+    def test_not_while_it_is_being_downloaded(self, service):
+        staging = service.settings.cache_path / "staging"
+        service.cache.layout.prepare()
+        owner = f"elsewhere:1:1#{'0' * 12}"
+        with (
+            Claim(service.journal, staging, owner, [ELSEWHERE]),
+            pytest.raises(LeaseHeld, match="being downloaded"),
+        ):
+            service.cache_script(*ELSEWHERE.ref, "shell", "a.sh", b"echo\n")
+
+
+class TestKeepingHouse:
+    def _cached(self, service: PlaybookService) -> Path:
+        return service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", b"echo x\n")
+
+    def test_evicting_what_is_too_old(self, service):
+        path = self._cached(service)
+        assert service.evict_old_cache() == 0
+        manifest = path.parent.parent / ".shell.json"
+        _age(service, 8 * 86_400)
+        os.utime(path.parent, (1, 1))
+        freed = service.evict_old_cache()
+        assert freed >= len(b"echo x\n")
+        assert not path.exists()
+        assert not manifest.exists()
+
+    def test_clearing_leaves_what_is_in_use(self, service):
+        path = self._cached(service)
+        assert service.clear_cache().in_use == 1
+        os.utime(path.parent, (1, 1))
+        assert service.clear_cache().entries == 1
+        assert not path.exists()
+
+    def test_verify_tells_of_a_wrong_byte(self, service):
+        path = self._cached(service)
+        assert service.verify().clean
+        path.write_bytes(b"echo y\n")
+        report = service.verify()
+        assert [(found.ref, "sh" in found.what) for found in report.problems] == [
+            ("elsewhere@1.0.0", True)
+        ]
+        assert path.exists(), "it changes nothing"
+
+    def test_a_lost_index_is_rebuilt_when_the_home_is_opened(self, service, new_service):
+        path = self._cached(service)
+        with service.journal.database.write() as connection:
+            service.journal.script_cache.delete([ELSEWHERE], connection)
+        again = new_service()
+        assert again.cache_usage()["entry_count"] == 1
+        assert again.resolve_script("elsewhere", "shell", "1.0.0") == path
+
+    def test_what_a_dead_download_left_is_removed_when_the_home_is_opened(
+        self, service, new_service
+    ):
+        self._cached(service)
+        staging = service.settings.cache_path / "staging"
+        name = "0" * 32
+        dead = f"{os.uname().nodename}:999999:1#{'0' * 12}"
+        service.journal.downloads.claim({DownloadKey("dead", "1.0.0", "shell"): name}, dead)
+        (staging / name).mkdir()
+        again = new_service()
+        assert not (staging / name).exists()
+        assert again.journal.downloads.all() == []
+        assert again.verify().clean
+
+
+def _age(service: PlaybookService, seconds: float) -> None:
+    """As if the cache's clock had gone on."""
+    parts = vars(service.script_manager)
+    for name in ("resolver", "downloads"):
+        parts.pop(name, None)
+    parts["cache"] = ScriptCache(
+        service.settings, service.journal, clock=lambda: time.time() + seconds
+    )
+
+
+def test_checksums_are_those_of_the_published_bytes(service, published):
+    found = service.locate_script(ID, "shell")
+    assert {file.path: file.checksum for file in found.listing.files} == {
+        path: sha256_bytes(body) for path, body in FILES.items()
+    }

@@ -1,0 +1,157 @@
+"""Both ways under `up`: an editor here, a reviewer there, another machine, a server that goes away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.playbooks import draft, write_folder
+from support.remote_playbooks import publish_remotely
+from support.server_side import assert_server_equals_disk, server_objects
+from support.service import ServiceUnderTest, eventually
+
+from core.files import sha256_bytes
+from core.models import Ref, Status
+
+EDITED = b"#!/usr/bin/env bash\necho 'edited by hand'\n"
+
+
+@pytest.fixture
+def patient(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+    """A running service whose beat stays out of the test: an hour between two syncs."""
+    made = new_service(sync_interval_minutes="60", edit_quiet_seconds="1")
+    made.up()
+    return made
+
+
+def publish_one(service: ServiceUnderTest, folder: Path, name: str = "Rotate keys") -> Ref:
+    write_folder(folder, draft(name))
+    made = service.json("create", str(folder), "--strategy", "review")
+    ref = Ref(made["playbook_id"], made["version"])
+    eventually(lambda: state(service, ref) == "published", 60, "published")
+    return ref
+
+
+def state(service: ServiceUnderTest, ref: Ref) -> str:
+    return str(service.json("show", str(ref))["sync"]["state"])
+
+
+def test_an_edit_in_an_editor_is_the_next_version_for_review(
+    patient: ServiceUnderTest, tmp_path: Path
+) -> None:
+    service = patient
+    ref = publish_one(service, tmp_path / "p")
+    published = server_objects(service)[ref]
+    script = (
+        service.home / "playbooks" / "synced" / ref.playbook_id / "v1.0.0" / "shell" / "main.sh"
+    )
+    for text in (b"#!/usr/bin/env bash\necho 'ed", EDITED):  # saved twice while typing
+        script.write_bytes(text)
+    saved_at = time.monotonic()
+
+    successor = Ref(ref.playbook_id, "1.0.1")
+    eventually(lambda: successor in server_objects(service), 10, "the edit is on the server")
+    assert time.monotonic() - saved_at < 10
+    assert server_objects(service)[successor] == {"shell/main.sh": sha256_bytes(EDITED)}
+    assert server_objects(service)[ref] == published, "a published version never changes"
+    eventually(lambda: script.read_bytes() != EDITED, 10, "the published content is back")
+    assert sha256_bytes(script.read_bytes()) == published["shell/main.sh"]
+    eventually(lambda: state(service, successor) == "published", 30, "settled")
+    shown = service.json("show", str(successor))["metadata"]
+    assert (shown["status"], shown["storage_strategy"]) == ("pending_review", "uploaded_for_review")
+
+
+def test_an_approval_is_here_within_two_seconds_over_the_link(
+    patient: ServiceUnderTest, tmp_path: Path
+) -> None:
+    service = patient
+    ref = publish_one(service, tmp_path / "p")
+    with service.service() as opened:
+        opened.server.set_status(ref, Status.APPROVED)
+
+        def follows() -> bool:
+            row = opened.journal.versions.get(ref)
+            return row is not None and row.status is Status.APPROVED
+
+        eventually(follows, 2, "approved here, too")
+    shown = service.json("show", str(ref))["metadata"]
+    assert shown["storage_strategy"] == "uploaded_trusted"
+
+
+def test_without_the_link_a_rejection_is_here_within_one_interval(
+    new_service: Callable[..., ServiceUnderTest], tmp_path: Path
+) -> None:
+    service = new_service(agent_enabled="false")  # and a sync every three seconds
+    service.up()
+    ref = publish_one(service, tmp_path / "p")
+    with service.service() as opened:
+        opened.server.set_status(ref, Status.REJECTED, "It deletes what it should stop.")
+    rejected = lambda: service.json("show", str(ref))["metadata"]["status"] == "rejected"  # noqa: E731
+    eventually(rejected, 15, "rejected here, too")
+    assert "It deletes what it should stop." in service.cli("show", str(ref)).stdout
+
+
+def test_what_another_machine_published_comes_and_its_script_when_wanted(
+    patient: ServiceUnderTest,
+) -> None:
+    service = patient
+    ref = Ref("from-elsewhere", "2.1.0")
+    script = b"#!/bin/sh\necho elsewhere\n"
+    with service.service() as opened:
+        publish_remotely(opened.server, ref, {"shell/run.sh": script})
+    eventually(lambda: service.cli("show", str(ref)).returncode == 0, 20, "it is here")
+    folder = service.home / "playbooks" / "synced" / "from-elsewhere" / "v2.1.0"
+    assert [path.name for path in folder.iterdir()] == ["metadata.json"]
+    found = eventually(
+        lambda: service.json("search", "Remote from-elsewhere")["results"], 60, "found by search"
+    )
+    assert found[0]["playbook_id"] == ref.playbook_id
+    resolved = service.json("resolve", "from-elsewhere", "--format", "shell")
+    assert Path(resolved["path"]).read_bytes() == script
+    assert service.json("verify")["clean"]
+
+    with service.service() as opened:
+        record = opened.journal.versions.get(ref)
+        assert record is not None
+        opened.server.delete(ref, record.revision)
+    eventually(lambda: service.cli("show", str(ref)).returncode == 3, 20, "deleted here, too")
+    assert not folder.exists()
+
+
+def test_the_server_away_for_a_while_costs_nothing(
+    service: ServiceUnderTest, tmp_path: Path
+) -> None:
+    (server,) = service.processes("server")
+    server.suspend()  # as a server that is overloaded: it takes connections and says nothing
+    try:
+        names = [f"Offline thing {number}" for number in range(20)]
+        for number, name in enumerate(names):
+            write_folder(tmp_path / str(number), draft(name))
+        report = service.json("import", str(tmp_path), "--strategy", "review")
+        assert report["imported"] == len(names)
+        found = service.json("search", "offline thing 7")  # all of this works offline
+        assert found["results"]
+    finally:
+        server.resume()
+    eventually(lambda: service.counts()["published"] == len(names), 120, "all went out")
+    stats = service.server_stats()
+    assert (stats["versions"], stats["revisions"]) == (len(names), len(names)), "each once"
+    assert_server_equals_disk(service, len(names))
+
+
+def test_many_who_ask_at_once_get_one_sync_at_a_time(patient: ServiceUnderTest) -> None:
+    service = patient
+    with service.api as api:
+        asked = [api.post("/v1/jobs", json={"kind": "sync"}).json()["job_id"] for _ in range(20)]
+
+        def done() -> bool:
+            jobs: list[dict[str, Any]] = [api.get(f"/v1/jobs/{job}").json() for job in asked]
+            return all(job["state"] == "succeeded" for job in jobs)
+
+        eventually(done, 30, "each is answered")
+        report = api.get("/v1/sync").json()
+    assert report["offline"] is None
+    assert service.json("status")["sync"]["running"] is False
