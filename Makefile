@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Strangers get the CPU build of torch too; where this index is out of reach pip uses what it has.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Most tests wait on processes of their own; more at once than this and they wait on each other.
+TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 if (os.cpu_count() or 1) > 3 else 2)')
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint up bench clean
@@ -24,7 +26,7 @@ demo: install ## create, embed, publish and search real playbooks, embedded
 	$(BIN)/python examples/demo.py
 
 test: install ## every test: unit, workflow, e2e, chaos
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

@@ -92,3 +92,17 @@ def test_the_broker_is_restarted_under_load(service: ServiceUnderTest) -> None:
     assert service.counts()["published"] < VERSIONS
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     assert_all_published_once(service)
+
+
+@pytest.mark.timeout(600)
+def test_the_server_and_the_workers_gone_together(service: ServiceUnderTest) -> None:
+    """The server stops again and again in the middle of a publish, and the workers with it."""
+    fill(service)
+    begin_publish(service)
+    for enough in (30, 90, 150):
+        eventually(lambda: service.counts()["published"] >= enough, 120, "under way")  # noqa: B023
+        kill(service.processes("server", "worker-transfer"))
+    eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
+    eventually(lambda: "server" in service.components(), 60, "the server is back, too")
+    eventually(lambda: service.json("status")["server"]["reachable"], 60, "and answers")
+    assert_all_published_once(service)

@@ -194,7 +194,7 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         for _ in range(2):
             sync()
         versions = sorted(ref.version for ref in store.journal.versions.refs())
-        expected = {"renamed": ["2.0.0"]} | dict.fromkeys(["local", "sensitive"], ["1.0.0"])
+        expected = {"renamed": ["2.0.0"]} | {key: ["1.0.0"] for key in ("local", "sensitive")}
         assert versions == expected.get(kind, ["1.0.0", "1.0.1"]), point
         assert store.read(Ref("stop-rds", versions[-1])) == NEW, point
         if kind == "published":

@@ -127,7 +127,7 @@ class Hands(RuleBasedStateMachine):
         if not self.is_whole(ref):
             return
         folder = self.place(ref)
-        file = folder / sorted(self.disk[ref])[0]
+        file = folder / min(self.disk[ref])
         match how:
             case "touch":
                 file.touch()
