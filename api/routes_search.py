@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from api.dependencies import Service
 from api.names import known_id, known_ref
 from api.schemas import SearchBody
-from tasks import jobs
+from tasks import follow_ups, jobs
 
 router = APIRouter(prefix="/v1", tags=["search"])
 Json = dict[str, Any]
@@ -29,4 +29,4 @@ def script(playbook_id: str, version: str, format: str, service: Service) -> Jso
     target = known_id(playbook_id)
     if version != LATEST:
         target = str(known_ref(playbook_id, version))
-    return service.locate_script(target, format).as_json()
+    return follow_ups.script_resolved(service, service.locate_script(target, format))

@@ -1,12 +1,13 @@
 """A sync that finds nothing to do, beside what others need for the same on the same tree.
 
-    python benchmarks/sync.py [corpus folder] [--copies 10] [--runs 5] [--folder DIR]
+    python benchmarks/sync.py [corpus.tar.gz] [--copies 10] [--runs 5] [--folder DIR]
 
-The tree is the corpus some times over under other ids. Each round runs the scan, `git status`,
-`rclone sync` to a local copy and `restic backup`, one after the other, with nothing changed and a
-warm page cache; the medians are printed, and the slowest. Then one file of one version is edited.
-git, rclone and restic come from the system (Debian: apt-get install git rclone restic); what is
-not there is left out. `--folder` keeps the tree, so that it is made once.
+The tree is the corpus some times over under other ids. Each round runs a whole sync in a process of
+its own (disk, changes feed of a running reference server, plan and report; without the start of
+Python), `git status`, `rclone sync` to a local copy and `restic backup`, one after the other, with
+nothing changed and a warm page cache; the medians are printed, and the slowest. Then one file of
+one version is edited. git, rclone and restic come from the system (Debian: apt-get install git
+rclone restic); what is not there is left out. `--folder` keeps the tree, so that it is made once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,40 +27,46 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_CORPUS = Path("/tmp/lab/corpus/playbooks")
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+from support.service import ServiceUnderTest, free_port
+
+DEFAULT_CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
 LONGEST_ID = 90
 CLOCK_SECONDS = 2.5  # until a stat vouches for a content
-SCAN = """
-import json, resource, sys, time
+SYNC = """
+import json, sys, time
 sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from core.encryption import Envelope, MasterKey
-from core.journal import Journal
-from core.playbooks.edits import Edits
-from core.playbooks.scan import Scan
-from core.playbooks.store import PlaybookStore
-from core.settings import Settings
+from core.service import PlaybookService
 
-settings = Settings(home=Path(sys.argv[2]), edit_quiet_seconds=0)
-envelope = Envelope(MasterKey(b"b" * 32))
-journal = Journal(settings.effective_journal_url)
-store = PlaybookStore(settings, journal, envelope)
-adopted = len(store.adopt()[0]) if sys.argv[3] == "adopt" else 0
-root = str(settings.playbooks_path)
+def peak_kib():  # ru_maxrss would be the parent's, which exec keeps
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+service = PlaybookService.open()
+if sys.argv[2] == "adopt":  # as if all of it had been embedded: that is not what is measured
+    records = service.journal.versions.select()
+    done = [(record.ref, None, {"indexed_digest": record.index_digest}) for record in records]
+    for start in range(0, len(done), 500):
+        service.journal.versions.set_many(done[start : start + 500])
+root = str(service.settings.playbooks_path)
 opened = []
 sys.addaudithook(
     lambda event, args: opened.append(args[0])
     if event == "open" and str(args[0]).startswith(root) else None
 )
+calls = service.server.reference_stats().get("requests", 0)
 begun = time.perf_counter()
-found = Scan(store, envelope, settings).run()
-scanned = time.perf_counter() - begun
-report = Edits(store, envelope, settings).take(found, lambda ref: {})
+if sys.argv[2] == "edit":
+    report = service.finish_sync(service.look_at_both_sides())
+else:
+    report = service.sync_all_metadata()
+taken = time.perf_counter() - begun
 print(json.dumps({
-    "adopted": adopted, "scan": scanned, "all": time.perf_counter() - begun,
-    "scanned": found.scanned, "unchanged": found.unchanged, "opened": len(opened),
-    "updated": [str(ref) for ref in report.updated], "broken": found.broken,
-    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "sync": taken, "scanned": report["scanned"], "unchanged": report["unchanged"],
+    "edits": report["edits"]["updated"], "failures": report["failures"], "opened": len(opened),
+    "calls": service.server.reference_stats().get("requests", 0) - calls - 1,
+    "peak_mib": peak_kib() / 1024,
 }))
 """
 
@@ -83,9 +91,19 @@ def make_tree(corpus: Path, playbooks: Path, copies: int) -> int:
     return count
 
 
-def scan(home: Path, how: str = "scan") -> dict[str, Any]:
+def server_url(folder: Path) -> str:
+    """Where the tree's server listens: a kept home belongs to it."""
+    kept = folder / "server_url"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"http://127.0.0.1:{free_port()}", encoding="utf-8")
+    return kept.read_text(encoding="utf-8")
+
+
+def sync(service: ServiceUnderTest, how: str = "sync") -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", SCAN, str(ROOT), str(home), how],
+        [sys.executable, "-c", SYNC, str(ROOT), how],
+        env=service.env,
         capture_output=True,
         text=True,
         check=False,
@@ -138,45 +156,52 @@ def others(folder: Path, tree: Path) -> dict[str, Callable[[], float]]:
     return found
 
 
-def measure(folder: Path, runs: int) -> None:
-    home, tree = folder / "home", folder / "home" / "playbooks"
-    first = scan(home, "adopt")
-    print(f"first scan (reads everything): {first['all']:.1f} s, {first['scanned']} versions")
+def measure(service: ServiceUnderTest, folder: Path, runs: int) -> None:
+    tree = service.home / "playbooks"
+    begun = time.perf_counter()
+    first = sync(service, "adopt")
+    print(
+        f"adopted and looked at for the first time (reads everything):"
+        f" {time.perf_counter() - begun:.1f} s, {first['scanned']} versions"
+    )
     time.sleep(CLOCK_SECONDS)
-    scan(home)
+    sync(service)
     compared = others(folder, tree)
-    times: dict[str, list[float]] = {"scan": [], **{name: [] for name in compared}}
-    peak, opened = 0.0, 0
+    times: dict[str, list[float]] = {"sync": [], **{name: [] for name in compared}}
+    results = []
     for number in range(runs):
-        result = scan(home)
+        result = sync(service)
         if result["unchanged"] != result["scanned"]:
             sys.exit(f"the tree is not as it was: {result}")
-        times["scan"].append(result["all"])
-        peak, opened = max(peak, result["peak_mib"]), opened + result["opened"]
+        results.append(result)
+        times["sync"].append(result["sync"])
         for name, run in compared.items():
             times[name].append(run())
         print(f"run {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in times.items()))
-    base = statistics.median(times["scan"])
+    base = statistics.median(times["sync"])
     for name, taken in times.items():
         median = statistics.median(taken)
         print(
             f"{name:14} median {median:6.2f} s  slowest {max(taken):6.2f} s"
-            f"  {median / base:5.1f} times the scan"
+            f"  {median / base:5.1f} times the sync"
         )
-    print(f"files opened by {runs} scans: {opened}; peak memory of the scanning process:"
-          f" {peak:.0f} MiB")  # fmt: skip
+    print(
+        f"a no-op sync: {max(r['opened'] for r in results)} files of playbooks opened,"
+        f" {max(r['calls'] for r in results)} server calls,"
+        f" peak memory of its process {max(r['peak_mib'] for r in results):.0f} MiB"
+    )
     script = min(tree.glob("local/*/v*/shell/*"))
     script.write_bytes(script.read_bytes() + b"# edited\n")
     time.sleep(0.1)
-    result = scan(home)
+    result = sync(service, "edit")
     print(
-        f"one edit among {result['scanned']}: found in {result['scan']:.2f} s, taken in after"
-        f" {result['all']:.2f} s, files opened: {result['opened']}, {result['updated']}"
+        f"one edit among {result['scanned']}: taken in after {result['sync']:.2f} s,"
+        f" files opened: {result['opened']}, {result['edits']}"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The scan beside git, rclone and restic.")
+    parser = argparse.ArgumentParser(description="A sync beside git, rclone and restic.")
     parser.add_argument("corpus", nargs="?", type=Path, default=DEFAULT_CORPUS)
     parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--runs", type=int, default=5)
@@ -184,10 +209,20 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sync-benchmark-"))
     try:
+        service = ServiceUnderTest(
+            folder / "home", edit_quiet_seconds="0", server_url=server_url(folder)
+        )
         if not (folder / "home" / "playbooks").exists():
-            count = make_tree(arguments.corpus, folder / "home" / "playbooks", arguments.copies)
+            with (
+                tempfile.TemporaryDirectory() as unpacked,
+                tarfile.open(arguments.corpus) as packed,
+            ):
+                packed.extractall(unpacked, filter="data")
+                playbooks = Path(unpacked) / "playbooks"
+                count = make_tree(playbooks, folder / "home" / "playbooks", arguments.copies)
             print(f"{count} files written to {folder}")
-        measure(folder, arguments.runs)
+        with service.server_alone():
+            measure(service, folder, arguments.runs)
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder)

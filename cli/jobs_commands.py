@@ -173,7 +173,7 @@ def exit_code(job: Job) -> int:
         codes = {getattr(errors, kind, errors.EscherError).exit_code for kind in kinds}
         alone = job.failed == job.total and len(codes) == 1
         return int(codes.pop()) if alone else 1
-    if job.state == "failed":
+    if job.state == "failed" or (job.state == "partial" and not job.total):
         return 1
     result = job.result or {}  # a sync has no items
     waits = job.deferred or result.get("deferred") or result.get("offline")

@@ -152,6 +152,10 @@ def resolve(
     """The path of a verified entry script."""
     with open_service() as service:
         script = service.locate_script(target, format_)
+        if script.listing.key.is_library:  # others have nothing to follow up, and Celery is slow
+            from tasks import follow_ups
+
+            follow_ups.script_resolved(service, script)
     if as_json:
         output.print_json(script.as_json())
     else:

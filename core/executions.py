@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransientError, UsageError
 from core.journal import Journal
+from core.journal.due import LONGEST_WAIT_SECONDS
 from core.journal.executions import Execution, Recorded, Totals
 from core.models import Ref
 from core.server.answers import StatsCounted
@@ -27,7 +28,7 @@ KEPT_SECONDS = 30 * 86400  # for so long the same execution_id counts nothing
 MAX_ID_CHARACTERS = 200
 MAX_ERROR_CHARACTERS = 2000
 MAX_INTEGER = 2**53  # what JSON carries exactly
-BASE_SECONDS, CAP_SECONDS = 5.0, 3600.0
+BASE_SECONDS, CAP_SECONDS = 5.0, LONGEST_WAIT_SECONDS
 TRIES = 10  # refusals until a version's runs are set aside: about an hour
 GIVE_UP_AFTER = 3  # versions in a row that a troubled server can't take
 

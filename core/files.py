@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def sha256_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=4096)  # most playbooks name their files alike
 def check_relative_path(path: str) -> str:
     """Return ``path`` when it is a safe relative POSIX path, else raise `UnsafePath`."""
     if not path or path.startswith("/") or re.match(r"^[A-Za-z]:", path):

@@ -6,12 +6,11 @@ forgotten whenever the collection begins anew (damaged, another model, first sta
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from core.errors import (
@@ -19,27 +18,19 @@ from core.errors import (
     IndexBusy,
     IndexCorrupt,
     ModelUnavailable,
-    NotFound,
     PermanentError,
     TransientError,
 )
-from core.journal import Journal, VersionRecord
-from core.models import (
-    DONE,
-    PARAMETERS_FILE,
-    PLAN_FILE,
-    Area,
-    Outcome,
-    OutcomeState,
-    PlaybookSearchResult,
-    Ref,
-)
+from core.journal import Journal
+from core.library_index import LibraryPoints
+from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
+from core.point_sources import Contents, PointSources, Record, searchable
 from core.rag.collection import Collection
 from core.rag.edge import EdgeCollection
 from core.rag.embedding import SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
 from core.rag.keywords import keyword_search
-from core.rag.points import IndexDocument, ScriptText, Seal, embedded_text, vector_key
+from core.rag.points import IndexDocument, Seal, embedded_text, vector_key
 from core.rag.search import SearchFilters
 from core.reports import Finding, SearchAnswer
 from core.settings import LOOPBACK_HOSTS, Settings
@@ -47,24 +38,23 @@ from core.settings import LOOPBACK_HOSTS, Settings
 _log = logging.getLogger(__name__)
 
 
-class Contents(Protocol):
-    """What is needed of the store."""
-
-    def published_files(self, ref: Ref) -> dict[str, bytes]:
-        """``{path: clear bytes}`` without the defaults of sensitive parameters."""
-        ...
-
-
 class Indexing:
     """One home's points; opens the model and the collection when they are first needed."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, contents: Contents, seal: Seal
+        self,
+        settings: Settings,
+        journal: Journal,
+        contents: Contents,
+        seal: Seal,
+        library: LibraryPoints,
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._contents = contents
         self._seal = seal
+        self.sources = PointSources(
+            journal, contents, library, allow_private=_allow_private(settings)
+        )
 
     @cached_property
     def embedder(self) -> SentenceTransformerEmbedder:
@@ -77,20 +67,13 @@ class Indexing:
             embedder=self.embedder,
             vectors=self._journal.vectors,
             seal=self._seal,
-            allow_private=self._allow_private,
+            allow_private=_allow_private(self._settings),
         )
 
     @property
     def is_open(self) -> bool:
         """Whether this process has begun to use the collection."""
         return "_index" in self.__dict__
-
-    @cached_property
-    def _allow_private(self) -> bool:
-        url = self._settings.qdrant_url
-        if url is None or self._settings.index_private_remotely:
-            return True
-        return urlsplit(url).hostname in LOOPBACK_HOSTS
 
     def _open_collection(self) -> Collection:
         settings = self._settings
@@ -110,19 +93,15 @@ class Indexing:
             collection = RemoteCollection.open(client, scope)
         if collection.needs_rebuild:
             _log.info("the collection begins anew: every version is indexed again")
-            self._journal.versions.forget_index()
+            self.sources.forget_index()
         return collection
 
     # -- writing ----------------------------------------------------------------------------
-    def wants(self, record: VersionRecord) -> bool:
-        """Whether a point of this version belongs into the collection."""
-        return self._allow_private or not _is_private(record)
-
     def index(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Bring points up to date; `TransientError` when the collection or model can't be had."""
         _ = self._index.needs_rebuild  # opens the collection, which may forget what was indexed
         self.tidy()
-        records = self._journal.versions.get_many(refs)
+        records = self.sources.records(refs)
         gone = [ref for ref in refs if ref not in records]
         outcomes = {ref: Outcome(OutcomeState.SKIPPED, error="deleted") for ref in gone}
         documents: list[IndexDocument] = []
@@ -133,85 +112,57 @@ class Indexing:
                 outcomes[ref] = DONE
                 continue
             try:
-                documents.append(self._document(record))
+                documents.append(self.sources.document(record))
             except EscherError as error:
                 outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
         if documents:
             written = self._index.index(documents)
             done = [ref for ref, outcome in written.items() if outcome.state is OutcomeState.DONE]
-            noted = self._journal.versions.set_many(
-                [(ref, None, {"indexed_digest": records[ref].index_digest}) for ref in done]
-            )
+            noted = self.sources.note([records[ref] for ref in done])
             # a private version that stays out of a shared collection is done, too
             outcomes |= {
                 ref: DONE if outcome.state is OutcomeState.SKIPPED else outcome
                 for ref, outcome in written.items()
             }
-            late = [ref for ref, is_there in zip(done, noted, strict=True) if not is_there]
+            late = [ref for ref in done if ref not in noted]
             if late:  # deleted meanwhile: tidied away before the point was written
                 self.remove(late)
                 outcomes |= dict.fromkeys(late, Outcome(OutcomeState.SKIPPED, error="deleted"))
-        if self._index.needs_rebuild and not self._journal.versions.unindexed(missing_only=True):
+        if self._index.needs_rebuild and not self.sources.unindexed(missing_only=True):
             self._index.mark_rebuilt()
         return outcomes
 
-    def _update_counts(self, records: Iterable[VersionRecord]) -> set[Ref]:
+    def _update_counts(self, records: Iterable[Record]) -> set[Ref]:
         """Of versions that were only executed, bring the counts into their points; who had one."""
-        digests = {
-            r.ref: (r.index_digest, r.execution_state) for r in records if r.only_counts_changed
-        }
-        if not digests:
+        counted = {record.ref: record for record in records if record.only_counts_changed}
+        if not counted:
             return set()
-        found = self._index.update_payload({ref: state for ref, (_, state) in digests.items()})
-        self._journal.versions.set_many(
-            [(ref, None, {"indexed_digest": digests[ref][0]}) for ref in found]
-        )
+        found = self._index.update_payload({r.ref: r.execution_state for r in counted.values()})
+        self.sources.note([counted[ref] for ref in found])
         return found
 
     def remove(self, refs: Sequence[Ref]) -> None:
         """Take points out of the collection and note that they are."""
         self._index.remove(refs)
-        self._journal.versions.forget_index(refs)
+        self.sources.forget_index(refs)
 
     def tidy(self) -> None:
         """Take the points of versions that are gone out of the collection."""
         stale = self._journal.stale_points.refs()
         if not stale:
             return
-        there_again = self._journal.versions.get_many(stale)
+        there_again = self.sources.records(stale)
         self._index.remove([ref for ref in stale if ref not in there_again])
         self._journal.stale_points.forget(stale)
 
     def drop(self) -> None:
         """Begin the collection anew."""
-        self._journal.versions.forget_index()  # first: what is killed in between is indexed again
+        self.sources.forget_index()  # first: what is killed in between is indexed again
         self._index.drop()
 
     def close(self) -> None:
         if self.is_open:
             self._index.close()
-
-    def _document(self, record: VersionRecord) -> IndexDocument:
-        try:
-            files = self._contents.published_files(record.ref)
-        except NotFound:  # pulled, and its content is not fetched: found by its metadata
-            files = {}
-        checksums = {
-            f.entry.path: f.entry.checksum for f in self._journal.versions.files(record.ref)
-        }
-        return IndexDocument(
-            metadata=record.metadata,
-            content_digest=record.content_digest,
-            state=record.execution_state,
-            parameters=_json(files.get(PARAMETERS_FILE)),
-            explain_plan=_json(files.get(PLAN_FILE)),
-            scripts=[
-                ScriptText.from_bytes(path, content, checksums[path])
-                for path, content in files.items()
-                if "/" in path
-            ],
-            private=_is_private(record),
-        )
 
     # -- reading ----------------------------------------------------------------------------
     def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
@@ -228,7 +179,7 @@ class Indexing:
         """By meaning; by words, and said so, while the model or collection is out of reach."""
         chosen = SearchFilters.parse(filters)
         try:
-            if self._index.needs_rebuild and self._journal.versions.unindexed(missing_only=True):
+            if self._index.needs_rebuild and self.sources.unindexed(missing_only=True):
                 return self.search_by_keywords(query, filters, limit)
             self.tidy()
             return SearchAnswer(self._as_of_now(self._index.search(query, chosen, limit)))
@@ -239,15 +190,14 @@ class Indexing:
     def search_by_keywords(
         self, query: str, filters: Mapping[str, Any], limit: int
     ) -> SearchAnswer:
-        """BM25 over the journal's metadata; needs neither model nor collection."""
-        records = self._journal.versions.select()
-        metadatas = [{**record.metadata, **record.execution_state} for record in records]
+        """BM25 over all metadata; needs neither model nor collection."""
+        metadatas = [searchable(record) for record in self.sources.all().values()]
         found = keyword_search(query, metadatas, limit, SearchFilters.parse(filters))
         return SearchAnswer(found, degraded=True)
 
     def _as_of_now(self, found: Sequence[PlaybookSearchResult]) -> list[PlaybookSearchResult]:
         """Results with what was reported of executions since their points were written."""
-        records = self._journal.versions.get_many([Ref(r.playbook_id, r.version) for r in found])
+        records = self.sources.records([Ref(r.playbook_id, r.version) for r in found])
         shown = []
         for result in found:
             record = records.get(Ref(result.playbook_id, result.version))
@@ -266,11 +216,18 @@ class Indexing:
         except (TransientError, PermanentError) as error:
             return [Finding("", "qdrant", error.detail, error.remedy)]
         remedy = "`escher-playbooks reindex` brings the collection in step."
-        records = {r.ref: r for r in self._journal.versions.select() if self.wants(r)}
+        everything = self.sources.all().items()
+        records = {ref: record for ref, record in everything if self.sources.wants(record)}
+        damaged = self.sources.library.problems()
         findings = [
+            Finding(str(ref), path, what, "The next sync lets go of it, or fetches it again.")
+            for ref, path, what in damaged
+        ]
+        known = records.keys() | {ref for ref, _, _ in damaged}
+        findings += [
             Finding(str(ref), "qdrant", "has a point and is not there any more", remedy)
             for ref in entries
-            if ref not in records
+            if ref not in known
         ]
         for ref, record in records.items():
             entry = entries.get(ref)
@@ -286,12 +243,8 @@ class Indexing:
         return findings
 
 
-def _is_private(record: VersionRecord) -> bool:
-    return record.sensitive or record.area is not Area.SYNCED
-
-
-def _json(content: bytes | None) -> dict[str, Any] | None:
-    if content is None:
-        return None
-    value = json.loads(content)
-    return value if isinstance(value, dict) else None
+def _allow_private(settings: Settings) -> bool:
+    url = settings.qdrant_url
+    if url is None or settings.index_private_remotely:
+        return True
+    return urlsplit(url).hostname in LOOPBACK_HOSTS

@@ -77,6 +77,8 @@ class ScriptBatches:
                 if row is None:
                     formats = [format_] if format_ else self._downloads.formats_of(ref)
                     keys.update((ScriptKey(ref, name), None) for name in formats)
+                    if not formats:
+                        outcomes[ref] = _nothing(ref, None)
                 elif not row.is_published:
                     error = f"{ref} is not published: it stands on this machine alone."
                     outcomes[ref] = Outcome(OutcomeState.SKIPPED, error=error)
@@ -85,8 +87,7 @@ class ScriptBatches:
                     found = _of_formats(ref, entries, format_)
                     keys.update(found)
                     if not found:
-                        error = f"{ref} has no {format_ or 'script'} to download."
-                        outcomes[ref] = Outcome(OutcomeState.FAILED, NotFound.__name__, error)
+                        outcomes[ref] = _nothing(ref, format_)
             except PermanentError as error:
                 outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
             except EscherError as error:
@@ -100,6 +101,11 @@ def check_format(format_: str) -> str:
     if format_ not in FORMATS:
         raise UsageError(f"Format {format_!r} is unknown.", f"Use one of {', '.join(FORMATS)}.")
     return format_
+
+
+def _nothing(ref: Ref, format_: str | None) -> Outcome:
+    error = f"{ref} has no {f'{format_} script' if format_ else 'script'} to download."
+    return Outcome(OutcomeState.FAILED, NotFound.__name__, error)
 
 
 def _of_formats(

@@ -26,6 +26,7 @@ from core.scripts.eviction import EvictReport
 from core.scripts.insertion import insert, with_file
 from core.scripts.layout import CacheLayout, listed
 from core.scripts.resolver import ScriptResolver
+from core.scripts.shelf import LibraryShelf
 from core.server.client import EscherServer
 from core.settings import Settings
 
@@ -80,6 +81,10 @@ class ScriptManager:
         )
 
     @cached_property
+    def shelf(self) -> LibraryShelf:
+        return LibraryShelf(self._settings, self._journal)
+
+    @cached_property
     def clear(self) -> ClearText:
         return ClearText(self._settings)
 
@@ -113,7 +118,8 @@ class ScriptManager:
     def put(self, key: ScriptKey, path: str, content: bytes) -> Path:
         """Keep ``content`` as one file of a cached format folder, beside those that are there.
 
-        `IntegrityError` when the version was published with other bytes at that path.
+        `IntegrityError` when the version was published with other bytes at that path, `Refused`
+        for a sensitive one.
         """
         Ref.parse(str(key.ref))
         if key.format not in FORMATS:
@@ -123,6 +129,12 @@ class ScriptManager:
         path = path if path.startswith(f"{key.format}/") else f"{key.format}/{path}"
         check_relative_path(path)
         entry = FileEntry(path, len(content), sha256_bytes(content))
+        row = self._journal.script_rows.find(*key.ref, key.format)
+        if row is not None and row.sensitive:
+            raise Refused(
+                f"{key.ref} is sensitive: its scripts are kept encrypted, and the cache is not.",
+                "Resolve it: clear text stands in a private folder, for a while.",
+            )
         published = self._published(key)
         if published is not None and entry not in published:
             raise IntegrityError(
@@ -173,14 +185,18 @@ class ScriptManager:
     # -- keeping house ----------------------------------------------------------------------
     def evict(self) -> EvictReport:
         """Let go of what is too old or too much, and of what dead downloads left."""
+        self.shelf.note_use()
         report = self.cache.evict()  # puts the index right, so it comes first
         self.downloads.recover()
+        self.shelf.reconcile()
+        self.shelf.expire()
         return report
 
     def clear_cache(self) -> EvictReport:
-        """Let go of everything that is not in use."""
+        """Let go of everything that is not in use, of the library's metadata too."""
         report = self.cache.clear()
         self.downloads.recover()
+        self.shelf.expire(clear=True)
         return report
 
     def usage(self, limit: int | None = None) -> dict[str, Any]:

@@ -121,15 +121,16 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         claims = self.journal.claims
         if not claims.take(SYNC, owner):
             raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
-        try:
-            plan = self.look_at_both_sides(on_part=lambda: claims.take(SYNC, owner))
-            self.index_refs(plan.embed)
+        with claims.renewed(SYNC, owner):
+            plan = self.look_at_both_sides()
+            if plan.embed:  # an empty batch would open the collection, which takes seconds
+                self.index_refs(plan.embed)
             self.publish_refs(plan.publish)
-            self.publisher.delete(plan.delete)
-            self.tidy_points()
+            if plan.delete:
+                self.publisher.delete(plan.delete)
+            if plan.unindex or plan.delete:
+                self.tidy_points()
             return self.finish_sync(plan)
-        finally:
-            claims.give_back(SYNC, owner)
 
     def start_background_sync(self) -> BackgroundSync:
         """Sync now and every ``sync_interval_minutes`` in a thread of this process, until `stop`.
@@ -156,8 +157,9 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
 
     def remove_from_rag(self, playbook_id: str) -> None:
         """Remove the points of all versions of a playbook; `reindex` brings them back."""
-        refs = [record.ref for record in self.journal.versions.of_playbook(playbook_id)]
-        self.indexing.remove(refs)
+        self.indexing.remove(
+            [ref for ref in self.indexing.sources.refs() if ref.playbook_id == playbook_id]
+        )
 
     # -- creating and changing --------------------------------------------------------------
     def create(
@@ -307,11 +309,8 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
     def index_pending(self, on_progress: Progress | None = None) -> int:
         """Index whatever is not, in this process; how many that were."""
         self.index_refs([])  # opens the collection: a damaged one forgets what was indexed
-        pending = [
-            record.ref
-            for record in self.journal.versions.get_many(self.journal.versions.unindexed()).values()
-            if self.indexing.wants(record)
-        ]
+        self.indexing.sources.library.reconcile()
+        pending = self.indexing.sources.pending()
         size = self.settings.publish_batch_size
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]

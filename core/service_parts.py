@@ -13,7 +13,8 @@ from core.files import make_private_dir
 from core.indexing import Indexing
 from core.journal import Journal
 from core.journal.leases import this_process
-from core.models import METADATA_FILE, Ref
+from core.library_index import LibraryPoints
+from core.models import Ref
 from core.playbooks.edits import Edits
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan
@@ -62,7 +63,8 @@ class ServiceParts:
 
     @cached_property
     def indexing(self) -> Indexing:
-        return Indexing(self.settings, self.journal, self.store, self._seal)
+        library = LibraryPoints(self.journal, self.script_manager.shelf)
+        return Indexing(self.settings, self.journal, self.store, self._seal, library)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -78,11 +80,7 @@ class ServiceParts:
 
     @cached_property
     def executions(self) -> Executions:
-        return Executions(self.journal, is_library=self._is_used_from_library)
-
-    def _is_used_from_library(self, ref: Ref) -> bool:
-        folder = self.settings.cache_path / "library" / f"{ref.playbook_id}-v{ref.version}"
-        return (folder / METADATA_FILE).is_file()
+        return Executions(self.journal, is_library=self.script_manager.shelf.has)
 
     def _load_key(self) -> MasterKey:
         """The home's key; once it has one, another is neither made nor taken."""
@@ -159,6 +157,7 @@ class ServiceParts:
             publisher=self.publisher,
             indexing=self.indexing,
             executions=self.executions,
+            library=self.downloads.library,
         )
 
     def _take_edit(self, ref: Ref) -> bool:

@@ -14,12 +14,20 @@ killed is simply done again.
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from core.contents import PublishedContents
-from core.errors import EscherError, ServerRejected, TransientError
+from core.errors import (
+    EscherError,
+    LeaseHeld,
+    Refused,
+    ServerRejected,
+    ServerUnreachable,
+    TransientError,
+)
 from core.executions import Executions, ExecutionsSent
 from core.indexing import Indexing
 from core.journal import Journal
@@ -29,10 +37,12 @@ from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan, ScanResult
 from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller, PullReport
+from core.scripts.library import Library
 from core.server.client import EscherServer
 from core.settings import Settings
 
 OFFLINE_SINCE = "offline_since"  # in the journal's facts: Unix seconds
+GIVE_UP_AFTER = 3  # contents in a row that a troubled server can't give
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +57,10 @@ class SyncPlan:
     pull: PullReport = field(default_factory=PullReport)
     executions: ExecutionsSent = field(default_factory=ExecutionsSent)
     fetched: list[Ref] = field(default_factory=list)
+    deferred: dict[str, str] = field(default_factory=dict)  # of the sync's own parts
     failed: dict[str, str] = field(default_factory=dict)  # of the sync's own parts
     offline: str | None = None  # why the server could not be read
+    is_shut: bool = False  # nobody answers there, or not to us: nothing else is asked of it
     publish: list[Ref] = field(default_factory=list)
     embed: list[Ref] = field(default_factory=list)
     delete: list[Ref] = field(default_factory=list)
@@ -72,6 +84,7 @@ class Sync:
         publisher: Publisher,
         indexing: Indexing,
         executions: Executions,
+        library: Library,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -84,39 +97,35 @@ class Sync:
         self._publisher = publisher
         self._indexing = indexing
         self._executions = executions
+        self._library = library
 
-    def run(
-        self,
-        under_way: Collection[Ref] = (),
-        on_part: Callable[[], object] = lambda: None,
-    ) -> SyncPlan:
+    def run(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """Look, take in, and plan. ``under_way``: versions whose messages stand in the broker.
 
-        ``on_part`` is called between the parts, to renew the claim of a long sync. Raises
-        `StorageError` when the home can't be read or written; everything else is in the plan.
+        Raises `StorageError` when the home can't be read or written; everything else is in the plan.
         """
         plan = SyncPlan(started_at=time.time())
         self._look_here(plan)
-        on_part()
         self._look_there(plan)
-        on_part()
         self._fetch_contents(plan)
+        self._look_at_library(plan)
         plan.executions = self._send_executions(plan)
-        on_part()
         return self.difference(plan, under_way)
 
     # -- here -------------------------------------------------------------------------------
     def _look_here(self, plan: SyncPlan) -> None:
         """Find what people did to the folders and take it in."""
         plan.scan = self._scan.run()
-        plan.edits = self._edits.take(plan.scan, self._contents.fetch)
+        plan.edits = self._edits.take(plan.scan, _Asked(self._contents))
 
     # -- there ------------------------------------------------------------------------------
     def _look_there(self, plan: SyncPlan) -> None:
         try:
             plan.pull = self._puller.pull()
-        except (TransientError, ServerRejected) as error:
+        except (TransientError, ServerRejected, Refused) as error:
             plan.offline = str(error)
+            busy = isinstance(error, TransientError) and not isinstance(error, ServerUnreachable)
+            plan.is_shut = not busy
             self._journal.facts.set_once(OFFLINE_SINCE, str(int(plan.started_at)))
             log.warning("the server can't be read: %s", error)
         else:
@@ -130,25 +139,67 @@ class Sync:
         """The scripts of versions that came in, where they are wanted at once."""
         if not self._settings.sync_pull_scripts or plan.offline:
             return
-        for ref in self._journal.versions.unfetched():
+        wanted = self._journal.versions.unfetched()
+        random.shuffle(wanted)  # so that some which never come don't stand before all others
+        in_a_row = 0
+        for ref in wanted:
             try:
                 if self._folders.fetch_contents(ref, self._contents.fetch(ref)):
                     plan.fetched.append(ref)
+                in_a_row = 0
+            except LeaseHeld as error:
+                plan.deferred[str(ref)] = str(error)
             except TransientError as error:
-                log.warning("the content of %s is fetched later: %s", ref, error)
-                break
+                plan.deferred[str(ref)] = str(error)
+                in_a_row += 1
+                if isinstance(error, ServerUnreachable) or in_a_row == GIVE_UP_AFTER:
+                    log.warning("the contents of other machines' versions come later: %s", error)
+                    break
             except EscherError as error:
                 plan.failed[str(ref)] = str(error)
+                in_a_row = 0
+
+    def _look_at_library(self, plan: SyncPlan) -> None:
+        """The metadata of library versions that were used: gone here, or to be had there."""
+        try:
+            self._library.shelf.reconcile()
+            if not plan.offline:
+                self._library.mend()
+        except EscherError as error:
+            plan.failed["cache/library"] = str(error)
 
     # -- the difference ---------------------------------------------------------------------
     def difference(self, plan: SyncPlan | None = None, under_way: Collection[Ref] = ()) -> SyncPlan:
-        """Fill in what each workflow is to be queued for; nothing is changed."""
+        """Fill in what each workflow is to be queued for; nothing is changed.
+
+        A server that just now let nobody in is asked for nothing: what waits for it waits in its
+        place, and goes out at the first sync that gets through, whatever the time that took.
+        """
         now = time.time()
         plan = plan or SyncPlan(started_at=now)
-        plan.publish = [r.ref for r in self._publisher.due(now) if r.ref not in under_way]
-        stale = set(self._journal.versions.unindexed()).difference(plan.publish, under_way)
-        records = self._journal.versions.get_many(sorted(stale))
-        plan.embed = [ref for ref, record in records.items() if self._indexing.wants(record)]
-        plan.delete = [r.ref for r in self._publisher.due_deletes(now) if r.ref not in under_way]
+        if not plan.is_shut:
+            plan.publish = [r.ref for r in self._publisher.due(now) if r.ref not in under_way]
+            plan.delete = [
+                r.ref for r in self._publisher.due_deletes(now) if r.ref not in under_way
+            ]
+        left_out = {*plan.publish, *under_way}  # publishing embeds
+        plan.embed = [ref for ref in self._indexing.sources.pending() if ref not in left_out]
         plan.unindex = self._journal.stale_points.refs()
         return plan
+
+
+class _Asked:
+    """Fetches contents, and no more of them once nobody answers: a sync is not to wait for each."""
+
+    def __init__(self, contents: PublishedContents) -> None:
+        self._contents = contents
+        self._error: ServerUnreachable | None = None
+
+    def __call__(self, ref: Ref) -> Mapping[str, bytes]:
+        if self._error is not None:
+            raise ServerUnreachable(self._error.detail, self._error.remedy)
+        try:
+            return self._contents.fetch(ref)
+        except ServerUnreachable as error:
+            self._error = error
+            raise

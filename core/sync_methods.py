@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from core.errors import EscherError
-from core.models import Ref
+from core.models import Ref, SyncState
 from core.service_parts import ServiceParts
 from core.sync import SyncPlan
 from core.sync_report import read_report, write_report
@@ -46,17 +46,27 @@ class SyncMethods(ServiceParts):
     """What `PlaybookService` hands on to the sync."""
 
     # -- its parts --------------------------------------------------------------------------
-    def look_at_both_sides(
-        self,
-        under_way: Collection[Ref] = (),
-        on_part: Callable[[], object] = lambda: None,
-    ) -> SyncPlan:
+    def look_at_both_sides(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """What changed here and there, taken in, and what is to be done now, see `core.sync`."""
-        return self.sync.run(under_way, on_part)
+        return self.sync.run(under_way)
 
     def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """What is to be done by what the journal knows, without looking at disk or server."""
         return self.sync.difference(under_way=under_way)
+
+    def retry_set_aside(self) -> None:
+        """Make due, now, what failed or was put off: versions, the server's changes, reported runs."""
+        versions = self.journal.versions
+        rows = [
+            *versions.select(sync=SyncState.FAILED.value),
+            *versions.select(sync=SyncState.DEFERRED.value),
+        ]
+        self.publisher.request([row.ref for row in rows if row.publish_as is not None])
+        versions.set_many(
+            [(row.ref, None, {"next_attempt_at": None}) for row in rows if row.deleting]
+        )
+        self.journal.pull_backlog.retry()
+        self.executions.retry()
 
     def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
         """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""

@@ -53,7 +53,8 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
         "executions_sent": plan.executions.sent,
         "pending": counts["pending"],
         "deferred": counts["deferred"],
-        "failed": len(failed) if len(failed) < MAX_REASONS else counts["failed"],
+        "deferrals": dict(list(_deferrals(journal, plan).items())[:MAX_REASONS]),
+        "failed": len(failed),
         "failures": dict(list(failed.items())[:MAX_REASONS]),
         "conflicts": [decided.as_json() for decided in plan.pull.conflicts],
         "open_conflicts": counts["conflict"],
@@ -84,13 +85,28 @@ def read_report(settings: Settings) -> dict[str, Any] | None:
 def _failures(journal: Journal, plan: SyncPlan) -> dict[str, str]:
     """Reasons by ``id@version`` or path, of everything that somebody has to look at."""
     failed = journal.versions.select(sync=SyncState.FAILED.value)
+    waiting = {"@".join(item.name): item.reason for item in journal.pull_backlog.all()}
     return {
         **plan.scan.broken,
         **plan.edits.failed,
+        # not only those that this sync has tried again
+        **{name: why for name, why in waiting.items() if name not in plan.pull.deferred},
         **plan.pull.failed,
         **{str(ref): reason for ref, reason in plan.executions.failed.items()},
         **plan.failed,
         **{str(record.ref): record.error or "failed" for record in failed},
+    }
+
+
+def _deferrals(journal: Journal, plan: SyncPlan) -> dict[str, str]:
+    """Reasons of what is tried again by itself."""
+    deferred = journal.versions.select(sync=SyncState.DEFERRED.value)
+    return {
+        **plan.edits.deferred,
+        **plan.pull.deferred,
+        **{str(ref): reason for ref, reason in plan.executions.deferred.items()},
+        **plan.deferred,
+        **{str(record.ref): record.error or "deferred" for record in deferred},
     }
 
 

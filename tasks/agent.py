@@ -18,6 +18,7 @@ from tasks import jobs
 QUIET_SECONDS = 0.25  # an approval changes several versions: one sync for all of them
 FOLLOW_SECONDS = 60.0
 POLL_SECONDS = 0.1
+LOST_SECONDS = 5.0  # after which the message of a sync that was asked for may have been lost
 MAX_NOTICES = 10_000  # more of them say no more than "sync"
 _log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class LocalSearch:
 
 
 def may_leave(record: VersionRecord, *, shared: bool) -> bool:
-    """Whether the server may hear of a version: published, or shared and not sensitive."""
-    return not record.deleting and (record.is_published or (shared and not record.sensitive))
+    """Whether the server may hear of a version: published, or shared, and never a sensitive one."""
+    return not (record.deleting or record.sensitive) and (record.is_published or shared)
 
 
 class SyncOnChange:
@@ -107,6 +108,8 @@ class SyncOnChange:
                 self._catch_up(noted, everything=everything)
             except EscherError as error:
                 _log.warning("no sync for a change on the server: %s", error)
+            except Exception:  # noqa: BLE001 — a mistake of ours must not end the following for good
+                _log.exception("no sync for a change on the server")
 
     def _catch_up(self, noted: Mapping[Ref, int], *, everything: bool) -> None:
         began = time.monotonic()
@@ -135,6 +138,8 @@ class SyncOnChange:
             if job.kind == "sync" and job.state is JobState.QUEUED
         ]
         job = queued[0] if queued else jobs.submit(service, "sync")
+        if job.created_at < time.time() - LOST_SECONDS and jobs.is_running(service.settings):
+            jobs.dispatch(service, job, [], inline=False)  # nobody may be coming for it
         deadline = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < deadline and not self._stopping.wait(POLL_SECONDS):
             if service.journal.jobs.summary(job.job_id).is_finished:

@@ -7,7 +7,8 @@ from typing import Any
 
 from celery import Signature
 
-from tasks import workflows
+from core.models import RESERVED_PREFIX
+from tasks import follow_ups, workflows
 from tasks.app import app
 from tasks.base import ServiceTask, run_step, still_waiting
 
@@ -49,7 +50,10 @@ def verify(
         lambda batch: scripts.verify(batch, format),
         own_job_only=True,
     )
-    if not self.request.is_eager:  # a resolve may have one of them in hand
+    if not self.request.is_eager:
+        if any(ref.startswith(RESERVED_PREFIX) for ref in refs):
+            follow_ups.library_changed(self.service)
+        # a resolve may have one of them in hand
 
         def make(waiting: Sequence[str], job: str | None, times: int) -> Signature:
             return workflows.download(waiting, job, format, times)

@@ -35,7 +35,7 @@ def reindex(self: ServiceTask, job_id: str) -> dict[str, Any]:
         return {"versions": 0}
     with whole_job(service, job_id):
         service.drop_collection()
-        refs = [str(ref) for ref in service.journal.versions.refs()]
+        refs = [str(ref) for ref in service.indexing.sources.refs()]
         service.journal.jobs.add_items(job_id, refs)
     batches = list(workflows.batched(refs, service.settings.publish_batch_size))
     for batch in batches:

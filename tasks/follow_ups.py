@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from core.errors import BrokerUnreachable
 from core.executions import ExecutionReport
 from core.models import Playbook, Ref
 from core.playbooks.decisions import Decision
 from core.publishing.conflicts import Resolution
+from core.scripts.entries import ResolvedScript, Source
 from core.service import PlaybookService
-from tasks import jobs
+from tasks import jobs, workflows
+
+_log = logging.getLogger(__name__)
 
 
 def executed(service: PlaybookService, report: ExecutionReport) -> dict[str, Any]:
@@ -18,10 +23,35 @@ def executed(service: PlaybookService, report: ExecutionReport) -> dict[str, Any
     The answer is the ``Playbook`` (a version of the Escher Library has none) and the report.
     """
     record = service.journal.versions.get(report.ref)
-    if record is not None and report.health_changed:
-        jobs.submit(service, "embed", refs=[str(report.ref)])
+    if report.health_changed:
+        if record is not None:
+            jobs.submit(service, "embed", refs=[str(report.ref)])
+        else:
+            library_changed(service)
     playbook = {} if record is None else record.playbook().as_json(with_files=False)
     return playbook | report.as_json()
+
+
+def script_resolved(service: PlaybookService, script: ResolvedScript) -> dict[str, Any]:
+    """A version of the Escher Library that came just now is indexed; the answer is the script."""
+    if script.listing.key.is_library and script.source is Source.DOWNLOAD:
+        library_changed(service)
+    return script.as_json()
+
+
+def library_changed(service: PlaybookService) -> None:
+    """Have the points of library versions written that are not as they should be.
+
+    Without `up` the next search does it, and what a dead broker does not take, the next sync.
+    """
+    pending = service.indexing.sources.library.pending()
+    if not pending or not jobs.is_running(service.settings):
+        return
+    try:
+        for batch in workflows.batched(map(str, pending), service.settings.publish_batch_size):
+            workflows.dispatch(workflows.embed(batch, None), inline=False)
+    except BrokerUnreachable as error:
+        _log.info("library versions are indexed by the next sync: %s", error.detail)
 
 
 def decided(

@@ -36,6 +36,7 @@ from tasks.base import use_service
 SEARCH_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.1
 BROKER_CHECK_SECONDS = 5.0
+STUCK_SECONDS = 60.0  # without progress, what waits to be published is left to the next sync
 
 Progress = Callable[[Job], None]
 
@@ -114,7 +115,7 @@ def _targets(
                 )
             return [str(ref) for ref in plan.accepted]
         case "embed":
-            chosen = service.journal.versions.refs() if all_ else service.expand(list(refs or ()))
+            chosen = service.indexing.sources.refs() if all_ else service.expand(list(refs or ()))
             return [str(ref) for ref in chosen]
         case "delete":
             return [str(ref) for ref in service.request_delete(service.expand(list(refs or ())))]
@@ -306,9 +307,21 @@ def _wait_for_sync(service: PlaybookService, job_id: str, *, on_progress: Progre
         if service.journal.claims.holder(SYNC) is None:  # it ended, or died, without an answer
             dispatch(service, job, [], inline=True)
         time.sleep(POLL_SECONDS)
-    while is_running(service.settings) and service.journal.versions.counts()["pending"]:
-        time.sleep(POLL_SECONDS)
+    if not (job.result or {}).get("offline"):
+        _wait_for_pending(service)
     return job
+
+
+def _wait_for_pending(service: PlaybookService) -> None:
+    """While the workers bring on what waits to be published; what is stuck is not waited for."""
+    left, since = -1, time.monotonic()
+    while pending := service.journal.versions.counts()["pending"]:
+        now = time.monotonic()
+        if pending != left:
+            left, since = pending, now
+        if now - since >= STUCK_SECONDS or not is_running(service.settings):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def cancel(service: PlaybookService, job_id: str) -> Job:
@@ -328,9 +341,14 @@ def retry(
     wait: bool = False,
     on_progress: Progress | None = None,
 ) -> Job:
-    """The failed, deferred and cancelled items again, now; a job that succeeded has none."""
+    """The failed, deferred and cancelled items again, now; a job that succeeded has none.
+
+    A sync has no items: it brings back all that syncs have set aside or put off.
+    """
     job = service.journal.jobs.get(job_id)
-    if job.state is JobState.SUCCEEDED:
+    if job.kind == SYNC:
+        service.retry_set_aside()
+    elif job.state is JobState.SUCCEEDED:
         return job
     if job.kind == "publish":  # before its items are open: they follow what the versions want
         again = [Ref.parse(item.ref) for item in job.items if item.state is not JobState.SUCCEEDED]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from core.journal import VersionRecord
 from core.models import DONE, Outcome, OutcomeState, Ref, SyncState
+from core.point_sources import Record
 from core.service import PlaybookService
 
 GONE = Outcome(OutcomeState.SKIPPED, error="deleted")
+INDEXING = frozenset({"embed", "reindex"})
 WITHDRAWN = Outcome(OutcomeState.SKIPPED, error="withdrawn")
 
 
@@ -19,24 +21,30 @@ def close_settled(service: PlaybookService) -> None:
     for kind, names in service.journal.jobs.open_items().items():
         refs = [Ref.parse(name) for name in names]
         records = service.journal.versions.get_many(refs)
+        points = service.indexing.sources.records(refs) if kind in INDEXING else {}
         outcomes: dict[str, Outcome] = {}
         for ref in refs:
-            found = _outcome(service, kind, records.get(ref))
+            if kind in INDEXING:
+                found = _indexed(service, points.get(ref))
+            else:
+                found = _outcome(kind, records.get(ref))
             if found is not None:
                 outcomes[str(ref)] = found
         step = {"publish": "settle", "reindex": "embed"}.get(kind, kind)
         service.journal.jobs.note(step, outcomes)
 
 
-def _outcome(service: PlaybookService, kind: str, record: VersionRecord | None) -> Outcome | None:
+def _indexed(service: PlaybookService, record: Record | None) -> Outcome | None:
+    if record is None:
+        return GONE
+    current = record.indexed_digest == record.index_digest
+    return DONE if current or not service.indexing.sources.wants(record) else None
+
+
+def _outcome(kind: str, record: VersionRecord | None) -> Outcome | None:
     match kind:
         case "publish":
             return _published(record)
-        case "embed" | "reindex":
-            if record is None:
-                return GONE
-            current = record.indexed_digest == record.index_digest
-            return DONE if current or not service.indexing.wants(record) else None
         case "delete":
             if record is None:
                 return DONE

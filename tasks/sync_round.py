@@ -23,12 +23,14 @@ from tasks import broker, jobs, workflows
 from tasks.base import logger
 from tasks.leftovers import close_settled
 
-MAX_ROUNDS = 10  # of one task: those who go on asking are answered by the next tick
+MAX_ROUNDS = 10  # of one task: those who go on asking are answered by another one
 # A worker that has held a message for longer than this may be dead (it was killed, or the broker
 # was): its work is queued again, and whichever comes second finds it done or leased.
 LOST_BATCH_SECONDS = 120.0
 LOST_JOB_SECONDS = 3600.0
 WHOLE_JOBS = frozenset({"reindex", "verify", "import", "evict"})
+AGAIN_AT = "sync_again_at"  # in the journal's facts: when a sync that was sent for later begins
+BUSY_SECONDS = 2.0  # until what is just being worked on is looked at again
 
 LookForMessages = Callable[[], broker.UnderWay | None]
 
@@ -46,57 +48,71 @@ def run(
     if not claims.take(SYNC, owner):
         logger.info("sync: another one runs, and answers")
         return None
-    try:
+    with claims.renewed(SYNC, owner):
         for _ in range(MAX_ROUNDS):
-            report = _round(service, job_id, look(), lambda: claims.take(SYNC, owner))
+            messages = look()
+            report = _round(service, job_id, messages)
             if claims.give_back_unless_asked(SYNC, owner, SYNC):
                 break
-    finally:
-        claims.give_back(SYNC, owner)
+        else:
+            if messages is not None:
+                look_again(service, BUSY_SECONDS)
     return report
 
 
+def look_again(service: PlaybookService, seconds: float) -> None:
+    """Have a sync begin in ``seconds``, unless one that was sent before begins until then.
+
+    So many who ask, each time they find the same thing unfinished, get one sync and no stampede.
+    """
+    facts, now = service.journal.facts, time.time()
+    at = now + seconds
+    if now < float(facts.get(AGAIN_AT) or 0) <= at:
+        return
+    workflows.dispatch(workflows.sync(None), inline=False, countdown=seconds)
+    facts.set(AGAIN_AT, str(at))
+
+
 def _round(
-    service: PlaybookService,
-    job_id: str | None,
-    messages: broker.UnderWay | None,
-    renew: Callable[[], object],
+    service: PlaybookService, job_id: str | None, messages: broker.UnderWay | None
 ) -> dict[str, Any]:
     journal_jobs = service.journal.jobs
     asked = [job for job in journal_jobs.unfinished() if job.kind == SYNC]
     for job in asked:
         journal_jobs.start(job.job_id)
     try:
-        report = _do(service, job_id, messages, renew)
-    except EscherError as error:
+        report = _do(service, job_id, messages)
+    except Exception as error:
+        known = isinstance(error, EscherError)
+        words = str(error) if known else f"Unexpected {type(error).__name__}; the log says more."
         for job in asked:
-            journal_jobs.finish(job.job_id, JobState.FAILED, error=str(error))
+            journal_jobs.finish(job.job_id, JobState.FAILED, error=words)
         raise
+    state = JobState.PARTIAL if report["failed"] else JobState.SUCCEEDED
     for job in asked:  # this round began after they were asked for, so it is theirs too
-        journal_jobs.finish(job.job_id, JobState.SUCCEEDED, result=report)
+        journal_jobs.finish(job.job_id, state, result=report)
     return report
 
 
 def _do(
-    service: PlaybookService,
-    job_id: str | None,
-    messages: broker.UnderWay | None,
-    renew: Callable[[], object],
+    service: PlaybookService, job_id: str | None, messages: broker.UnderWay | None
 ) -> dict[str, Any]:
     inline = messages is None
     names = set() if messages is None else messages.since(time.time() - LOST_BATCH_SECONDS)
-    plan = service.look_at_both_sides(set(_refs(names)), on_part=renew)
+    plan = service.look_at_both_sides(set(_refs(names)))
     _queue(service, plan, job_id, inline=inline)
     if messages is not None:
         known = messages.since(time.time() - LOST_JOB_SECONDS)
         for job in service.journal.jobs.unfinished():
             if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
                 jobs.dispatch(service, job, [], inline=False)
-    if plan.scan.quiet_in is not None and not inline:  # an edit was too young to be taken
-        workflows.dispatch(workflows.sync(None), inline=False, countdown=plan.scan.quiet_in + 0.2)
+    if not inline:
+        if plan.scan.quiet_in is not None:  # an edit was too young to be taken
+            look_again(service, plan.scan.quiet_in + 0.2)
+        elif plan.pull.deferred:
+            look_again(service, BUSY_SECONDS)
     _resume_downloads(service, names, inline=inline)
     close_settled(service)
-    renew()
     return service.finish_sync(plan)
 
 

@@ -27,7 +27,11 @@ def sync(self: ServiceTask, job_id: str | None = None) -> dict[str, Any]:
         return None if inline else broker.under_way(service.settings, QUEUES)
 
     report = sync_round.run(service, job_id, look)
-    if report is not None:
+    if report is None and not inline:
+        # what is asked for here may have come too late for the one that runs, and be no job: an
+        # edit on disk; or that one may be a program's, which answers nobody
+        sync_round.look_again(service, sync_round.BUSY_SECONDS)
+    elif report is not None:
         logger.info("sync: %s", {name: report[name] for name in LOGGED})
     return {"ran": report is not None}
 

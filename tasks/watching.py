@@ -39,3 +39,5 @@ def _sync() -> None:
         workflows.dispatch(workflows.sync(None), inline=False)
     except BrokerUnreachable as error:
         logger.warning("an edit waits for the next sync: %s", error)
+    except Exception:  # noqa: BLE001 — a mistake of ours must not end the watch for good
+        logger.exception("an edit waits for the next sync")

@@ -106,7 +106,6 @@ class Conflicts:
         ref: Ref,
         kind: str,
         reason: str,
-        *,
         resolution: str,
         copy: KeptCopy | None = None,
     ) -> str:

@@ -31,7 +31,7 @@ class Counters:
             return {row.name: int(row.value) for row in connection.execute(query)}
 
     def add(self, amounts: Mapping[str, int], connection: Connection) -> None:
-        for name, amount in amounts.items():
+        for name, amount in sorted(amounts.items()):  # in one order: rows are locked as they come
             connection.execute(_ADD, {"name": name, "amount": amount})
 
     def add_all(self, amounts: Mapping[str, int]) -> None:
@@ -51,12 +51,11 @@ class Counters:
             plain.execute("PRAGMA busy_timeout=0")
             try:
                 plain.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:  # a writer, or a disk that can't be written
-                return False
-            else:
                 rows = [{"name": name, "amount": amount} for name, amount in amounts.items()]
                 plain.executemany(_ADD.text, rows)
                 plain.execute("COMMIT")
+            except sqlite3.Error:  # a writer, or a disk that is full or can't be written
+                return False
             finally:
                 if plain.in_transaction:
                     plain.rollback()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from core.errors import SettingsError, StorageError
+from core.forks import ForkLock
 from core.journal import schema
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -34,7 +34,7 @@ class Database:
             ) from None
         self._engine: Engine | None = None
         self._pid = 0
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def is_sqlite(self) -> bool:

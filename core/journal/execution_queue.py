@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from core.journal.database import Database
+from core.journal.due import due
 from core.journal.executions import (
     DUE,
     FAILED,
@@ -50,7 +51,6 @@ class ExecutionQueue:
             versions.c.playbook_id.is_(None),
             executions.c.playbook_id.startswith(RESERVED_PREFIX, autoescape=True),
         )
-        next_at = execution_refs.c.next_attempt_at
         query = (
             select(*_KEY)
             .join(versions, _same(versions), isouter=True)
@@ -58,7 +58,7 @@ class ExecutionQueue:
             .where(
                 executions.c.state == DUE,
                 or_(published, library),
-                or_(next_at.is_(None), next_at <= now),
+                due(execution_refs.c.next_attempt_at, now),
             )
             .group_by(*_KEY)
             .order_by(func.min(executions.c.sequence))

@@ -117,7 +117,9 @@ class ExecutionRows:
             state=DUE,
             state_since=now,
         )
-        return bool(connection.execute(statement).rowcount == 1)
+        # not its rowcount, which PostgreSQL's driver does not tell of a row with a sequence
+        made = connection.execute(statement.returning(executions.c.execution_id))
+        return made.first() is not None
 
     def _count_failure(self, ref: Ref, connection: Connection, *, success: bool) -> None:
         make = sqlite.insert if self._database.is_sqlite else postgresql.insert
@@ -166,6 +168,17 @@ class ExecutionRows:
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None or row.success else row.error
+
+    def without_row(self, refs: Sequence[Ref]) -> dict[Ref, tuple[Totals, str]]:
+        """Totals (of what is kept) and health of versions that are not ours, see `record`."""
+        with self._database.read() as connection:
+            return {
+                ref: (
+                    _sum_of(connection, of_ref(executions, ref)),
+                    _health_by_streak(ref, connection),
+                )
+                for ref in refs
+            }
 
     def counts(self) -> dict[str, int]:
         """``{due, sent, failed}``: how many runs wait, were sent lately, or were set aside."""

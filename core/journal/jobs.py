@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from core.errors import NotFound, UsageError
 from core.journal.database import Database
+from core.journal.due import due
 from core.journal.job_progress import OPEN_ITEMS, count_states, progress, settle
 from core.journal.records import Job, JobItem, JobState
 from core.journal.schema import job_items as items_table
@@ -144,14 +145,14 @@ class Jobs:
 
     def due_items(self, job_id: str, now: float) -> list[str]:
         """The refs of a job that a worker is to go on with: not at their end, and not deferred."""
-        due = or_(
+        ready = or_(
             items_table.c.state.in_([JobState.QUEUED, JobState.RUNNING]),
             and_(
                 items_table.c.state == JobState.DEFERRED,
-                func.coalesce(items_table.c.next_attempt_at, 0) <= now,
+                due(items_table.c.next_attempt_at, now),
             ),
         )
-        query = select(items_table.c.ref).where(items_table.c.job_id == job_id, due)
+        query = select(items_table.c.ref).where(items_table.c.job_id == job_id, ready)
         with self._database.read() as connection:
             return list(connection.scalars(query.order_by(items_table.c.ref)))
 

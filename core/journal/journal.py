@@ -15,6 +15,7 @@ from core.journal.executions import ExecutionRows
 from core.journal.intents import Intents
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
+from core.journal.library_rows import LibraryRows
 from core.journal.pull_backlog import PullBacklog
 from core.journal.scan_rows import ScanRows
 from core.journal.schema import FORMAT_VERSION
@@ -49,6 +50,7 @@ class Journal:
         self.stale_points = StalePoints(self.database)
         self.vectors = Vectors(self.database)
         self.script_rows = ScriptRows(self.database)
+        self.library = LibraryRows(self.database)
         found = self.facts.get("format_version") or self.facts.set_once(
             "format_version", str(FORMAT_VERSION)
         )

@@ -59,7 +59,8 @@ class Leases:
         with self._database.write() as connection:
             columns = [*KEY, table.c.lease_owner, table.c.lease_until, table.c.lease_fence]
             keys = [tuple(ref) for ref in refs]
-            rows = connection.execute(select(*columns).where(tuple_(*KEY).in_(keys))).all()
+            query = select(*columns).where(tuple_(*KEY).in_(keys)).order_by(*KEY)
+            rows = connection.execute(query.with_for_update()).all()
             dead: dict[str, bool] = {}
             for row in rows:
                 free = row.lease_owner is None or row.lease_owner == owner

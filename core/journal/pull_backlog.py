@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, select, tuple_, update
 
 from core.journal.database import Database
+from core.journal.due import due
 from core.journal.schema_conflicts import backlog as table
 
 KEY = (table.c.playbook_id, table.c.version)
@@ -67,12 +68,17 @@ class PullBacklog:
     def due(self, now: float) -> list[BacklogItem]:
         """What is to be tried again at ``now`` (Unix seconds), by name."""
         with self._database.read() as connection:
-            query = select(table).where(table.c.next_attempt_at <= int(now)).order_by(*KEY)
+            query = select(table).where(due(table.c.next_attempt_at, int(now))).order_by(*KEY)
             return [_item(row) for row in connection.execute(query)]
 
     def all(self) -> list[BacklogItem]:
         with self._database.read() as connection:
             return [_item(row) for row in connection.execute(select(table).order_by(*KEY))]
+
+    def retry(self) -> None:
+        """All of it is due at once, as if it had not failed before."""
+        with self._database.write() as connection:
+            connection.execute(update(table).values(attempts=0, next_attempt_at=0))
 
     def forget(self, names: Sequence[Name]) -> None:
         """They were taken in, or the server has gone on."""

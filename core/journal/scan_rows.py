@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, func, select, tuple_, update
 from sqlalchemy.sql import Update
 
 from core.journal.database import Database
@@ -97,6 +97,12 @@ class ScanRows:
                 query = select(*key, versions.c.area).where(_among(key, keys))
                 found |= {Ref(row[0], row[1]): Area(row[2]) for row in connection.execute(query)}
         return found
+
+    def count_unpublished(self, area: Area) -> int:
+        """How many versions that the server does not have stand in an area."""
+        mine = and_(versions.c.area == area.value, versions.c.revision.is_(None))
+        with self._database.read() as connection:
+            return connection.scalar(select(func.count()).select_from(versions).where(mine)) or 0
 
     def record(self, seen: Sequence[SeenFolder]) -> None:
         """Keep what was seen; the stats of files go to rows that still have that content."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -183,6 +184,17 @@ class ScriptCacheRows:
             connection.execute(delete(quarantined).where(quarantined.c.name.in_(part)))
 
     # -- room -------------------------------------------------------------------------------
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """A write transaction for whoever then takes the lock on the files.
+
+        The room's lock comes first: with rows locked in another order, PostgreSQL ends one of two
+        by a deadlock, and where the lock on the files is part of it, sees none.
+        """
+        with self._database.write() as connection:
+            self.lock_room(connection)
+            yield connection
+
     def lock_room(self, connection: Connection) -> None:
         """Let no other transaction reckon with the sizes until this one ends."""
         if self._database.is_sqlite:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
 from core.errors import StorageError
+from core.forks import ForkLock
 from core.journal.database import Database
 from core.models import Area, FileEntry, Ref
 from core.versions import latest
@@ -60,7 +60,7 @@ class ScriptRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._version: int | None = None

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from core.journal.database import Database
+from core.journal.due import due
 from core.journal.executions import forget_executions
 from core.journal.records import Advance, DiskFile, VersionRecord
 from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
@@ -128,9 +129,13 @@ class Versions:
         return self._wanting(table.c.deleting.is_(True), now)
 
     def _wanting(self, what: ColumnElement[bool], now: float) -> list[VersionRecord]:
-        due = or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now)
         with self._database.read() as connection:
-            query = select(table).where(and_(what, due)).order_by(*KEY)
+            # what was changed first goes first
+            query = (
+                select(table)
+                .where(what, due(table.c.next_attempt_at, now))
+                .order_by(table.c.updated_at, *KEY)
+            )
             return [version_record(row) for row in connection.execute(query)]
 
     def unfetched(self) -> list[Ref]:

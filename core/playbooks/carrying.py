@@ -16,6 +16,8 @@ from core.files import PRIVATE_DIR, fsync_dir
 from core.models import FORMATS
 from core.playbooks.folderstat import KNOWN_FILES, is_leftover
 
+_FORMAT_FOLDERS = {(name,) for name in FORMATS}
+
 
 def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool = True) -> None:
     """Bring into ``staged`` what is in ``folder`` besides the ``content`` (relative paths).
@@ -45,6 +47,19 @@ def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool
                 fsync_dir(target)
     except OSError as error:
         raise storage_error(error, f"Carrying along what stands in {folder}") from error
+
+
+def has_others(folder: Path) -> bool:
+    """Whether something stands in ``folder`` that is neither the playbook's nor an editor's own."""
+    try:
+        return any(
+            _is_foreign(inside / name) and not is_leftover(name)
+            for parent, _, files in os.walk(folder, onerror=_raise)
+            if (inside := Path(parent).relative_to(folder)).parts[:1] not in _FORMAT_FOLDERS
+            for name in files
+        )
+    except OSError as error:
+        raise storage_error(error, f"Looking at {folder}") from error
 
 
 def _is_foreign(path: Path) -> bool:

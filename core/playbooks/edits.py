@@ -175,6 +175,8 @@ class Edits:
     def _add(self, report: EditReport, folder: FoundFolder) -> None:
         edit = self._intake.read_added(folder)
         self._take(edit)
+        if edit.draft.metadata.get("author") == "ai_generated":
+            self._versions.withdraw([edit.ref])  # a copy is no decision; nobody has made one yet
         report.added.append(edit.ref)
 
     def _move(self, report: EditReport, moved: Moved, fetch: Fetch) -> None:

@@ -42,10 +42,11 @@ class Layout:
 
     def __init__(self, settings: Settings) -> None:
         self.root = settings.playbooks_path
+        self._areas = {area: self.root / area.value for area in Area}
         self.staging = settings.staging_path
 
     def area(self, area: Area) -> Path:
-        return self.root / area.value
+        return self._areas[area]
 
     def folder(self, area: Area, ref: Ref) -> Path:
         """The folder of ``ref`` in ``area``, whether it is there or not."""
@@ -53,7 +54,7 @@ class Layout:
         parse_version(ref.version)
         if area is Area.AI_GENERATED:
             return self.area(area) / f"{ref.playbook_id}-v{ref.version}"
-        return self.area(area).joinpath(ref.playbook_id, f"v{ref.version}")
+        return self.area(area) / f"{ref.playbook_id}/v{ref.version}"
 
     def staged(self, name: str) -> Path:
         return self.staging / name

@@ -12,7 +12,7 @@ out, under the store's lock and through intents like every other change to the f
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ from core.models import (
     check_id,
     parse_json_object,
 )
-from core.playbooks.carrying import carry
+from core.playbooks.carrying import carry, has_others
 from core.playbooks.conflict_copies import ConflictCopies
 from core.playbooks.reading import content_paths, is_unfetched
 from core.playbooks.renaming import draft_digest, keep_as
@@ -163,13 +163,18 @@ class PulledFolders:
                 return False
             name = uuid.uuid4().hex
             staged = self._layout.staged(name)
-            write_tree(staged, {METADATA_FILE: _metadata_bytes(folder, record), **files})
+            metadata = _metadata_bytes(folder, record)
+            write_tree(staged, {METADATA_FILE: metadata, **files})
             try:
                 carry(folder, staged, set(files))
                 placed = disk_files(staged, files)
                 with self._writer.locked():
                     current = self._journal.versions.get(ref)
-                    if current is None or current.content_digest != record.content_digest:
+                    if (
+                        current is None
+                        or current.content_digest != record.content_digest
+                        or _metadata_bytes(folder, current) != metadata
+                    ):
                         raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
                     if self._has_content(current):
                         self._writer.discard(name)
@@ -198,9 +203,16 @@ class PulledFolders:
         record = self._journal.versions.get(ref)
         if record is None or not self._has_content(record):
             return False
-        return self._differs(record)
+        return self._differs(record, record)
 
-    def drop(self, ref: Ref, *, copy: Literal["always", "edits", "never"]) -> KeptCopy | None:
+    def drop(
+        self,
+        ref: Ref,
+        *,
+        copy: Literal["always", "edits", "never"],
+        kept_as: Ref | None = None,
+        on_kept: Callable[[KeptCopy], object] = lambda _copy: None,
+    ) -> KeptCopy | None:
         """Remove folder and row; the copy that was kept, where there was anything to keep."""
         with self._writer.locked():
             record = self._journal.versions.get(ref)
@@ -209,8 +221,14 @@ class PulledFolders:
             folder = self._layout.folder(record.area, ref)
             kept = None
             all_of_it = copy == "always" and self._has_content(record)
-            if all_of_it or (copy != "never" and folder.is_dir() and self._differs(record)):
+            known = record if kept_as is None else self._journal.versions.get(kept_as)
+            if all_of_it or (
+                copy != "never"
+                and folder.is_dir()
+                and (self._differs(record, known) or has_others(folder))
+            ):
                 kept = KeptCopy(str(self._copies.keep(ref, folder)), record.generation)
+                on_kept(kept)
             intent = Intent(ref, "delete", uuid.uuid4().hex, from_area=record.area)
             failed = self._writer.apply([intent])
         if ref in failed:
@@ -227,14 +245,19 @@ class PulledFolders:
         except EscherError:
             return True  # a link: somebody put it there
 
-    def _differs(self, record: VersionRecord) -> bool:
-        """Whether the folder, which is there, holds what the row does not know."""
+    def _differs(self, record: VersionRecord, known: VersionRecord | None) -> bool:
+        """Whether the folder of ``record``, which is there, holds what ``known`` does not say."""
+        if known is None:
+            return True
         folder = self._layout.folder(record.area, record.ref)
         try:
             if not self._has_content(record):
                 return _content_of(_disk_metadata(folder)) != _content_of(record.metadata)
             draft = self._store.edited_draft(record.ref)
-            return draft_digest(draft, draft.metadata) != record.content_digest
+            metadata = dict(draft.metadata)
+            if known.ref != record.ref:
+                metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}
+            return draft_digest(draft, metadata) != known.content_digest
         except EscherError:
             return True
 

@@ -34,13 +34,14 @@ from core.playbooks.quiet import Quiet
 from core.playbooks.reading import PlaybookReader, is_unfetched
 from core.playbooks.statcheck import Item
 from core.playbooks.statpool import check
+from core.playbooks.vanishing import Vanishing
 from core.settings import Settings
 
 CHUNK = 200  # versions whose rows are looked up in one query
 
 _NO_AREA = (
     "The folder is not there; its versions are not taken for deleted."
-    " Put it back (is a disk not mounted?), or make it anew, empty."
+    " Put it back: is a disk not mounted?"
 )
 
 
@@ -91,6 +92,7 @@ class Scan:
         self._quiet_seconds = settings.edit_quiet_seconds
         self._compare = Comparer(reader.layout, reader.limits, envelope)
         self._intake = Intake(reader, envelope)
+        self._vanishing = Vanishing(reader.journal, reader.layout)
 
     def run(self, *, now_ns: int | None = None) -> ScanResult:
         """Look at everything; ``now_ns`` stands for the clock in what is quiet (for tests).
@@ -107,13 +109,15 @@ class Scan:
             else:
                 different.append(comparison.record.ref)
         unknown = self._unknown(places)
+        missing: Sequence[VersionRecord] = ()
         if different or unknown:
             # a writer may have been at work, in this process or another: look again when none is
             with self._reader.locked():
                 again = list(self._look(different))
                 result.unchanged += sum(c.state is State.SAME for c in again)
-                self._judge(result, quiet, again, self._unknown_of(unknown))
+                missing = self._judge(result, quiet, again, self._unknown_of(unknown))
             self._journal.scan.forget_gone()
+        self._vanishing.remember(missing)
         quiet.keep()
         result.quiet_in = quiet.left
         return result
@@ -201,7 +205,8 @@ class Scan:
         quiet: Quiet,
         different: Collection[Comparison],
         unknown: Sequence[FoundFolder],
-    ) -> None:
+    ) -> Sequence[VersionRecord]:
+        """Sort everything in; the rows whose folder is not there."""
         missing = {c.record.ref: c.record for c in different if c.state is State.MISSING}
         for comparison in different:
             if comparison.state not in {State.SAME, State.MISSING}:
@@ -209,9 +214,13 @@ class Scan:
         in_motion = False
         for folder in unknown:
             in_motion |= not self._judge_unknown(result, quiet, folder, missing)
-        for ref, record in missing.items():
-            if not (record.deleting or in_motion) and quiet.is_quiet_since(self._left(record)):
-                result.vanished.append(ref)
+        gone = [
+            record
+            for record in missing.values()
+            if not (record.deleting or in_motion) and quiet.is_quiet_since(self._left(record))
+        ]
+        result.vanished = self._vanishing.deleted(gone, result.broken)
+        return list(missing.values())
 
     def _judge_known(self, result: ScanResult, quiet: Quiet, found: Comparison) -> None:
         ref, path = found.record.ref, self._layout.folder(found.record.area, found.record.ref)

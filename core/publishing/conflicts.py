@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from core.errors import InvalidPlaybook, LeaseHeld, NotFound, Refused, UsageError
@@ -121,11 +122,9 @@ class ConflictDesk:
                 f"The server does not hold {ref} any more: there is nothing to take.",
                 "Sync again: the conflict is over then, and ours goes on.",
             )
-        copy = self._folders.drop(ref, copy="always")
-        if copy is not None:  # written down before anything else can fail
-            self._journal.conflicts.note(
-                ref, "resolved", f"{ref}: theirs was taken.", resolution="take theirs", copy=copy
-            )
+        words = f"{ref}: theirs was taken."
+        note = partial(self._journal.conflicts.note, ref, "resolved", words, "take theirs")
+        copy = self._folders.drop(ref, copy="always", on_kept=note)
         self._bring(theirs)
         self._journal.conflicts.settle([ref], "take theirs")
         folder = copy.folder if copy else None
@@ -144,12 +143,15 @@ class ConflictDesk:
             version=choice.as_version,
             strategy=record.publish_as,
         )
-        self._folders.drop(ref, copy="never")
+        words = f"ours is {kept}"
+        more = f"{ref}: a copy is kept of what is no part of {kept}."
+        note = partial(self._journal.conflicts.note, ref, "resolved", more, words)
+        copy = self._folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
         if theirs is not None:
             self._bring(theirs)
-        words = f"ours is {kept}"
         self._journal.conflicts.settle([ref], words)
-        return Resolution(ref, words, kept_as=kept, theirs_came=theirs is not None)
+        folder = copy.folder if copy else None
+        return Resolution(ref, words, kept_as=kept, folder=folder, theirs_came=theirs is not None)
 
     def _bring(self, theirs: Theirs) -> None:
         """What fails here is made good by the next pull: an open conflict without a row."""

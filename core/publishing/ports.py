@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from core.errors import EscherError
@@ -31,7 +31,10 @@ class Vectors(Protocol):
 
 
 Copying = Literal["always", "edits", "never"]
-"""What of a folder is set aside before it goes: all of it, only what is not the row's, nothing."""
+"""What has a folder set aside before it goes: any content, something that is not the row's, nothing.
+
+What is no part of a playbook (a README beside it) is nobody's row, so it counts as an edit here.
+"""
 
 
 class PulledVersions(Protocol):
@@ -54,8 +57,20 @@ class PulledVersions(Protocol):
     def is_edited(self, ref: Ref) -> bool:
         """Whether the content on disk is not the row's; a missing or unfetched one is not edited."""
 
-    def drop(self, ref: Ref, *, copy: Copying) -> KeptCopy | None:
-        """Remove folder and row; the copy that was kept, where there was anything to keep."""
+    def drop(
+        self,
+        ref: Ref,
+        *,
+        copy: Copying,
+        kept_as: Ref | None = None,
+        on_kept: Callable[[KeptCopy], object] = ...,
+    ) -> KeptCopy | None:
+        """Remove folder and row; the copy that was kept, where there was anything to keep.
+
+        ``kept_as``: the version that holds the edit already; what was edited since is none of it.
+        ``on_kept`` writes the copy down, after it is made and before anything goes: one that
+        nobody lists might as well be lost.
+        """
 
     def keep_as(
         self,

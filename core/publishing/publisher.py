@@ -26,6 +26,7 @@ from typing import Any
 
 from core.errors import EscherError
 from core.journal import Journal
+from core.journal.due import is_due
 from core.journal.records import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
 from core.publishing.batch import Batch, open_batch
@@ -195,7 +196,9 @@ class Publisher:
         todo = []
         now = self._clock()
         for ref, record in batch.records.items():
-            waits = record.sync_state is SyncState.DEFERRED and (record.next_attempt_at or 0) > now
+            waits = record.sync_state is SyncState.DEFERRED and not is_due(
+                record.next_attempt_at, now
+            )
             outcome = WAITING if waits else standing(record)
             if outcome is None:
                 todo.append(record)

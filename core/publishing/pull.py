@@ -20,10 +20,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import EscherError
+from core.errors import (
+    EscherError,
+    LeaseHeld,
+    PermanentError,
+    ServerRejected,
+    StorageError,
+)
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
 from core.journal.pull_backlog import BacklogItem, Name
+from core.journal.records import VersionRecord
 from core.models import Ref, SyncState
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, failure, find_theirs, name_of, pages, read_item
@@ -44,13 +51,15 @@ class PullReport:
     """What a pull did; ``failed`` is ``{"id@version" as the server wrote it: reason}``.
 
     ``pulled`` came in (metadata alone: their content is to be fetched when wanted), ``updated``
-    follow the server in status, strategy or revision, ``deleted`` are gone with the server's.
+    follow the server in status, strategy or revision, ``deleted`` are gone with the server's;
+    ``deferred`` are just being worked on here, and are taken in with a later pull.
     """
 
     pulled: list[Ref] = field(default_factory=list)
     updated: list[Ref] = field(default_factory=list)
     deleted: list[Ref] = field(default_factory=list)
     conflicts: list[Decided] = field(default_factory=list)
+    deferred: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     cursor: str | None = None
 
@@ -65,6 +74,7 @@ class PullReport:
             "updated": [str(ref) for ref in self.updated],
             "deleted": [str(ref) for ref in self.deleted],
             "conflicts": [decided.as_json() for decided in self.conflicts],
+            "deferred": dict(self.deferred),
             "failed": dict(self.failed),
         }
 
@@ -142,13 +152,15 @@ class Puller:
             attempts = before.attempts if before and before.change == raws[name] else 0
             due = math.ceil(self._clock() + self._wait(attempts))
             kept.append(BacklogItem(name, raws[name], words, attempts + 1, due))
-            report.failed["@".join(name)] = words
+            told = report.deferred if isinstance(error, LeaseHeld) else report.failed
+            told["@".join(name)] = words
             log.warning("%s@%s of the changes feed is not taken in: %s", *name, words)
         backlog.put(kept)
         over = [name for name in known if name not in failed]
         backlog.forget(over)
         for name in over:
             report.failed.pop("@".join(name), None)
+            report.deferred.pop("@".join(name), None)
 
     def _wait(self, attempts: int) -> float:
         """At least a second: an item that fails is not tried twice in one sync."""
@@ -161,13 +173,22 @@ class Puller:
         waiting = self._journal.conflicts.open_ones()
         rows = self._journal.versions.get_many([conflict.ref for conflict in waiting])
         for conflict in waiting:
-            row = rows.get(conflict.ref)
-            if row is not None and row.sync_state is SyncState.PUBLISHED:
-                self._journal.conflicts.settle([conflict.ref], "the same content")
-            elif row is None or conflict.kind == Rule.EDIT_BECOMES_SUCCESSOR:
-                self._decide(conflict, report)
-            elif row.sync_state is not SyncState.CONFLICT and conflict.theirs is not None:
-                self._apply([conflict.theirs], report)
+            try:
+                self._see_to(conflict, rows.get(conflict.ref), report)
+            except (ServerRejected, StorageError):
+                raise
+            except PermanentError as error:  # theirs can't be read: the conflict waits with it
+                report.failed[str(conflict.ref)] = str(error)
+
+    def _see_to(
+        self, conflict: ConflictRecord, row: VersionRecord | None, report: PullReport
+    ) -> None:
+        if row is not None and row.sync_state is SyncState.PUBLISHED:
+            self._journal.conflicts.settle([conflict.ref], "the same content")
+        elif row is None or conflict.kind == Rule.EDIT_BECOMES_SUCCESSOR:
+            self._decide(conflict, report)
+        elif row.sync_state is not SyncState.CONFLICT and conflict.theirs is not None:
+            self._apply([conflict.theirs], report)
 
     def _decide(self, conflict: ConflictRecord, report: PullReport) -> None:
         ref = conflict.ref

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from core.errors import LeaseHeld, PermanentError, StorageError
@@ -135,9 +136,8 @@ class Reconciler:
 
     def _deleted_there(self, item: _Item, done: Reconciled) -> None:
         words = f"{item.ref} was deleted on the server."
-        copy = self._folders.drop(item.ref, copy="edits")
-        if copy is not None:
-            self._note(item, Rule.DELETED_THERE, words, "deleted", done, copy)
+        note = partial(self._note, item, Rule.DELETED_THERE, words, "deleted", done)
+        self._folders.drop(item.ref, copy="edits", on_kept=note)
         self._journal.conflicts.settle([item.ref], "deleted there")
         done.deleted.append(item.ref)
 
@@ -198,8 +198,10 @@ class Reconciler:
             self._replace(item, rule, words, "theirs", done)
             return
         words = f"{item.ref} was edited here: the edit is {kept} now, for review."
-        self._journal.conflicts.note(item.ref, rule, words, resolution=f"ours is {kept}")
-        self._folders.drop(item.ref, copy="never")
+        self._journal.conflicts.note(item.ref, rule, words, f"ours is {kept}")
+        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
+        note = partial(self._journal.conflicts.note, item.ref, rule, more, "theirs")
+        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
         self._bring(item, done)
         done.conflicts.append(Decided(item.ref, rule, words))
 
@@ -240,8 +242,9 @@ class Reconciler:
         self, item: _Item, rule: Rule, words: str, resolution: str, done: Reconciled
     ) -> None:
         self._folders.check(item.theirs.live, item.theirs.entries)  # before anything gives way
-        copy = self._folders.drop(item.ref, copy="always")
-        self._note(item, rule, words, resolution, done, copy)
+        note = partial(self._note, item, rule, words, resolution, done)
+        if self._folders.drop(item.ref, copy="always", on_kept=note) is None:
+            note()  # there was nothing to keep
         self._bring(item, done)
 
     def _bring(self, item: _Item, done: Reconciled) -> None:
@@ -265,7 +268,7 @@ class Reconciler:
         done: Reconciled,
         copy: KeptCopy | None = None,
     ) -> None:
-        self._journal.conflicts.note(item.ref, rule, words, resolution=resolution, copy=copy)
+        self._journal.conflicts.note(item.ref, rule, words, resolution, copy)
         done.conflicts.append(Decided(item.ref, rule, words))
 
     @contextmanager

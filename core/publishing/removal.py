@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from core.errors import Conflict, EscherError, NotEscherServer, TransientError
@@ -66,11 +67,9 @@ class Removal:
         """Remove one that was edited since its deletion was asked for, and keep the edit."""
         if self._folders is None or not self._folders.is_edited(record.ref):
             return False
-        copy = self._folders.drop(record.ref, copy="edits")
         words = f"{record.ref} was deleted, and had been edited: a copy of the edit is kept."
-        self._conflicts.note(
-            record.ref, Rule.DELETION_GOES_ON, words, resolution="deleted", copy=copy
-        )
+        note = partial(self._conflicts.note, record.ref, Rule.DELETION_GOES_ON, words, "deleted")
+        self._folders.drop(record.ref, copy="edits", on_kept=note)
         return True
 
     def _delete(self, record: VersionRecord) -> None:

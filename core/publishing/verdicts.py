@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import Conflict, EscherError, NotEscherServer, TransientError
+from core.journal.due import LONGEST_WAIT_SECONDS
 from core.journal.records import VersionRecord
 from core.models import DONE, Outcome, OutcomeState, SyncState
 from core.server.retry import full_jitter
 
 BASE_SECONDS = 5.0
-CAP_SECONDS = 3600.0
+CAP_SECONDS = LONGEST_WAIT_SECONDS
 SKIPPED = Outcome(OutcomeState.SKIPPED)
 WAITING = Outcome(OutcomeState.WAITING)
 CONFLICT_REMEDY = "Choose with `escher-playbooks conflicts resolve`; both contents are kept."

@@ -143,7 +143,7 @@ class ScriptCache:
     def refresh(self, key: ScriptKey) -> bool:
         """The server lists the same checksums still: it is fresh again; False when it is gone."""
         place = self.layout.place(key)
-        with self._journal.database.write() as connection, self._lock.exclusive():
+        with self._rows.changing() as connection, self._lock.exclusive():
             try:
                 manifest = read_manifest(place)
             except IntegrityError:
@@ -159,7 +159,7 @@ class ScriptCache:
     def quarantine(self, key: ScriptKey, reason: str) -> None:
         """Put an entry aside whatever its bytes are."""
         self.layout.prepare()
-        with self._journal.database.write() as connection:
+        with self._rows.changing() as connection:
             with self._lock.exclusive():
                 self._quarantine.put_entry(key, reason, connection)
             self._room.trim(connection)
@@ -172,6 +172,7 @@ class ScriptCache:
         with self._journal.database.write() as connection:
             if settle is not None:
                 settle(connection)
+            self._rows.lock_room(connection)
             with self._lock.exclusive():
                 self._quarantine.put(staged, key, reason, connection)
             self._room.trim(connection)
@@ -179,7 +180,7 @@ class ScriptCache:
     def evict(self) -> EvictReport:
         """Let go of what is too old, and of what is over the limit; put the index right first."""
         report = self.reconcile()
-        with self._journal.database.write() as connection:
+        with self._rows.changing() as connection:
             entries = not self._settings.serve_stale
             report += self._room.expire(connection, entries=entries)
         now = self._clock()
@@ -190,7 +191,7 @@ class ScriptCache:
     def clear(self) -> EvictReport:
         """Let go of everything that is not in use."""
         report = self.reconcile()
-        with self._journal.database.write() as connection:
+        with self._rows.changing() as connection:
             return report + self._room.clear(connection)
 
     def reconcile(self) -> EvictReport:
@@ -265,7 +266,7 @@ class ScriptCache:
         place = self.layout.place(key)
         try:
             self.layout.prepare()
-            with self._journal.database.write() as connection:
+            with self._rows.changing() as connection:
                 with self._lock.exclusive():
                     changed = self._promotion.set_aside_if_wrong(place, connection)
                 if changed:

@@ -2,8 +2,9 @@
 
 A resolver holds it shared for the instant in which it marks an entry as used. Whoever evicts,
 replaces or quarantines holds it exclusively while looking at that mark and renaming, so what was
-marked in time stays. Order: first a write transaction of the journal, then this lock; never the
-other way round. The kernel releases it when its holder dies.
+marked in time stays. Order: first a write transaction of the journal, in it the room's lock
+(`ScriptCacheRows.changing`), then this lock; never the other way round. The kernel releases it when
+its holder dies.
 """
 
 from __future__ import annotations

@@ -95,6 +95,12 @@ class Claim:
             if isinstance(result, Staged) and key not in written:
                 remove(self.folders[key])  # another process took over: nobody knows this folder
 
+    def put_back(self, key: ScriptKey) -> None:
+        """Leave a failed one as it was found, its time included: nothing has been tried since."""
+        row = self.rows[key]
+        failed = self._downloads.failed(row.error_type or "", row.error or "")
+        self._write({key: {**failed, "ended_at": row.ended_at}})
+
     def done(self, keys: Iterable[ScriptKey], connection: Connection) -> None:
         """Give the room of ``keys`` back in the transaction that makes them entries."""
         self._downloads.settle(dict.fromkeys(map(row_key, keys)), self.owner, connection)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import write_tree
+from core.forks import ForkLock
 from core.scripts import reaper
 from core.scripts.clear_root import best_root, new_folder, standing_roots
 from core.scripts.reaper import LeaseName
@@ -61,7 +62,7 @@ class ClearText:
         self._settings = settings
         self._clock = clock
         self._spawn = spawn or _spawn_reaper
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._timer: threading.Timer | None = None
         self._mine: dict[Path, float] = {}  # this process' leases, and when each ends (monotonic)
         self._pid = os.getpid()

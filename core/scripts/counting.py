@@ -11,13 +11,15 @@ from collections import Counter
 from core.errors import EscherError
 from core.journal.counters import Counters
 
-FLUSH_SECONDS = 1.0
+# Each flush is a commit: it waits for the disk, and ends what all processes remember of the journal
+# (`core.journal.script_rows`).
+FLUSH_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Tally:
-    """Counts for all threads of a process; what is lost with a killed one is a second's worth."""
+    """Counts for all threads of a process; what is lost with a killed one is a few seconds' worth."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -27,7 +29,7 @@ class Tally:
         self._pid = os.getpid()
 
     def add(self, name: str) -> None:
-        """Count one; about once a second this writes to the journal, and never waits for it."""
+        """Count one; every few seconds this writes to the journal, and never waits for it."""
         self._own()
         with self._lock:
             self._pending[name] += 1

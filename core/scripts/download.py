@@ -65,7 +65,7 @@ class ScriptDownloads:
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self.library = Library(settings, server)
+        self.library = Library(settings, journal, server, clock=clock)
         self.traffic = Traffic()
         self._settings = settings
         self._journal = journal
@@ -230,9 +230,8 @@ class ScriptDownloads:
         row = claim.rows[key]
         if row.state is DownloadState.FAILED and began <= (row.ended_at or 0) <= self._clock():
             # it failed while this one was on its way here: that is this one's answer too
-            error = error_of(row)
-            claim.settle({key: error})
-            raise error
+            claim.put_back(key)
+            raise error_of(row)
         staged = claim.staged().get(key)
         if (
             staged is not None

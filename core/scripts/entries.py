@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Listing:
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResolvedScript:
     """A verified script: the answer of ``resolve`` and ``GET /v1/scripts/…``.
 
@@ -84,7 +85,7 @@ class ResolvedScript:
     def ref(self) -> Ref:
         return self.listing.key.ref
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The entry script."""
         return self.folder / self.listing.entry_point

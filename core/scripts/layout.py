@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from core.errors import InvalidPlaybook, UsageError, storage_error
@@ -33,19 +34,32 @@ from core.settings import Settings
 from core.versions import parse_version
 
 # An id holds no dot, so the last "-v" before the first dot parts it from the version.
+_PLACES = 4096  # kept; a download asks for each of its places several times
 _FOLDER = re.compile(r"(?P<id>[^.]+)-v(?P<version>\d+\..+)", re.DOTALL)
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
-    """Where one entry stands: the version's folder, the format's in it, and its manifest."""
+    """Where one entry stands: ``root`` is the version's folder."""
 
     key: ScriptKey
     root: Path
-    folder: Path
-    manifest: Path
+
+    @cached_property
+    def folder(self) -> Path:
+        """The format's folder."""
+        return self.root / self.key.format
+
+    @cached_property
+    def manifest(self) -> Path:
+        return Path(self.manifest_path)
+
+    @property
+    def manifest_path(self) -> str:
+        """As text: a look-up has no time for another path."""
+        return f"{self.root}/.{self.key.format}.json"
 
 
 class CacheLayout:
@@ -68,14 +82,7 @@ class CacheLayout:
 
     def place(self, key: ScriptKey) -> Place:
         """The place of ``key``, its parts checked: they become names on disk."""
-        check_id(key.ref.playbook_id)
-        parse_version(key.ref.version)
-        if key.format not in FORMATS:
-            raise UsageError(
-                f"Format {key.format!r} is unknown.", f"Use one of {', '.join(FORMATS)}."
-            )
-        root = self.scripts / folder_name(key.ref)
-        return Place(key, root, root / key.format, root / f".{key.format}.json")
+        return _place(self.scripts, key)
 
     # -- what is there ----------------------------------------------------------------------
     def found(self) -> tuple[dict[ScriptKey, Place], list[Path]]:
@@ -149,6 +156,15 @@ class CacheLayout:
         return left
 
 
+@lru_cache(maxsize=_PLACES)
+def _place(scripts: Path, key: ScriptKey) -> Place:
+    check_id(key.ref.playbook_id)
+    parse_version(key.ref.version)
+    if key.format not in FORMATS:
+        raise UsageError(f"Format {key.format!r} is unknown.", f"Use one of {', '.join(FORMATS)}.")
+    return Place(key, scripts / folder_name(key.ref))
+
+
 def folder_name(ref: Ref) -> str:
     """``<id>-v<version>``."""
     return f"{ref.playbook_id}-v{ref.version}"
@@ -205,6 +221,9 @@ def _sizes(path: Path) -> Iterator[int]:
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all in it; what can't be is logged and stays."""
+    with suppress(OSError):  # most often it is a folder that was emptied by a rename
+        os.rmdir(path)  # noqa: PTH106  one call instead of the five of a walk
+        return
     try:
         if is_folder(path):
             shutil.rmtree(path)

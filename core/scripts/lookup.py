@@ -45,7 +45,7 @@ class Lookup:
         """The manifest of an entry, None where there is none; `IntegrityError` when damaged."""
         known = self._known.get(key)
         place = known.place if known is not None else self._layout.place(key)
-        path = known.manifest_path if known is not None else str(place.manifest)
+        path = known.manifest_path if known is not None else place.manifest_path
         try:
             found = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -59,7 +59,8 @@ class Lookup:
         manifest = read_manifest(place)
         if manifest is None:  # gone in between
             return None
-        known = Known(signature, path, str(place.folder), str(place.root), place, manifest)
+        root = str(place.root)
+        known = Known(signature, path, f"{root}/{key.format}", root, place, manifest)
         if len(self._known) >= REMEMBERED:
             self._known.clear()
         self._known[key] = known

@@ -5,8 +5,8 @@
     {"format_version": 1, "playbook_id": "stop-rds", "version": "1.0.0", "format": "shell",
      "source": "tenant", "entry_point": "shell/stop.sh", "fetched_at": 1767225600.0,
      "files": [["shell/stop.sh", 2048, "sha256:…"]],
-     "digest": "sha256:…"}                  over all of the above, so a flipped bit is noticed
-
+     "digest": "sha256:…"}                  over the bytes of the same object without it, so a
+                                            flipped bit is noticed
 One line of JSON. It is not synced: a power cut may take it, and then the index has the same, or the
 entry is fetched again; it can't be wrong unnoticed.
 """
@@ -34,6 +34,9 @@ from core.scripts.proof import FILE_ERRNOS
 FORMAT_VERSION = 1
 MAX_BYTES = 4 << 20  # 2,000 files with the longest paths
 TIME_BYTES = 21  # by which the longest time is longer than 0.0
+_SEAL = b', "digest": "sha256:'
+_SEAL_BYTES = len(_SEAL) - 1 + 64 + len('"}\n')  # what `_sealed` adds
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,12 @@ class Manifest:
         return self.listing.key
 
     def encode(self) -> bytes:
+        return _sealed(self.body())
+
+    def body(self) -> bytes:
+        """The JSON object without its digest."""
         key = self.key
-        body: dict[str, Any] = {
+        body = {
             "format_version": FORMAT_VERSION,
             "playbook_id": key.ref.playbook_id,
             "version": key.ref.version,
@@ -60,7 +67,7 @@ class Manifest:
             "fetched_at": self.fetched_at,
             "files": [[f.path, f.size_bytes, f.checksum] for f in self.listing.files],
         }
-        return json.dumps({**body, "digest": _digest(body)}, ensure_ascii=False).encode() + b"\n"
+        return _ENCODER.encode(body).encode()
 
     def row(self, last_used: float) -> CacheRow:
         """As the index has it; its size counts the manifest itself."""
@@ -84,13 +91,14 @@ class Manifest:
 
 def footprint(listing: Listing) -> int:
     """The most that an entry takes on disk, its manifest included, in bytes."""
-    return listing.size_bytes + len(Manifest(listing, "library", 0.0).encode()) + TIME_BYTES
+    body = Manifest(listing, "library", 0.0).body()
+    return listing.size_bytes + len(body) + _SEAL_BYTES + TIME_BYTES
 
 
 def read_manifest(place: Place) -> Manifest | None:
     """The manifest of an entry, None where there is none; `IntegrityError` when it is damaged."""
     try:
-        fd = os.open(place.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(place.manifest_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -98,10 +106,10 @@ def read_manifest(place: Place) -> Manifest | None:
             raise _damaged(place, str(error.strerror)) from error
         raise storage_error(error, f"Reading {place.manifest}") from error
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             raise _damaged(place, "it is no file")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            content = file.read(MAX_BYTES + 1)
+        content = os.read(fd, min(found.st_size, MAX_BYTES) + 1)
     except OSError as error:  # a bad sector
         raise _damaged(place, str(error.strerror)) from error
     finally:
@@ -113,14 +121,15 @@ def decode(content: bytes, place: Place) -> Manifest:
     """Read a manifest's bytes, every field checked; `IntegrityError` says what is wrong."""
     if len(content) > MAX_BYTES:
         raise _damaged(place, "it is too long")
+    inner, _, digest = content.rpartition(_SEAL)
+    inner += b"}"
+    if digest != _hex_digest(inner) + b'"}\n':
+        raise _damaged(place, "its digest is another")
     try:
-        body = json.loads(content)
-        digest = body.pop("digest")
+        body = json.loads(inner.decode())
         found = ScriptKey(Ref(body["playbook_id"], body["version"]), body["format"])
         if body["format_version"] != FORMAT_VERSION:
             raise _damaged(place, f"it has format {body['format_version']!r}")
-        if digest != _digest(body):
-            raise _damaged(place, "its digest is another")
         if found != place.key:
             raise _damaged(place, f"it belongs to {found}")
         files = tuple(_file(item, place.key.format) for item in body["files"])
@@ -136,16 +145,16 @@ def decode(content: bytes, place: Place) -> Manifest:
 
 def write_manifest(place: Place, manifest: Manifest) -> None:
     """Put a manifest in its place, the old one or the new one being there at every instant."""
-    temporary = place.manifest.with_name(f"{place.manifest.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = f"{place.manifest_path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(manifest.encode())
-            temporary.replace(place.manifest)
+            os.replace(temporary, place.manifest_path)  # noqa: PTH105  in a loop over a batch
         except BaseException:  # also on a signal: no temporary file stays behind
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)  # noqa: PTH108  as above
             raise
     except OSError as error:
         raise storage_error(error, f"Writing {place.manifest}") from error
@@ -160,9 +169,13 @@ def _file(item: Any, format_: str) -> FileEntry:
     return FileEntry(path, size, checksum)
 
 
-def _digest(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+def _sealed(body: bytes) -> bytes:
+    """A JSON object with its digest as the last member, and a newline."""
+    return body[:-1] + _SEAL + _hex_digest(body) + b'"}\n'
+
+
+def _hex_digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def _damaged(place: Place, why: str) -> IntegrityError:

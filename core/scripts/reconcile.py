@@ -29,6 +29,11 @@ from core.scripts.quarantine import Quarantine
 UNNAMED_STAGING_SECONDS = 600.0
 BATCH = 16  # entries that are put right in one transaction
 _RECOVER = "`escher-playbooks cache evict` puts it right."
+# an eviction reads no entry's bytes; a resolve does
+_NOT_SERVED = (
+    "It is not served: the next resolve sets it aside and fetches it anew;"
+    " `escher-playbooks cache clear` lets it go."
+)
 
 
 class CacheProblem(NamedTuple):
@@ -94,7 +99,7 @@ class Reconciler:
         for start in range(0, len(suspects), BATCH):
             self._mend(suspects[start : start + BATCH])
         self._remove_unnamed_staging()
-        with self._database.write() as connection:
+        with self._rows.changing() as connection:
             with self._lock.exclusive():
                 for path in strays:
                     self._put_away(path, connection)
@@ -115,7 +120,7 @@ class Reconciler:
     def _mend(self, suspects: list[Place]) -> None:
         for place in suspects:  # large files are hashed here, so that their proof serves below
             self._examine(place, None, self._proofs)
-        with self._database.write() as connection, self._lock.exclusive():
+        with self._rows.changing() as connection, self._lock.exclusive():
             for place in suspects:
                 key = place.key
                 row = self._rows.get((key.ref, key.format), connection)
@@ -179,9 +184,11 @@ class Reconciler:
         problems = []
         for place in suspects:
             key = place.key
-            found = self._examine(place, rows.get((key.ref, key.format)), None)
+            row = rows.get((key.ref, key.format))
+            found = self._examine(place, row, None)
             if found.wrong is not None:
-                problems.append(CacheProblem(key, str(place.folder), found.wrong, _RECOVER))
+                remedy = _NOT_SERVED if self._agree(place, row) else _RECOVER
+                problems.append(CacheProblem(key, str(place.folder), found.wrong, remedy))
         _, strays = self._layout.found()
         left = [(path, "It is no part of the cache.") for path in strays]
         left += [

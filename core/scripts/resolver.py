@@ -88,6 +88,7 @@ class ScriptResolver:
         self._take_edit = take_edit
         self._given_up_until = 0.0  # monotonic
         self._answers: dict[tuple[str, str | None, str], _Answer] = {}
+        self._cached: dict[ScriptKey, ResolvedScript] = {}
 
     def resolve(self, target: str, format_: str) -> ResolvedScript:
         """``id``, ``id@version`` or ``id@latest`` in one format; every byte was just proven.
@@ -245,6 +246,8 @@ class ScriptResolver:
         except EscherError as error:
             if self._is_out_of_reach(error) and hit is not None and may_be_stale:
                 return self._from_cache(hit, known or hit.listing, stale=True)
+            if why is None and hit is not None:
+                why = f"The cached {key} is older than cache_ttl_days, and serve_stale is off."
             raise _explained(error, why or _not_here(key.ref)) from error
         if known is not None and fetched.listing.digest != known.digest:
             raise IntegrityError(
@@ -272,11 +275,22 @@ class ScriptResolver:
         self._cache.hit()
         if stale:
             _log.warning("%s: a stale entry is served, as the server is out of reach", listing.key)
-        return ResolvedScript(listing, hit.folder, Source.CACHE, stale=stale)
+            return ResolvedScript(listing, hit.folder, Source.CACHE, stale=True)
+        script = self._cached.get(listing.key)
+        if script is None or script.listing is not listing:  # made once for as long as it stands
+            if len(self._cached) >= KEPT_ANSWERS:
+                self._cached.clear()
+            script = ResolvedScript(listing, hit.folder, Source.CACHE)
+            self._cached[listing.key] = script
+        return script
 
 
 def _listing(row: ScriptRow, format_: str) -> Listing:
-    entry, _ = entry_script(format_, [file.path for file in row.files], row.entry_points)
+    entry: str | None
+    if len(row.files) == 1:  # whatever is named
+        entry = row.files[0].path
+    else:
+        entry, _ = entry_script(format_, [file.path for file in row.files], row.entry_points)
     if entry is None:
         raise NotFound(
             f"{row.ref} has no {format_} script.", "`escher-playbooks show` lists its files."

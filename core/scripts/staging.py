@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from core.errors import EscherError, LeaseHeld, ServerUnreachable, storage_error
 from core.files import PRIVATE_DIR
+from core.forks import ForkLock
 from core.journal import Journal
 from core.journal.downloads import DownloadKey
 from core.journal.leases import DEFAULT_SECONDS
@@ -51,7 +52,7 @@ class Traffic:
     """Bytes of bodies received, and how many of them had to come twice; for all threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self.received = 0
         self.wasted = 0
 
@@ -225,7 +226,8 @@ class StagingRun:
             (key, path) for key, offer in self._offers.items() for path in offer.files
         ]
         # the library's metadata once a version, whichever of its formats come
-        library = {key.ref: key for key in self._offers if key.is_library}
+        wanted = self._folders.keys() - self._failed.keys()
+        library = {key.ref: key for key in wanted if key.is_library}
         tasks += [(key, None) for key in library.values()]
         for (key, _), answer in in_threads(self._get, tasks, self._threads).items():
             if isinstance(answer, BaseException):

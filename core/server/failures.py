@@ -28,7 +28,7 @@ def transport_failure(error: Exception, what: str) -> EscherError:
         requests.exceptions.MissingSchema,
         requests.exceptions.InvalidHeader,
     )
-    later = "It is tried again later; what waits for the server stays queued."
+    later = "Jobs that wait for the server stay queued; ask for anything else again later."
     match error:
         case requests.exceptions.SSLError():
             return ServerUnreachable(

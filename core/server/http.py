@@ -4,8 +4,8 @@ No retries here (`core.server.retry` is the one layer for them) and no redirects
 given with each call, so that a pre-signed URL never sees it.
 
 Proxies and certificate bundles come from the environment (``trust_env``), as companies set them
-there; ``~/.netrc`` does not, since `requests` would put its password in place of the token: a call
-always brings its own ``auth``. Loopback never goes through a proxy.
+there; ``~/.netrc`` does not, since `requests` would put its password in place of the token.
+Loopback never goes through a proxy.
 
 An exception of `requests` or `urllib3` holds the whole URL with its signature, and one about a
 header holds the header. They are turned into words of ours and dropped: no ``__cause__``, no
@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
 
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
+from core.forks import ForkLock
 from core.server.failures import CONNECT_SECONDS, transport_failure
 from core.server.problems import CHECK_URL
 from core.server.retry import Deadline
@@ -93,18 +92,6 @@ class Incoming:
         return piece
 
 
-class _Auth(AuthBase):
-    """The bearer token, or deliberately nothing."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 class _Body:
     """Bytes sent in pieces that look at the clock.
 
@@ -146,7 +133,7 @@ class Http:
         self._read_seconds = read_seconds
         self._session: requests.Session | None = None
         self._pid = 0
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def send(
         self,
@@ -201,15 +188,13 @@ class Http:
         def exchange() -> requests.Response:
             # Past the session: its merging of settings takes as long as the sending, and it reads
             # the whole body of a redirect, however long.
-            request = requests.PreparedRequest()
-            request.prepare(
+            request = _prepared(
                 method,
-                url,
-                headers={**_HEADERS, **(headers or {})},
-                params=dict(params or {}),
+                f"{url}?{urlencode(params)}" if params else url,
+                {**_HEADERS, **(headers or {})},
+                token,
                 # empty bytes as None: an empty stream would go out chunked, which S3 refuses
-                data=_Body(body, deadline) if body else None,
-                auth=_Auth(token),
+                _Body(body, deadline) if body else None,
             )
             return session.get_adapter(url).send(
                 request,
@@ -256,6 +241,20 @@ class Http:
             return {"proxies": {}}
         merged = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
         return {name: merged[name] for name in ("proxies", "verify", "cert")}
+
+
+def _prepared(
+    method: str, url: str, headers: dict[str, str], token: str | None, body: _Body | None
+) -> requests.PreparedRequest:
+    """In steps, leaving out what no call of ours has: cookies, hooks, a user in the URL or netrc."""
+    request = requests.PreparedRequest()
+    request.prepare_method(method)
+    request.prepare_url(url, None)
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    request.prepare_headers(headers)
+    request.prepare_body(body, None)
+    return request
 
 
 def is_loopback(url: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Mapping
 
 from core.errors import (
@@ -20,6 +19,7 @@ from core.errors import (
     UrlExpired,
 )
 from core.files import sha256_bytes
+from core.forks import ForkLock
 from core.server.answers import Announcement, UploadPart, UploadTarget
 from core.server.http import Http, may_carry_content
 from core.server.problems import CHECK_URL, storage_error
@@ -40,7 +40,7 @@ class Transfers:
         self._http = http
         self._retrier = retrier
         self._sent = 0
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def take_sent(self) -> int:
         """Bytes of content that were sent since this was last asked, again and again included."""

@@ -100,10 +100,10 @@ class ServiceUnderTest:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
     @contextlib.contextmanager
-    def server_alone(self) -> Iterator[None]:
-        """The reference server of this home, with faults, while nothing else of it runs."""
+    def server_alone(self, *options: str) -> Iterator[None]:
+        """The reference server of this home, with faults, on its own."""
         process = subprocess.Popen(
-            [str(COMMAND), "server", "--faults", "--no-semantic"],
+            [str(COMMAND), "server", "--faults", "--no-semantic", *options],
             env=self.env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -12,7 +12,9 @@ from core.errors import IndexBusy, ModelUnavailable, StorageError
 from core.indexing import Indexing
 from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
+from core.library_index import LibraryPoints
 from core.models import DONE, Area, FileEntry, OutcomeState, Ref
+from core.scripts.shelf import LibraryShelf
 from core.settings import Settings
 
 SCRIPT = b"echo CANARY\n"
@@ -56,20 +58,28 @@ def embedder() -> WordEmbedder:
     return WordEmbedder()
 
 
+@pytest.fixture
+def library(settings: Settings, journal: Journal) -> LibraryPoints:
+    return LibraryPoints(journal, LibraryShelf(settings, journal))
+
+
 NewIndexing = Callable[..., Indexing]
 
 
 @pytest.fixture
 def new_indexing(
-    settings: Settings, journal: Journal, shelf: Shelf, embedder: WordEmbedder
+    settings: Settings,
+    journal: Journal,
+    shelf: Shelf,
+    embedder: WordEmbedder,
+    library: LibraryPoints,
 ) -> Iterator[NewIndexing]:
     """Another process' view of the home; close one before the next writes."""
     made: list[Indexing] = []
 
     def make(model: Any = embedder, **changes: Any) -> Indexing:
-        indexing = Indexing(
-            settings.model_copy(update=changes), journal, shelf, lambda ref, _: f"sealed {ref}"
-        )
+        home = settings.model_copy(update=changes)
+        indexing = Indexing(home, journal, shelf, lambda ref, _: f"sealed {ref}", library)
         vars(indexing)["embedder"] = model
         made.append(indexing)
         return indexing
@@ -267,7 +277,7 @@ class TestARemoteQdrant:
         refs = journal.versions.refs()
         assert indexing.index(refs) == dict.fromkeys(refs, DONE), "withheld is no failure"
         assert self._names(qdrant) == {"synced"}
-        assert [r.ref for r in journal.versions.select() if indexing.wants(r)] == [synced]
+        assert [r.ref for r in journal.versions.select() if indexing.sources.wants(r)] == [synced]
         assert indexing.verify() == []
 
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
@@ -294,8 +304,8 @@ def test_vectors_that_were_made_are_handed_out_without_the_model(indexing, embed
     assert embedder.encoded == []
 
 
-def test_handing_out_vectors_loads_neither_model_nor_collection(settings, journal, shelf):
-    real = Indexing(settings, journal, shelf, lambda *_: "")
+def test_handing_out_vectors_loads_neither_model_nor_collection(settings, journal, shelf, library):
+    real = Indexing(settings, journal, shelf, lambda *_: "", library)
     before = "sentence_transformers" in sys.modules
     assert real.vectors_for({A: metadata(*A)}) == {}
     assert real.embedder._loaded is None

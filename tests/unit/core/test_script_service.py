@@ -166,6 +166,14 @@ class TestHandingIn:
             service.cache_script(ID, "1.0.0", "shell", path, body)
         assert service.locate_script(ID, "shell").source is Source.CACHE
 
+    def test_a_sensitive_version_never_stands_in_the_cache_in_clear(self, service):
+        files = {"shell/main.sh": b"echo CANARY\n"}
+        ref = service.create(draft(files=files, sensitive=True)).ref
+        with pytest.raises(Refused, match="sensitive"):
+            service.cache_script(*ref, "shell", "main.sh", files["shell/main.sh"])
+        everything = [path for path in service.settings.home.rglob("*") if path.is_file()]
+        assert not [path for path in everything if b"CANARY" in path.read_bytes()]
+
     def test_wrong_names_and_sizes(self, new_service):
         service = new_service(cache_max_size_mb=0.01)
         for arguments, error in (
@@ -222,6 +230,7 @@ class TestKeepingHouse:
         assert [(found.ref, "sh" in found.what) for found in report.problems] == [
             ("elsewhere@1.0.0", True)
         ]
+        assert "cache clear" in report.problems[0].remedy, "an eviction reads no bytes"
         assert path.exists(), "it changes nothing"
 
     def test_a_lost_index_is_rebuilt_when_the_home_is_opened(self, service, new_service):

@@ -39,6 +39,7 @@ def three(service: PlaybookService) -> None:
     add(service, "Stop idle databases", revision=1)
     add(service, "Stop idle clusters")
     add(service, "Stop idle vaults", sensitive=True)
+    add(service, "Stop idle safes", sensitive=True, revision=1)  # which should not be
     add(service, "Stop idle nodes", revision=1, deleting=True)
 
 
@@ -148,3 +149,16 @@ def test_without_workers_one_sync_is_journalled(
         until(service.journal.jobs.recent)
     queued = [(job.kind, job.state) for job in service.journal.jobs.recent()]
     assert queued == [("sync", JobState.QUEUED)]
+
+
+def test_a_sync_whose_message_was_lost_is_sent_for_once_more(
+    service: PlaybookService,
+    worker: Worker,
+    on_change: SyncOnChange,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.journal.jobs.create("sync", {})  # and nobody comes for it
+    monkeypatch.setattr("tasks.agent.LOST_SECONDS", -1.0)
+    on_change.changed("unknown", "1.0.0", 1)
+    until(lambda: worker.syncs)
+    assert len(service.journal.jobs.recent()) == 1

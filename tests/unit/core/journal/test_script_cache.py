@@ -61,6 +61,18 @@ def test_counters_add_up_with_and_without_waiting(journal):
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
 
 
+def test_counting_on_a_full_disk_is_put_off_and_raises_nothing(journal):
+    def fill(pages):
+        with journal.database.read() as connection:  # the pool gives this one out again
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    fill(1)
+    assert not journal.counters.add_now({f"counter-{number}": 1 for number in range(2000)})
+    fill(1 << 30)
+    assert journal.counters.add_now({"hits": 1})
+    assert journal.counters.all() == {"hits": 1}
+
+
 @pytest.mark.parametrize(("before", "after", "kept"), [(4.0, 9.0, 1), (5.0, 9.0, 0), (0.0, 4.0, 0)])
 def test_proofs_end(journal, before, after, kept):
     row = ProofRow("/a", 1, 2, 3, 4, FILE.checksum, 5.0)

@@ -396,13 +396,14 @@ def test_an_added_folder_is_a_new_version(home, folder, sensitive):
     assert home.is_in_order()
 
 
-def test_an_added_folder_of_an_ai_waits_for_its_decision(home, folder):
-    place = home.store.layout.folder(Area.AI_GENERATED, Ref("by-ai", "1.0.0"))
+@pytest.mark.parametrize("area", [Area.AI_GENERATED, Area.LOCAL])
+def test_an_added_folder_of_an_ai_waits_for_its_decision(home, folder, area):
+    place = home.store.layout.folder(area, Ref("by-ai", "1.0.0"))
     shutil.copytree(folder, place)
     rewrite(place, playbook_id="by-ai", author="ai_generated", storage_strategy="uploaded_trusted")
     home.sync()
     row = home.store.get(Ref("by-ai", "1.0.0"))
-    assert (row.area, row.sync_state) == (Area.AI_GENERATED, SyncState.LOCAL)
+    assert (row.area, row.sync_state) == (area, SyncState.LOCAL)
 
 
 def test_an_unpublished_folder_moves_with_its_row(home, folder):

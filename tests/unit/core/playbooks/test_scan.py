@@ -300,6 +300,44 @@ def test_an_area_that_is_not_there_is_no_deletion(folder, store, look):
     assert (result.vanished, list(result.broken)) == ([], [str(area)])
 
 
+def test_a_mount_point_without_its_disk_is_no_deletion_either(folder, store, look, make_draft):
+    store.create(make_draft(playbook_id="other"))
+    assert look().scanned == 2  # it knows which folder held them
+    disk = store.layout.area(Area.LOCAL)
+    disk.rename(away := disk.with_name("away"))
+    with store.locked():  # whoever writes next makes the areas anew
+        pass
+    result = look()
+    assert (result.vanished, list(result.broken)) == ([], [str(disk)])
+    assert look().vanished == []
+    shutil.rmtree(disk)
+    away.rename(disk)
+    shutil.rmtree(store.folder(REF))
+    assert look().vanished == [REF]  # one that is missing among others was deleted
+
+
+def test_an_area_that_lists_nothing_any_more_is_no_deletion_of_many(store, look, make_draft):
+    names = [f"many-{number}" for number in range(10)]
+    for name in names:
+        store.create(make_draft(playbook_id=name))
+    look()
+    for name in names:
+        shutil.rmtree(store.layout.area(Area.LOCAL) / name)
+    result = look()
+    assert (result.vanished, len(result.broken)) == ([], 1)
+    assert "`escher-playbooks delete`" in next(iter(result.broken.values()))
+
+
+def test_a_copy_of_the_whole_home_is_the_same_home(folder, store, look, make_draft):
+    look()
+    area = store.layout.area(Area.LOCAL)
+    area.rename(away := area.with_name("away"))
+    shutil.copytree(away, area)
+    assert look().broken == {}
+    shutil.rmtree(folder)
+    assert look().vanished == [REF]
+
+
 def test_a_version_that_is_being_deleted_is_not_missed(folder, store, look):
     publish(store)
     store.journal.versions.set(REF, deleting=True)

@@ -115,6 +115,20 @@ def test_the_servers_patience_counts_up_to_an_hour(desk, reference):
         desk.now = outcome.next_attempt_at
 
 
+def test_what_was_put_off_while_the_clock_was_years_ahead_goes_out_when_it_is_right(
+    desk, reference
+):
+    ref = desk.shelf.add("ahead")
+    desk.publisher.request([ref])
+    desk.now += 10 * 365 * 86400
+    reference.faults(DOWN)
+    assert desk.publisher.upload([ref])[ref].state is OutcomeState.DEFERRED
+    reference.faults()
+    desk.now -= 10 * 365 * 86400
+    assert [due.ref for due in desk.publisher.due(desk.now)] == [ref]
+    assert desk.run(ref) == {ref: "done"}
+
+
 def test_one_bad_item_never_holds_back_its_batch(desk, reference):
     refs = [desk.shelf.add(f"p{number}", b"echo %d\n" % number) for number in range(12)]
     bad, odd, worse = refs[3], refs[5], refs[7]

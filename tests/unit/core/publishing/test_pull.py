@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_another_machines_version_comes_as_metadata_alone(machines):
     assert {f.inode for f in files} == {0}
     assert here.publisher.due(here.clock()) == []
     assert here.pull().as_json() == {
-        "pulled": [], "updated": [], "deleted": [], "conflicts": [], "failed": {},
+        "pulled": [], "updated": [], "deleted": [], "conflicts": [], "deferred": {}, "failed": {},
     }  # fmt: skip
 
 
@@ -152,6 +153,17 @@ class TestDeletions:
         assert here.desk.entries(everything=True) == []
         assert here.journal.stale_points.refs() == [ref]
 
+    def test_notes_beside_a_playbook_do_not_go_with_it(self, machines):
+        here, there = machines
+        ref = here.created_and_published()
+        (here.folder(ref) / "notes.txt").write_text("Ask Ana first.")
+        (here.folder(ref) / ".notes.txt.swp").write_text("an editor's")
+        there.pull()
+        there.deleted(ref)
+        assert here.pull().deleted == [ref]
+        [kept] = here.desk.entries()
+        assert (Path(kept.folder) / "notes.txt").read_text() == "Ask Ana first."
+
     def test_deleted_there_and_edited_here_the_edit_wins(self, machines):
         here, there = machines
         ref = here.created_and_published()
@@ -245,9 +257,28 @@ class TestReplaced:
         assert [d.rule for d in report.conflicts] == ["edit_becomes_successor"]
         successor = Ref("stop-rds", "1.0.1")
         assert here.script(successor) == "echo edited"
+        assert here.copies() == [], "the successor holds it"
         assert here.record(successor).publish_as is Strategy.REVIEW
         assert here.record(ref).content_digest == there.record(ref).content_digest
         assert here.publish() == {successor: "done"}
+
+    def test_what_was_typed_after_the_edit_was_stored_is_kept_too(self, machines, monkeypatch):
+        here, there = machines
+        ref = here.created_and_published("echo first")
+        self._replace(there, ref)
+        here.edit(ref, "echo edited")
+        keep_as = here.folders.keep_as
+
+        def and_typed_on(*args, **named):
+            kept = keep_as(*args, **named)
+            here.edit(ref, "echo typed on")
+            return kept
+
+        monkeypatch.setattr(here.folders, "keep_as", and_typed_on)
+        assert here.pull().pulled == [ref]
+        assert here.script(Ref("stop-rds", "1.0.1")) == "echo edited"
+        assert here.copies() == ["echo typed on"]
+        assert "kept" in {entry.state for entry in here.desk.entries()}
 
     def test_a_broken_edit_is_kept_as_it_is(self, machines):
         here, there = machines
@@ -340,6 +371,14 @@ class TestTheFeedIsNotTrusted:
         assert [path.name for path in here.store.layout.area(Area.SYNCED).iterdir()] == ["good"]
         assert not (here.settings.home / "etc").exists()
 
+    def test_an_open_conflict_over_it_ends_no_pull_either(self, served):
+        here, serve = served
+        serve(lambda raw: raw.update(status="of-a-newer-server"))
+        here.journal.conflicts.open(Ref("bad", "1.0.0"), "open_conflict", "Other content.")
+        report = here.pull()
+        assert (report.pulled, list(report.failed)) == ([Ref("good", "1.0.0")], ["bad@1.0.0"])
+        assert here.journal.conflicts.open_of(Ref("bad", "1.0.0")) is not None
+
     @pytest.mark.parametrize(
         "path",
         ["../evil.sh", "/etc/passwd", "shell/../../x", "evil/x.sh", "metadata.json", "shell",
@@ -388,7 +427,8 @@ class TestInterrupted:
         reviewer.set_status(ref, Status.APPROVED)
         owner = "another-host:1:1"
         here.journal.leases.acquire([ref], owner)
-        assert list(here.pull().failed) == [str(ref)]
+        report = here.pull()
+        assert (list(report.deferred), report.failed) == ([str(ref)], {})
         here.journal.leases.release([ref], owner)
         here.skew = 5
         assert here.pull().updated == [ref]
@@ -447,6 +487,29 @@ class TestInterrupted:
         assert here.pull().pulled == [ref]
         assert here.record(ref).content_digest == there.record(ref).content_digest
         assert here.copies() == ["echo first"]
+
+    def test_a_copy_is_listed_though_the_pull_was_killed_right_after_it(
+        self, machines, monkeypatch
+    ):
+        here, there = machines
+        ref = here.created_and_published("echo first")
+        there.pull()
+        there.deleted(ref)
+        there.created_and_published("echo replaced")
+        original = here.folders.drop
+
+        def die(*args, **named):
+            original(*args, **named)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(here.folders, "drop", die)
+        with pytest.raises(KeyboardInterrupt):
+            here.pull()
+        monkeypatch.setattr(here.folders, "drop", original)
+        here.pull()
+        (entry,) = here.desk.entries()
+        assert here.copies() == ["echo first"]
+        assert Path(entry.folder).parent == here.settings.conflicts_path / ref.playbook_id
 
     def test_metadata_left_by_a_killed_pull_is_written_over(self, machines):
         here, there = machines

@@ -168,12 +168,13 @@ class MeddledMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), where=st.integers(0, 10**6))
-    def flip_a_bit(self, data: st.DataObject, where: int) -> None:
+    def change_a_byte(self, data: st.DataObject, where: int) -> None:
         key = self._pick(data)
         path = self.under.folder(key) / "a"
         content = bytearray(path.read_bytes()) if path.is_file() else bytearray()
         if content:
-            content[where % len(content)] ^= 1 << (where % 8)
+            at = where % len(content)
+            content[at] = (content[at] + 1) % 256  # a bit flipped twice would be right again
             path.write_bytes(content)
             self._mark_damaged(key, where)
 

@@ -1,19 +1,31 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from core.errors import IntegrityError, NotEscherServer, NotFound, Refused, ServerUnreachable
 from core.files import sha256_bytes
+from core.journal import Journal
+from core.journal.script_cache import CacheRow
 from core.models import METADATA_FILE, Ref
-from core.scripts.library import MAX_METADATA_BYTES, Library
+from core.scripts.library import Library
+from core.scripts.shelf import MAX_METADATA_BYTES
 from core.server.answers import Script, ScriptFile
 from core.server.downloads import DownloadCount
 from core.settings import Settings
 
 REF = Ref("escher-stop-v2", "1.0.0-v1.2")
+
+DAY = 86_400
+
+
+def cache(journal, ref, *files, source="library", format_="shell"):
+    row = CacheRow(ref, format_, source, f"{format_}/a.sh", files, 1, 1.0, 1.0)
+    with journal.database.write() as connection:
+        journal.script_cache.put([row], connection)
 
 
 class Shelf:
@@ -40,7 +52,8 @@ class Shelf:
 
     def download(self, file, target: Path, *, renew, on_bytes):
         assert renew() == file
-        on_bytes(len(self.content))
+        if on_bytes is not None:
+            on_bytes(len(self.content))
         target.write_bytes(self.content)
         return DownloadCount(len(self.content), 0)
 
@@ -51,8 +64,28 @@ def shelf():
 
 
 @pytest.fixture
-def library(tmp_path, shelf):
-    return Library(Settings(_env_file=None, home=tmp_path), shelf)
+def journal(tmp_path):
+    opened = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
+    yield opened
+    opened.close()
+
+
+class Clock:
+    def __init__(self):
+        self.ahead = 0.0
+
+    def __call__(self):
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def library(tmp_path, journal, shelf, clock):
+    return Library(Settings(_env_file=None, home=tmp_path), journal, shelf, clock=clock)
 
 
 def keep(library, ref=REF):
@@ -60,7 +93,7 @@ def keep(library, ref=REF):
 
 
 def test_metadata_is_kept_and_found_offline(library, shelf, tmp_path):
-    assert library.get(REF) is None
+    assert library.shelf.get(REF) is None
     assert keep(library)["name"] == "Stop"
     assert shelf.asked[0] == (
         "s3://escher-library/playbooks/escher-stop-v2/v1.0.0-v1.2/metadata.json"
@@ -69,9 +102,9 @@ def test_metadata_is_kept_and_found_offline(library, shelf, tmp_path):
     assert kept.read_bytes() == shelf.content
     shelf.error = ServerUnreachable("away")
     assert keep(library)["name"] == "Stop"
-    assert library.kept() == [REF]
-    library.forget(REF)
-    assert library.kept() == []
+    assert library.shelf.kept() == [REF]
+    library.shelf.forget([REF])
+    assert library.shelf.kept() == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +122,7 @@ def test_what_is_no_metadata_of_that_version_is_not_kept(library, shelf, content
     shelf.content = content
     with pytest.raises(error):
         keep(library)
-    assert library.kept() == []
+    assert library.shelf.kept() == []
 
 
 def test_an_answer_about_another_version_is_refused(library, shelf):
@@ -105,7 +138,7 @@ def test_damaged_metadata_is_fetched_again(library, shelf, tmp_path):
     keep(library)
     [kept] = (tmp_path / "cache" / "library").rglob(METADATA_FILE)
     kept.write_bytes(shelf.content[:-5])
-    assert library.get(REF) is None
+    assert library.shelf.get(REF) is None
     assert keep(library)["name"] == "Stop"
     assert kept.read_bytes() == shelf.content
 
@@ -114,3 +147,29 @@ def test_a_script_comes_without_its_metadata_when_that_fails(library, shelf, cap
     shelf.error = ServerUnreachable("away")
     library.try_keep(REF)
     assert "could not be kept" in caplog.text
+
+
+def test_what_is_older_than_the_ttl_is_asked_for_again(library, shelf, clock):
+    keep(library)
+    asked = len(shelf.asked)
+    shelf.content = shelf.content.replace(b"Stop", b"Halt")
+    assert keep(library)["name"] == "Stop", "fresh: nobody is asked"
+    assert len(shelf.asked) == asked
+
+    clock.ahead = 8 * DAY
+    shelf.error = ServerUnreachable("away")
+    assert keep(library)["name"] == "Stop", "better old than none"
+    shelf.error = None
+    assert keep(library)["name"] == "Halt"
+
+
+def test_what_could_not_be_kept_is_fetched_as_soon_as_it_goes(library, shelf, journal):
+    other = Ref("escher-away", "1.0.0")
+    cache(journal, REF)
+    cache(journal, other)
+    shelf.error = ServerUnreachable("away")
+    assert library.mend() == []
+    assert len(shelf.asked) == 1, "who does not answer is not asked again"
+    shelf.error = None
+    assert library.mend() == [REF], "the other one is answered with another's metadata"
+    assert library.shelf.missing() == [other]

@@ -68,7 +68,7 @@ def test_a_field_that_can_not_be_is_refused_with_a_right_digest_too(place, field
     del body["digest"]
     body[field] = value
     with pytest.raises(IntegrityError, match="damaged"):
-        decode(json.dumps({**body, "digest": module._digest(body)}).encode(), place)
+        decode(module._sealed(json.dumps(body).encode()), place)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000])

@@ -389,7 +389,8 @@ class TestStale:
         for bench in (strict, lenient):
             bench.cache.put(self.KEY, self.FILES, fresh=False)
             bench.downloads.error = OFFLINE
-        with pytest.raises(ServerUnreachable):
+        why = "serve_stale is off" if "@" in target else "There is no"
+        with pytest.raises(ServerUnreachable, match=why):
             strict.resolver.resolve(target, "shell")
         found = lenient.resolver.resolve(target, "shell")
         assert (found.stale, found.source) == (True, Source.CACHE)

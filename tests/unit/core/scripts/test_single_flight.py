@@ -14,7 +14,7 @@ import pytest
 from support.scripts import ScriptDesk, fetch_all
 from support.service import eventually
 
-from core.errors import IntegrityError, TransferInterrupted
+from core.errors import IntegrityError, NotFound, TransferInterrupted
 from core.files import sha256_bytes
 from core.journal.downloads import DownloadState
 from core.journal.leases import this_process
@@ -251,3 +251,18 @@ def test_who_comes_just_after_a_failure_that_began_before_shares_it(desk, monkey
     with pytest.raises(IntegrityError, match="wrong twice"):
         desk.downloads.fetch(key)
     assert desk.requests() == requests + 1
+
+
+def test_a_failure_that_is_shared_grows_no_younger(desk):
+    """Else those who keep coming would hand it on for ever, and nobody would try again."""
+    key = ScriptKey(Ref("late", "1.0.0"), "shell")
+    downloads = desk.journal.downloads
+    with pytest.raises(NotFound):
+        desk.downloads.fetch(key)
+    failed = downloads.get(row_key(key))
+    with desk.downloads._claim([key], staged=True) as claim, pytest.raises(NotFound):
+        desk.downloads._attempt(claim, key, None, failed.ended_at - 1)
+    after = downloads.get(row_key(key))
+    assert (after.ended_at, after.error) == (failed.ended_at, failed.error)
+    assert downloads.is_free(after)
+    assert after.staged is None

@@ -1,0 +1,94 @@
+"""Scripts of the Escher Library, and the metadata that comes with them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.rag import metadata
+from support.reference import Reference, running_reference
+from support.scripts import ScriptDesk
+
+from core.models import METADATA_FILE, OutcomeState, Ref
+from core.scripts.entries import ScriptKey
+from core.settings import Settings
+
+REF = Ref("escher-stop", "1.0.0")
+SHELL, ARM = ScriptKey(REF, "shell"), ScriptKey(REF, "arm")
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def library_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    folder = tmp_path_factory.mktemp("library")
+    version = folder / REF.playbook_id / f"v{REF.version}"
+    (version / "shell").mkdir(parents=True)
+    (version / METADATA_FILE).write_text(json.dumps(metadata(*REF, status="approved")))
+    (version / "shell" / "main.sh").write_bytes(b"echo stop\n")
+    with running_reference(tmp_path_factory.mktemp("data"), folder) as reference:
+        yield reference
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [time.time()]
+
+
+@pytest.fixture
+def desk(library_server: Reference, tmp_path: Path, now: list[float]) -> Iterator[ScriptDesk]:
+    tenant_id, token = library_server.tenant()
+    made = ScriptDesk(
+        Settings(
+            home=tmp_path / "home",
+            server_url=library_server.url,
+            tenant_id=tenant_id,
+            server_token=token,  # type: ignore[arg-type]
+        ),
+        clock=lambda: now[0],
+    )
+    yield made
+    made.close()
+    library_server.faults()
+
+
+def kept(desk: ScriptDesk) -> list[Ref]:
+    return [row.ref for row in desk.journal.library.all()]
+
+
+def test_a_script_brings_its_versions_metadata(desk):
+    hit = desk.downloads.fetch(SHELL)
+    assert (hit.source, desk.read(hit)) == ("library", {"shell/main.sh": b"echo stop\n"})
+    assert kept(desk) == [REF]
+    assert [entry.format for entry in desk.journal.library.cached()] == ["shell"]
+
+
+@pytest.mark.parametrize("keys", [[SHELL, ARM], [ARM, SHELL]])
+def test_a_format_that_is_not_there_keeps_no_other_from_it(desk, keys):
+    outcomes = desk.downloads.download(keys)
+    assert outcomes[ARM].state is OutcomeState.FAILED
+    assert kept(desk) == [REF]
+
+
+def test_without_the_metadata_the_script_comes_and_that_later(desk, library_server):
+    library_server.faults(
+        {"path": "metadata.json", "action": "status", "status": 500, "count": None}
+    )
+    desk.downloads.fetch(SHELL)
+    assert kept(desk) == []
+    assert desk.downloads.library.shelf.missing() == [REF]
+    library_server.faults()
+    assert desk.downloads.library.mend() == [REF]
+    assert kept(desk) == [REF]
+
+
+def test_with_a_stale_script_that_is_confirmed_it_comes_again(desk, now):
+    desk.downloads.fetch(SHELL)
+    desk.downloads.library.shelf.forget([REF])
+    desk.downloads.fetch(SHELL)
+    assert kept(desk) == [], "it was cached: nobody was asked"
+    now[0] += 8 * DAY
+    desk.downloads.fetch(SHELL)
+    assert kept(desk) == [REF]

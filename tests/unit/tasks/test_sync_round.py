@@ -1,0 +1,196 @@
+"""One sync at a time, and nobody who asked for one is forgotten."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+from support.playbooks import draft
+
+from cli.jobs_commands import exit_code
+from core.errors import StorageError
+from core.journal import JobState
+from core.journal.claims import SYNC
+from core.journal.leases import this_process
+from core.models import Ref
+from core.playbooks.scan import ScanResult
+from core.service import PlaybookService
+from core.sync import SyncPlan
+from tasks import base, broker, jobs, sync_round, workflows
+from tasks.sync_round import BUSY_SECONDS, look_again, run
+from tasks.syncing import sync
+
+NOTHING = broker.UnderWay(frozenset(), {})
+ANOTHER = f"{this_process()}#another"
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The countdowns of what goes to the broker."""
+    countdowns: list[float | None] = []
+    monkeypatch.setattr(
+        workflows,
+        "dispatch",
+        lambda _signature, *, inline, countdown=None: countdowns.append(countdown),
+    )
+    return countdowns
+
+
+def finds(monkeypatch: pytest.MonkeyPatch, service: PlaybookService, look: Any) -> None:
+    monkeypatch.setattr(service, "look_at_both_sides", look)
+
+
+def asked(service: PlaybookService) -> str:
+    return service.journal.jobs.create(SYNC, {})[0]
+
+
+def state(service: PlaybookService, job_id: str) -> JobState:
+    return service.journal.jobs.summary(job_id).state
+
+
+def test_whoever_asks_during_a_round_gets_the_next_one(
+    service: PlaybookService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, later, rounds = asked(service), [], []
+
+    def look(*_: Any) -> SyncPlan:
+        rounds.append(len(later))
+        if len(rounds) == 1:
+            later.append(asked(service))
+        return SyncPlan(time.time())
+
+    finds(monkeypatch, service, look)
+    assert run(service, first, lambda: NOTHING) is not None
+    assert rounds == [0, 1]
+    assert [state(service, job) for job in (first, *later)] == [JobState.SUCCEEDED] * 2
+    assert service.journal.claims.holder(SYNC) is None
+
+
+@pytest.mark.parametrize("error", [StorageError("The disk is full."), KeyError("a mistake")])
+def test_a_sync_that_fails_answers_and_gives_its_claim_back(
+    service: PlaybookService, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    job = asked(service)
+
+    def look(*_: Any) -> SyncPlan:
+        raise error
+
+    finds(monkeypatch, service, look)
+    with pytest.raises(type(error)):
+        run(service, job, lambda: NOTHING)
+    ended = service.journal.jobs.summary(job)
+    assert ended.state is JobState.FAILED
+    assert ended.error is not None
+    assert "mistake" not in ended.error, "its text may hold content"
+    assert service.journal.claims.holder(SYNC) is None
+
+
+def test_one_that_never_ends_to_be_asked_hands_on(
+    service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+) -> None:
+    def look(*_: Any) -> SyncPlan:
+        asked(service)
+        return SyncPlan(time.time())
+
+    finds(monkeypatch, service, look)
+    run(service, None, lambda: NOTHING)
+    assert sent == [BUSY_SECONDS]
+
+
+def test_a_report_with_failures_is_a_partial_sync_and_a_retry_tries_them_again(
+    service: PlaybookService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.journal.pull_backlog import BacklogItem
+
+    later = int(time.time()) + 3600
+    item = BacklogItem(("bad", "1.0.0"), {}, "It is malformed.", 9, later)
+    service.journal.pull_backlog.put([item])
+    finds(monkeypatch, service, lambda *_: SyncPlan(time.time()))
+    job = asked(service)
+    report = run(service, job, lambda: NOTHING)
+    assert report is not None
+    assert report["failures"] == {"bad@1.0.0": "It is malformed."}
+    assert state(service, job) is JobState.PARTIAL
+
+    jobs.retry(service, job)
+    assert state(service, job) is JobState.QUEUED
+    assert [due.attempts for due in service.journal.pull_backlog.due(time.time())] == [0]
+
+
+def test_who_comes_while_another_process_syncs_looks_again_soon_and_once(
+    service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+) -> None:
+    """An edit that the running one's scan was too early for is no job that would keep it going."""
+    monkeypatch.setattr(base, "_service", (os.getpid(), service))
+    assert service.journal.claims.take(SYNC, ANOTHER)
+    for _ in range(5):
+        assert sync.run() == {"ran": False}
+    assert sent == [BUSY_SECONDS]
+
+
+class TestLookAgain:
+    def test_edits_that_never_come_to_rest_are_one_chain_of_syncs(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        plan = lambda *_: SyncPlan(time.time(), scan=ScanResult(quiet_in=3.0))  # noqa: E731
+        finds(monkeypatch, service, plan)
+        for _ in range(10):  # the watch, beat, the agent link …
+            run(service, None, lambda: NOTHING)
+        assert sent == [3.2]
+
+    def test_sooner_is_sooner_and_a_clock_that_was_set_back_stops_nothing(
+        self, service: PlaybookService, sent: list[float | None]
+    ) -> None:
+        look_again(service, 60)
+        look_again(service, 5)
+        assert sent == [60, 5]
+        service.journal.facts.set(sync_round.AGAIN_AT, str(time.time() + 3600))
+        look_again(service, 5)
+        assert sent == [60, 5, 5]
+
+    def test_what_is_worked_on_just_now_is_looked_at_soon(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        plan = SyncPlan(time.time())
+        plan.pull.deferred[str(Ref("busy", "1.0.0"))] = "It is just being worked on."
+        finds(monkeypatch, service, lambda *_: plan)
+        report = run(service, None, lambda: NOTHING)
+        assert sent == [BUSY_SECONDS]
+        assert report is not None
+        assert (report["failed"], list(report["deferrals"])) == (0, ["busy@1.0.0"])
+
+
+class TestWaiting:
+    """``sync --wait`` while `up` runs: the workers publish, and it waits for them."""
+
+    @pytest.fixture
+    def pending(self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch) -> Ref:
+        """A version that waits, and a worker that takes nothing but syncs."""
+
+        def worker(signature: Any, *, inline: bool, countdown: float | None = None) -> None:
+            assert not inline
+            if signature.task == "playbooks.sync" and countdown is None:
+                run(service, None, lambda: NOTHING)
+
+        monkeypatch.setattr(jobs, "is_running", lambda _: True)
+        monkeypatch.setattr(workflows, "dispatch", worker)
+        return service.create(draft(storage_strategy="uploaded_for_review")).ref
+
+    def test_not_for_what_waits_for_a_server_that_is_away(
+        self, service: PlaybookService, pending: Ref
+    ) -> None:
+        job = jobs.submit(service, SYNC, wait=True)
+        assert job.result is not None
+        assert "127.0.0.1" in job.result["offline"]
+        assert exit_code(job) == 4
+        assert service.journal.versions.counts()["pending"] == 1
+
+    def test_not_for_ever(
+        self, service: PlaybookService, pending: Ref, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "STUCK_SECONDS", 0.2)
+        plan = lambda *_: SyncPlan(time.time(), publish=[pending])  # noqa: E731
+        finds(monkeypatch, service, plan)
+        assert jobs.submit(service, SYNC, wait=True).state is JobState.SUCCEEDED
