@@ -1,4 +1,5 @@
-"""The main job, shown: playbooks go in, are embedded and published, and come back from a search.
+"""The main job, shown: playbooks go in, are embedded and published, and come back from a search; a
+script is resolved, also when its folder is gone; an edit becomes the next version.
 
 Runs the whole service embedded in ``.demo-home`` beside the project, on free ports, and stops it
 again. Nothing else on the machine is touched. Another folder or archive may be given:
@@ -14,12 +15,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo-home"
 COMMAND = Path(sys.executable).with_name("escher-playbooks")
+WAIT_SECONDS, POLL_SECONDS = 60, 0.2
 QUESTIONS = (
     "who opened port 22 to the world",
     "stop databases nobody uses at night",
@@ -77,6 +80,60 @@ def show(*arguments: str) -> None:
         sys.exit(f"ended with {done.returncode}")
 
 
+def resolve_without_folder(playbook: dict[str, Any], format_: str) -> str:
+    """Resolve a published script, remove its folder, resolve it again; where it came from then."""
+    asked = ("resolve", playbook["playbook_id"], "--format", format_)
+    show(*asked)
+    here = run(*asked)
+    print(f"\n$ rm -r {folder_of(playbook).relative_to(ROOT)}")
+    shutil.rmtree(folder_of(playbook))
+    print(f"\n$ escher-playbooks {' '.join(asked)}")
+    fetched = run(*asked)
+    print(fetched["path"])
+    if fetched["checksum"] != here["checksum"]:
+        sys.exit("the script came back with other bytes")
+    return str(fetched["source"])
+
+
+def edit_by_hand(playbook: dict[str, Any], here: Path) -> str:
+    """Append a line to a published script, as an editor does; the version that it became."""
+    script = folder_of(playbook) / here
+    wait_for(script.exists, "the folder that was removed is back")  # the service watches them
+    known = {item["version"] for item in versions(playbook)}
+    print(f"\n$ echo '# seen by the demo' >> {script.relative_to(ROOT)}")
+    with script.open("a", encoding="utf-8") as file:
+        file.write("# seen by the demo\n")
+
+    def published() -> list[str]:
+        found = [item for item in versions(playbook) if item["sync"]["state"] == "published"]
+        return [item["version"] for item in found if item["version"] not in known]
+
+    successor = wait_for(published, "the edit is published")[0]
+    show("versions", playbook["playbook_id"])
+    return str(successor)
+
+
+def wait_for(look: Callable[[], Any], what: str) -> Any:
+    """Poll until ``look`` answers something true."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            sys.exit(f"not within {WAIT_SECONDS} s: {what}")
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def versions(playbook: dict[str, Any]) -> list[dict[str, Any]]:
+    """All versions of the playbook."""
+    return list(run("versions", playbook["playbook_id"])["items"])
+
+
+def folder_of(playbook: dict[str, Any]) -> Path:
+    """Where the published version stands."""
+    synced = HOME / "playbooks" / "synced"
+    return synced / playbook["playbook_id"] / f"v{playbook['version']}"
+
+
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples" / "playbooks"
     if HOME.exists():
@@ -92,13 +149,15 @@ def main() -> None:
         published = time.monotonic()
         for question in QUESTIONS:
             show("search", question, "--limit", "3")
-        best = run("search", QUESTIONS[0], "--limit", "1")["results"][0]
-        files = run("show", f"{best['playbook_id']}@{best['version']}")["files"]
-        formats = sorted({f["path"].split("/")[0] for f in files if "/" in f["path"]})
-        show("resolve", best["playbook_id"], "--format", formats[0])
+        found = run("search", QUESTIONS[0], "--limit", "10")["results"]
+        shown = (run("show", f"{item['playbook_id']}@{item['version']}") for item in found)
+        best = next(item for item in shown if item["area"] == "synced")
+        script = next(f["path"] for f in best["files"] if "/" in f["path"])
         status = run("status")
         again = run("publish", "--all", "--as", "review", "--wait")
         after = run("status")
+        source_then = resolve_without_folder(best, script.split("/")[0])
+        successor = edit_by_hand(best, Path(script))
     finally:
         show("down")
     journal, server = status["journal"], status["server"]
@@ -110,6 +169,8 @@ def main() -> None:
         f"\nAgain:     {again.get('total', 0)} to do,"
         f" {after['server']['revisions'] - server['revisions']} new revisions,"
         f" {after['server']['bytes_received'] - server['bytes_received']} bytes sent"
+        f"\nScript:    resolved without its folder: {source_then}, the same bytes"
+        f"\nEdit:      of {best['playbook_id']}@{best['version']}, published as {successor}"
         f"\nStart-up:  {started - begin:.1f} s · whole demo {time.monotonic() - begin:.1f} s"
         f"\nHome:      {HOME}"
     )

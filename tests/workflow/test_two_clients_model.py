@@ -18,12 +18,13 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, Verbosity
+from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -46,6 +47,7 @@ from core.service import PlaybookService
 from core.settings import Settings
 
 EXAMPLES = int(os.environ.get("ESCHER_MODEL_EXAMPLES", "40"))
+LONG = "ESCHER_MODEL_EXAMPLES" in os.environ
 SEED = os.environ.get("ESCHER_MODEL_SEED")
 STEPS = 40
 HOUR = 3600
@@ -111,12 +113,21 @@ class TwoClients(RuleBasedStateMachine):
         if content is not None:
             self.wanted.pop(content, None)
 
-    def given_up_here(self, home: Home, ref: Ref) -> None:
+    def given_up_here(self, home: Home, ref: Ref, stands: Content | None) -> None:
         """What stands in a folder goes, unless it is just what was published."""
         row = home.service.journal.versions.get(ref)
-        stands = home.on_disk(ref)
         if row is None or not (row.is_published and stands == home.known(ref)):
             self.given_up(stands)
+
+    @contextmanager
+    def by_hand(self, home: Home, ref: Ref) -> Iterator[None]:
+        """An edit of a folder, from the moment that it is on disk."""
+        before = home.on_disk(ref)
+        yield
+        after = home.on_disk(ref)
+        if after != before:
+            self.given_up_here(home, ref, before)
+            self.acknowledged(after, f"edit of {ref}")
 
     # -- helpers ----------------------------------------------------------------------------
     def attempt(self, home: Home, what: str, work: Callable[[PlaybookService], Any]) -> Any:
@@ -189,24 +200,22 @@ class TwoClients(RuleBasedStateMachine):
         ref, path = draw(st.sampled_from(refs)), draw(st.sampled_from(PATHS))
         letter = draw(st.sampled_from(LETTERS))
         if home.folder(ref).is_dir():
-            self.given_up_here(home, ref)
             file = home.folder(ref) / path
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(f"echo by hand {letter}\n")
-            self.acknowledged(home.on_disk(ref), f"edit of {ref}")
+            with self.by_hand(home, ref):
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(f"echo by hand {letter}\n")
 
     def do_describe(self, home: Home, draw: Draw, refs: Refs) -> None:
         """An edit of the metadata; the content may not even be here."""
         ref, letter = draw(st.sampled_from(refs)), draw(st.sampled_from(LETTERS))
         if home.folder(ref).is_dir():
-            self.given_up_here(home, ref)
-            edit_metadata(home.folder(ref), description=f"Described by hand: {letter}.")
-            self.acknowledged(home.on_disk(ref), f"description of {ref}")
+            with self.by_hand(home, ref):
+                edit_metadata(home.folder(ref), description=f"Described by hand: {letter}.")
 
     def do_remove_the_folder(self, home: Home, draw: Draw, refs: Refs) -> None:
         ref = draw(st.sampled_from(refs))
         if home.folder(ref).is_dir():
-            self.given_up_here(home, ref)
+            self.given_up_here(home, ref, home.on_disk(ref))
             shutil.rmtree(home.folder(ref))
 
     def do_delete(self, home: Home, draw: Draw, refs: Refs) -> None:
@@ -362,7 +371,7 @@ def reference(tmp_path: Path) -> Iterator[Reference]:
         yield running
 
 
-@pytest.mark.timeout(0 if "ESCHER_MODEL_EXAMPLES" in os.environ else 300)
+@pytest.mark.timeout(0 if LONG else 300)
 def test_two_clients_and_a_server_agree_and_lose_nothing(
     reference: Reference,
     tmp_path: Path,
@@ -386,6 +395,7 @@ def test_two_clients_and_a_server_agree_and_lose_nothing(
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, *([] if LONG else [Phase.shrink])],
                 verbosity=Verbosity.normal,
             ),
         )

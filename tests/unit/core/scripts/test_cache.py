@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,6 +357,17 @@ def test_counts_of_a_fork_are_counted_once(under):
     child.join(20)
     assert child.exitcode == 0
     assert under.cache.usage()["hits"] == 2
+
+
+def test_room_is_found_behind_what_a_clock_that_was_set_back_makes_look_used(make):
+    under = make(max_kib=32)
+    first, second, third = (_numbered(number) for number in (1, 2, 3))
+    under.add(*first)
+    under.add(*second)
+    shutil.rmtree(under.folder(second[0]))  # by hand: the index still counts it
+    under.now -= 60
+    under.add(third[0], {"shell/a.sh": b"c" * 15_000})
+    assert under.bytes_of(first[0]) == first[1], "it may be in use"
 
 
 def test_finding_and_evicting_at_once_never_gives_a_wrong_byte(make):
