@@ -1,5 +1,5 @@
-"""The main job, shown: playbooks go in, are embedded and published, and come back from a search; a
-script is resolved, also when its folder is gone; an edit becomes the next version.
+"""The main job, shown: playbooks go in, are embedded and published, and come back from a search; an edit
+becomes the next version; a script is resolved, also when its folder is gone.
 
 Runs the whole service embedded in ``.demo-home`` beside the project, on free ports, and stops it
 again. Nothing else on the machine is touched. Another folder or archive may be given:
@@ -50,6 +50,7 @@ def environment() -> dict[str, str]:
         "ESCHER_FLOWER_PORT": str(flower),
         "ESCHER_SERVER_URL": f"http://127.0.0.1:{server}",
         "ESCHER_SERVER_EMBEDDED": "true",
+        "ESCHER_EDIT_QUIET_SECONDS": "1",  # the 3 of an editor's user are long for who watches
     }
 
 
@@ -80,37 +81,36 @@ def show(*arguments: str) -> None:
         sys.exit(f"ended with {done.returncode}")
 
 
-def resolve_without_folder(playbook: dict[str, Any], format_: str) -> str:
-    """Resolve a published script, remove its folder, resolve it again; where it came from then."""
-    asked = ("resolve", playbook["playbook_id"], "--format", format_)
-    show(*asked)
-    here = run(*asked)
-    print(f"\n$ rm -r {folder_of(playbook).relative_to(ROOT)}")
-    shutil.rmtree(folder_of(playbook))
-    print(f"\n$ escher-playbooks {' '.join(asked)}")
-    fetched = run(*asked)
-    print(fetched["path"])
-    if fetched["checksum"] != here["checksum"]:
-        sys.exit("the script came back with other bytes")
-    return str(fetched["source"])
-
-
-def edit_by_hand(playbook: dict[str, Any], here: Path) -> str:
+def edit_by_hand(playbook: dict[str, Any], script: str) -> str:
     """Append a line to a published script, as an editor does; the version that it became."""
-    script = folder_of(playbook) / here
-    wait_for(script.exists, "the folder that was removed is back")  # the service watches them
     known = {item["version"] for item in versions(playbook)}
-    print(f"\n$ echo '# seen by the demo' >> {script.relative_to(ROOT)}")
-    with script.open("a", encoding="utf-8") as file:
+    path = folder_of(playbook) / script
+    print(f"\n$ echo '# seen by the demo' >> {path.relative_to(ROOT)}", flush=True)
+    with path.open("a", encoding="utf-8") as file:
         file.write("# seen by the demo\n")
 
     def published() -> list[str]:
         found = [item for item in versions(playbook) if item["sync"]["state"] == "published"]
         return [item["version"] for item in found if item["version"] not in known]
 
-    successor = wait_for(published, "the edit is published")[0]
+    successor = wait_for(published, "the edit is published")[0]  # the service watches the folders
     show("versions", playbook["playbook_id"])
     return str(successor)
+
+
+def resolve_without_folder(playbook: dict[str, Any], script: str) -> str:
+    """Resolve a published script, remove its folder, resolve it again; where it came from then."""
+    target = f"{playbook['playbook_id']}@{playbook['version']}"
+    asked = ("resolve", target, "--format", script.split("/")[0])
+    show(*asked)
+    print(f"\n$ rm -r {folder_of(playbook).relative_to(ROOT)}")
+    shutil.rmtree(folder_of(playbook))
+    print(f"\n$ escher-playbooks {' '.join(asked)}", flush=True)
+    found = run(*asked)
+    print(found["path"])
+    if found["checksum"] not in {file["checksum"] for file in playbook["files"]}:
+        sys.exit("the script came back with other bytes")
+    return str(found["source"])
 
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:
@@ -131,11 +131,11 @@ def versions(playbook: dict[str, Any]) -> list[dict[str, Any]]:
 def folder_of(playbook: dict[str, Any]) -> Path:
     """Where the published version stands."""
     synced = HOME / "playbooks" / "synced"
-    return synced / playbook["playbook_id"] / f"v{playbook['version']}"
+    return synced / str(playbook["playbook_id"]) / f"v{playbook['version']}"
 
 
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples" / "playbooks"
+    given = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples" / "playbooks"
     if HOME.exists():
         subprocess.run([str(COMMAND), "down"], env=ENVIRONMENT, capture_output=True, check=False)
         shutil.rmtree(HOME)
@@ -143,7 +143,7 @@ def main() -> None:
     try:
         show("up", "--detach")
         started = time.monotonic()
-        show("import", str(source))
+        show("import", str(given))
         imported = time.monotonic()
         show("publish", "--all", "--as", "review", "--wait")
         published = time.monotonic()
@@ -156,8 +156,8 @@ def main() -> None:
         status = run("status")
         again = run("publish", "--all", "--as", "review", "--wait")
         after = run("status")
-        source_then = resolve_without_folder(best, script.split("/")[0])
-        successor = edit_by_hand(best, Path(script))
+        successor = edit_by_hand(best, script)
+        source = resolve_without_folder(best, script)
     finally:
         show("down")
     journal, server = status["journal"], status["server"]
@@ -169,8 +169,8 @@ def main() -> None:
         f"\nAgain:     {again.get('total', 0)} to do,"
         f" {after['server']['revisions'] - server['revisions']} new revisions,"
         f" {after['server']['bytes_received'] - server['bytes_received']} bytes sent"
-        f"\nScript:    resolved without its folder: {source_then}, the same bytes"
         f"\nEdit:      of {best['playbook_id']}@{best['version']}, published as {successor}"
+        f"\nScript:    resolved without its folder: {source}, the same bytes"
         f"\nStart-up:  {started - begin:.1f} s · whole demo {time.monotonic() - begin:.1f} s"
         f"\nHome:      {HOME}"
     )

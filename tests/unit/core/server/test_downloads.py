@@ -534,7 +534,7 @@ REF = Ref("stop-idle-rds", "1.0.0")
 def test_faults_of_the_reference_server(reference, tenant_settings, tmp_path, fault, wasted):
     sleeps: list[float] = []
     retrier = Retrier(sleep=sleeps.append, random=lambda: 1.0)
-    server = EscherServer(tenant_settings, retrier=retrier, read_seconds=0.3)
+    server = EscherServer(tenant_settings, retrier=retrier, read_seconds=1.5)
     metadata = {
         "playbook_id": REF.playbook_id,
         "version": REF.version,
