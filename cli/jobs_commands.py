@@ -189,8 +189,12 @@ def _report(job: Job, done: str) -> None:
     if job.error:
         output.note(job.error)
     if job.kind == "sync" and job.result:
-        for path, reason in job.result.get("failures", {}).items():
-            output.note(f"{path}: {reason}")
+        told = _told(job.result)
+        for words in told[:SHOWN_REASONS]:
+            output.note(words)
+        if len(told) > SHOWN_REASONS:
+            more = len(told) - SHOWN_REASONS
+            output.note(f"and {more} more: jobs show {job.job_id} --json")
         if job.result.get("offline"):
             output.note(job.result["offline"])
         facts = {k: v for k, v in job.result.items() if isinstance(v, int) and k not in SYNC_HIDDEN}
@@ -198,6 +202,17 @@ def _report(job: Job, done: str) -> None:
     output.say(_counts(job, done) if job.total else f"{job.kind} {job.state}")
     if job.deferred or not job.is_finished:
         output.note(f"queued: job {job.job_id} goes on with the next sync")
+
+
+def _told(report: Mapping[str, Any]) -> list[str]:
+    """What of a SyncReport is told in words: edits kept as versions, conflicts, what did not go."""
+    kept = report.get("edits", {}).get("kept_as", {})
+    reasons = {**report.get("deferrals", {}), **report.get("failures", {})}
+    return [
+        *(f"the edit of {ref} is {version} now" for ref, version in kept.items()),
+        *(decided["reason"] for decided in report.get("conflicts", [])),
+        *(f"{what}: {reason}" for what, reason in reasons.items()),
+    ]
 
 
 def _counts(job: Job, done: str = "done") -> str:

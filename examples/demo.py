@@ -50,7 +50,6 @@ def environment() -> dict[str, str]:
         "ESCHER_FLOWER_PORT": str(flower),
         "ESCHER_SERVER_URL": f"http://127.0.0.1:{server}",
         "ESCHER_SERVER_EMBEDDED": "true",
-        "ESCHER_EDIT_QUIET_SECONDS": "1",  # the 3 of an editor's user are long for who watches
     }
 
 
@@ -99,9 +98,12 @@ def edit_by_hand(playbook: dict[str, Any], script: str) -> str:
 
 
 def resolve_without_folder(playbook: dict[str, Any], script: str) -> str:
-    """Resolve a published script, remove its folder, resolve it again; where it came from then."""
+    """Resolve a published script, remove its folder, resolve it again; where it came from then.
+
+    From the server, unless the service has brought the folder back already (after some 3 s).
+    """
     target = f"{playbook['playbook_id']}@{playbook['version']}"
-    asked = ("resolve", target, "--format", script.split("/")[0])
+    asked = ("resolve", target, "--format", script.split("/", maxsplit=1)[0])
     show(*asked)
     print(f"\n$ rm -r {folder_of(playbook).relative_to(ROOT)}")
     shutil.rmtree(folder_of(playbook))

@@ -41,7 +41,7 @@ from core.server.client import EscherServer
 from core.settings import Settings
 
 LATEST = "latest"
-BATCH = 64  # scripts; of `bring`
+BATCH = 128  # scripts; of `bring`. Between batches the connections idle while the journal commits
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
 STAGED_SECONDS = 3600.0  # what waits longer to be verified has lost its job
 FAILED_SECONDS = 86_400.0

@@ -188,9 +188,7 @@ class CacheRoom:
                 if used is not None and self.is_in_use(used):
                     plan.in_use.add(row.key)
                     plan.lease_ends = plan.lease_ends or used + self._lease_seconds
-                    if needed is not None and row.last_used <= used:
-                        break  # all others were used later still
-                    continue  # or the clock was set back since: the index tells no order
+                    continue  # not the end: where the clock was set back, the index tells no order
                 plan.take(row)
                 if needed is not None and plan.bytes >= needed:
                     break

@@ -251,6 +251,7 @@ class StagingRun:
                     target,
                     renew=lambda: self._renewed(key, path),
                     on_bytes=self._renewal.beat,
+                    sync=False,  # `verification` does, while the next ones are downloaded
                 )
             )
         except EscherError as error:

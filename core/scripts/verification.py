@@ -1,17 +1,19 @@
 """Staged bytes hashed again, as a step of its own; it alone promotes them into the cache.
 
 What was hashed on its way in says that the right bytes came; this says that the right bytes are on
-the disk, and that nothing else is. The download has synced each file, so they are durable before
-the rename. Their names are not synced: an entry that lost one to a power cut is no longer what its
-manifest says, which every look-up finds out, and is fetched again.
+the disk, and that nothing else is. Each file is then synced, so that it is durable before the
+rename; what was only staged may be lost to a power cut, and is found wrong here. Names are not
+synced: an entry that lost one is no longer what its manifest says, which every look-up finds out,
+and is fetched again.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 
-from core.errors import EscherError, TransferInterrupted
+from core.errors import EscherError, TransferInterrupted, storage_error
 from core.scripts.cache import ScriptCache
 from core.scripts.cached import CacheHit, Staged
 from core.scripts.claim import Claim
@@ -33,8 +35,13 @@ def verify_staged(
     """
 
     def work(key: ScriptKey) -> str | None:
-        """What is wrong with the staged files, None of right ones."""
-        return prove(staged[key].folder, key.format, staged[key].listing.files, None)
+        """What is wrong with the staged files; None of right ones, which are durable then."""
+        files = staged[key].listing.files
+        wrong = prove(staged[key].folder, key.format, files, None)
+        if wrong is None:
+            for file in files:
+                _sync(f"{staged[key].folder}/{file.path}")
+        return wrong
 
     results: dict[ScriptKey, CacheHit | EscherError] = {}
     right: list[ScriptKey] = []
@@ -46,6 +53,17 @@ def verify_staged(
         else:
             results[key] = _set_aside(cache, staged[key], wrong)
     return results | _promote(cache, claim, {key: staged[key] for key in right})
+
+
+def _sync(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise storage_error(error, f"Writing {path}") from error
 
 
 def _promote(

@@ -207,9 +207,10 @@ class EscherServer:
         *,
         renew: Callable[[], ScriptFile],
         on_bytes: Callable[[int], None] | None = None,
+        sync: bool = True,
     ) -> DownloadCount:
         """Bring a file of `script` into the new file ``target``: see `Downloads.fetch`."""
-        return self._downloads.fetch(file, target, renew=renew, on_bytes=on_bytes)
+        return self._downloads.fetch(file, target, renew=renew, on_bytes=on_bytes, sync=sync)
 
     def search(
         self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10

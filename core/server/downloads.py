@@ -74,8 +74,11 @@ class Downloads:
         *,
         renew: Callable[[], ScriptFile],
         on_bytes: Callable[[int], None] | None = None,
+        sync: bool = True,
     ) -> DownloadCount:
         """Bring ``file`` into ``target``, a new file (0600) that is right and synced on return.
+
+        ``sync`` False: the caller syncs it, so that no connection waits for the disk.
 
         ``renew`` answers the same file with a new URL; ``on_bytes`` hears of each piece that
         arrives, in bytes. On any failure ``target`` is gone again. The caller syncs the folder.
@@ -92,7 +95,8 @@ class Downloads:
                         f"The storage refused a new URL for {_name(file)} too.",
                         "Check the clocks and the permissions of the server and its storage.",
                     )
-            partial.sync()
+            if sync:
+                partial.sync()
         return DownloadCount(download.received, download.received - file.size_bytes)
 
     def _arrived(self, download: _Download, file: ScriptFile) -> bool:

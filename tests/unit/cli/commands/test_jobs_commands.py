@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cli.jobs_commands import exit_code
+from cli.jobs_commands import SHOWN_REASONS, _report, exit_code
 from core.journal import Job, JobItem, JobState
 
 
@@ -55,6 +55,25 @@ AWAY = item(JobState.DEFERRED, "ServerUnreachable")
 )
 def test_the_exit_code_says_how_it_went(found, code):
     assert exit_code(found) == code
+
+
+def test_a_sync_tells_what_it_decided_and_what_did_not_go(capsys):
+    result = {
+        "scanned": 3,
+        "edits": {"kept_as": {"a@1.0.0": "a@1.0.1"}},
+        "conflicts": [{"ref": "b@1.0.0", "kind": "open_conflict", "reason": "b@1.0.0 disagrees."}],
+        "deferrals": {"c@1.0.0": "busy"},
+        "failures": {f"/p/{number}": "no JSON" for number in range(SHOWN_REASONS)},
+        "offline": "nobody answers",
+    }
+    _report(job(kind="sync", result=result, total=0, state=JobState.PARTIAL), "synced")
+    said = capsys.readouterr()
+    for words in (
+        "the edit of a@1.0.0 is a@1.0.1 now", "b@1.0.0 disagrees.", "c@1.0.0: busy",
+        "/p/0: no JSON", "and 3 more: jobs show j --json", "nobody answers",
+    ):  # fmt: skip
+        assert words in said.err
+    assert "scanned 3" in said.out
 
 
 def test_jobs_are_listed_shown_cancelled_and_retried(run, folder):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -102,3 +103,36 @@ def test_an_interrupted_verification_leaves_what_is_staged_staged(desk, monkeypa
 
 def _interrupt(*_):
     raise KeyboardInterrupt
+
+
+def test_every_file_is_durable_before_it_becomes_an_entry(desk, monkeypatch):
+    key = desk.add("vpc", FILES)
+    desk.downloads.download([key])
+    synced: set[int] = set()
+    fsync = os.fsync
+    promote = desk.cache.promote_many
+
+    def noted(fd):
+        fsync(fd)
+        synced.add(os.fstat(fd).st_ino)
+
+    def look_then_promote(items, *, settle):
+        for item in items:
+            assert {(item.folder / path).stat().st_ino for path in FILES} <= synced
+        return promote(items, settle=settle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(desk.cache, "promote_many", look_then_promote)
+    assert isinstance(verify(desk, key)[key], CacheHit)
+
+
+def test_what_can_not_be_synced_is_no_entry(desk, monkeypatch):
+    key = desk.add("vpc", FILES)
+    desk.downloads.download([key])
+
+    def full(_fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert isinstance(verify(desk, key)[key], StorageError)
+    assert desk.cache.entries() == []
