@@ -26,7 +26,7 @@ demo: install ## create, embed, publish and search real playbooks, embedded
 	$(BIN)/python examples/demo.py
 
 test: install ## every test: unit, workflow, e2e, chaos
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: install ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .

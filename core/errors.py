@@ -103,7 +103,6 @@ class LeaseHeld(TransientError):
 
 class CacheFull(TransientError):
     title = "Script cache is full"
-    http_status = 507
 
 
 class IndexBusy(TransientError):

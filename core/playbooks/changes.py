@@ -93,6 +93,8 @@ class FolderChanges:
             make_private_dir(place.parent)
             source.rename(place)
         if not place.is_dir():
+            if source == place and intent.to_area is Area.SYNCED:
+                return  # a missing copy: it comes back as the row says
             raise NotFound(f"The folder {source} is not there.", "Restore it from a backup.")
         if intent.record is not None:
             _rewrite_metadata(place / METADATA_FILE, intent.record)

@@ -127,6 +127,8 @@ class Edits:
                 report.kept_as[ref] = kept
             self._restore(report, ref, fetch, seen)
             return
+        if record.deleting:
+            return  # typed after the deletion was asked for: who removes it keeps a copy of that
         with self._store.leased([ref]):
             self._take(self._intake.read_edit(record))
         report.updated.append(ref)

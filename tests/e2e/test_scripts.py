@@ -86,7 +86,7 @@ def test_fetched_ahead_by_a_job_and_let_go(published: ServiceUnderTest) -> None:
     service.env["ESCHER_CACHE_LEASE_SECONDS"] = "0"
     cleared = service.json("cache", "clear")
     assert (cleared["entries"], service.json("cache", "ls")["entries"]) == (1, [])
-    assert cleared["bytes_freed"] == len(SCRIPT)
+    assert cleared["bytes_freed"] >= len(SCRIPT), "with the manifest"
     with service.api as api:
         made = api.post("/v1/jobs", json={"kind": "evict"})
         assert service.json("jobs", "watch", made.json()["job_id"])["state"] == "succeeded"

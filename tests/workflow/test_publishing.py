@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,11 @@ def test_private_and_sensitive_playbooks_never_leave(
     assert service.counts()["local"] == 2
 
 
-def test_a_bad_item_does_not_hold_back_its_batch(service: ServiceUnderTest, tmp_path: Path) -> None:
+def test_a_bad_item_does_not_hold_back_its_batch(
+    new_service: Callable[..., ServiceUnderTest], tmp_path: Path
+) -> None:
+    service = new_service(edit_quiet_seconds="3600")  # no sync takes it for an edit meanwhile
+    service.up()
     for number in range(6):
         folder = write_folder(tmp_path / f"p{number}", draft(f"Playbook number {number}"))
         service.json("create", str(folder), "--strategy", "keep")

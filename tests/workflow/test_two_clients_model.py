@@ -46,11 +46,12 @@ from core.server.client import EscherServer
 from core.service import PlaybookService
 from core.settings import Settings
 
-EXAMPLES = int(os.environ.get("ESCHER_MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("ESCHER_MODEL_EXAMPLES", "8"))
 LONG = "ESCHER_MODEL_EXAMPLES" in os.environ
 SEED = os.environ.get("ESCHER_MODEL_SEED")
 STEPS = 40
 HOUR = 3600
+INTERVAL = 300  # seconds between two syncs of a home
 ROUNDS = 2
 
 IDS = ["alpha", "beta"]
@@ -306,6 +307,7 @@ class TwoClients(RuleBasedStateMachine):
             for _ in range(ROUNDS):
                 for home in self.homes:
                     home.do(PlaybookService.sync_all_metadata)
+                    home.skew += INTERVAL
             for home in self.homes:
                 report = home.do(PlaybookService.sync_all_metadata)
                 assert report is not None

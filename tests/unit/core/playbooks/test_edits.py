@@ -74,6 +74,16 @@ def rewrite(folder: Path, **fields) -> None:
 
 
 # -- unpublished ----------------------------------------------------------------------------
+def test_an_edit_of_what_waits_to_be_deleted_is_left_to_its_removal(home, folder):
+    """In the row it would be what was asked to be deleted, and no copy of it were kept."""
+    home.store.journal.versions.set(REF, deleting=True, uploaded_digest="sha256:…")
+    before = home.store.get(REF)
+    (folder / "shell/stop.sh").write_bytes(b"echo on second thought\n")
+    report = home.sync()
+    assert report == EditReport()
+    assert home.store.get(REF) == before
+
+
 def test_an_edit_of_an_unpublished_version_is_an_update_in_place(home, folder):
     (folder / "README.md").write_text("mine")
     before = home.store.get(REF)

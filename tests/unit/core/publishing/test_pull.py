@@ -203,6 +203,18 @@ class TestDeletions:
         here.deleted(ref)
         assert not here.has(ref)
 
+    def test_the_change_wins_though_the_folder_is_gone_too(self, machines, reviewer):
+        here, _ = machines
+        ref = here.created_and_published()
+        shutil.rmtree(here.folder(ref))
+        here.publisher.request_delete([ref])
+        reviewer.set_status(ref, Status.REJECTED, "no")
+        report = here.pull()
+        assert report.failed == {}
+        record = here.record(ref)
+        assert (record.deleting, record.status, record.revision) == (False, Status.REJECTED, 2)
+        assert not here.folder(ref).is_dir(), "a missing copy: the next scan brings it back"
+
     def test_deleted_here_and_only_run_there_the_deletion_goes_on(self, machines):
         here, there = machines
         ref = here.created_and_published()
