@@ -44,6 +44,7 @@ from core.playbooks.staging import Stager, disk_files, new_record
 from core.playbooks.store import PlaybookStore
 from core.playbooks.writing import FolderWriter
 from core.settings import Settings
+from core.versions import is_higher
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ class Edits:
     def _keep_as_next(self, record: VersionRecord, fetch: Fetch) -> tuple[Ref, FolderStat]:
         """Store the edit of a published version as a version of its own; that, and what was read.
 
-        A crash may have come between storing and restoring: the edit is stored once.
+        A crash may have come between storing and restoring: the edit is stored once. But who brings
+        a version back to what a lower one holds wants a next version of that.
         """
         ref = record.ref
         found = self._compare.look(self._layout.folder(record.area, ref), record.area)
@@ -144,6 +146,8 @@ class Edits:
         files = dict(fetch(ref)) if is_empty else None
         edit = self._intake.read_edit(record, files)
         for row in self._versions.of_playbook(ref.playbook_id):
+            if row.ref != ref and (row.deleting or not is_higher(row.ref.version, ref.version)):
+                continue
             draft = edit.draft
             if draft_digest(draft, draft.metadata | {"version": row.ref.version}) == (
                 row.content_digest

@@ -332,6 +332,16 @@ def test_two_edits_in_a_row_are_two_versions(home, folder):
     assert kept == [b"first\n", b"second\n"]
 
 
+def test_an_edit_back_to_what_a_lower_version_holds_is_a_next_version(home, folder):
+    folder = home.publish()
+    (folder / "shell/stop.sh").write_bytes(b"echo worse\n")
+    home.sync()
+    folder = home.publish(NEXT)
+    (folder / "shell/stop.sh").write_bytes(OLD["shell/stop.sh"])
+    assert home.sync().kept_as == {NEXT: Ref("stop-rds", "1.0.2")}
+    assert home.store.read(Ref("stop-rds", "1.0.2")) == OLD
+
+
 def test_a_sensitive_default_survives_the_restoring(home, make_draft):
     secret = {"name": "password", "type": "string", "sensitive": True, "default": "hidden"}
     home.store.create(make_draft(parameters=[secret]))
