@@ -118,6 +118,10 @@ class Home:
             raise
         return service
 
+    @property
+    def name(self) -> str:
+        return self.settings.home.name
+
     # -- doing ------------------------------------------------------------------------------
     def do(self, work: Callable[[PlaybookService], T]) -> T | None:
         """Run ``work`` by this home's clock; None when the home died of it, and was started again."""
