@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     encryption_key: SecretStr | None = None
     encryption_key_command: str | None = None
     secrets_gate: Literal["off", "warn", "block"] = "warn"
+    run_policy: Literal["approved", "own", "any"] = "own"
+    reviewer_token: SecretStr | None = None
+    trash_days: float = Field(30, gt=0)
     api_host: str = "127.0.0.1"
     api_port: int = Field(8787, ge=1, le=65535)
     api_token: SecretStr | None = None

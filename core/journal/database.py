@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, select
@@ -69,9 +70,11 @@ class Database:
             ) from error
         return engine
 
-    def create_tables(self) -> None:
-        with self.write() as connection:
-            schema.metadata.create_all(connection)
+    @property
+    def path(self) -> Path | None:
+        """The file of an SQLite journal; None for one in memory or on a server."""
+        name = self._url.database
+        return Path(name) if self.is_sqlite and name and name != ":memory:" else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from core.errors import HomeMismatch, StorageError
+from core.errors import HomeMismatch
 from core.journal.claims import Claims
 from core.journal.conflicts import Conflicts
 from core.journal.counters import Counters
@@ -16,9 +16,9 @@ from core.journal.intents import Intents
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
 from core.journal.library_rows import LibraryRows
+from core.journal.migrations import migrate
 from core.journal.pull_backlog import PullBacklog
 from core.journal.scan_rows import ScanRows
-from core.journal.schema import FORMAT_VERSION
 from core.journal.script_cache import ProofRows, ScriptCacheRows
 from core.journal.script_rows import ScriptRows
 from core.journal.stale_points import StalePoints
@@ -31,7 +31,7 @@ class Journal:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
-        self.database.create_tables()
+        migrate(self.database)
         self.facts = HomeFacts(self.database)
         self.versions = Versions(self.database)
         self.leases = Leases(self.database)
@@ -51,14 +51,6 @@ class Journal:
         self.vectors = Vectors(self.database)
         self.script_rows = ScriptRows(self.database)
         self.library = LibraryRows(self.database)
-        found = self.facts.get("format_version") or self.facts.set_once(
-            "format_version", str(FORMAT_VERSION)
-        )
-        if found != str(FORMAT_VERSION):
-            raise StorageError(
-                f"The journal has format {found}; this version reads {FORMAT_VERSION}.",
-                "Use the version of escher-playbook-service that wrote it, or a newer one.",
-            )
 
     @property
     def home_id(self) -> str:

@@ -49,6 +49,13 @@ class VersionRecord:
     revision: int | None = None
     published_at: int | None = None
     deleting: bool = False  # the server is to be asked, then the folder goes
+    made_here: bool = False  # by a command, a call or an edit of this home
+    intake: str | None = None  # create | update | edit | import | adopt | pull; None: not known
+    asked: dict[str, Any] = field(default_factory=dict)  # what its file asked for in vain
+    published_here: bool = False  # this home has sent it
+    published_by: str | None = None  # the member that the server names
+    status_at: int | None = None  # when the server last told the status
+    absent_since: int | None = None  # published from here, and not on the server (any more)
     error_type: str | None = None
     error: str | None = None
     attempts: int = 0

@@ -18,6 +18,8 @@ def column_values(values: dict[str, Any]) -> dict[str, Any]:
         columns.update(_metadata_columns(columns["metadata"]))
     if "s3_paths" in columns:
         columns["s3_paths"] = json.dumps(columns["s3_paths"])
+    if "asked" in columns:
+        columns["asked"] = json.dumps(columns["asked"]) if columns["asked"] else None
     if "warnings" in columns:
         columns["warnings"] = json.dumps(list(columns["warnings"]))
     return columns
@@ -40,8 +42,8 @@ def _metadata_columns(metadata: dict[str, Any]) -> dict[str, Any]:
 PLAIN_FIELDS = (
     "area", "content_digest", "generation", "sync_state", "publish_as", "uploaded_digest",
     "published_digest", "revision", "published_at", "deleting", "error_type", "error", "attempts",
-    "next_attempt_at", "indexed_digest", "health", "execution_count",
-    "success_count", "last_executed",
+    "next_attempt_at", "made_here", "intake", "published_here", "published_by", "status_at",
+    "absent_since", "indexed_digest", "health", "execution_count", "success_count", "last_executed",
 )  # fmt: skip
 
 
@@ -50,6 +52,7 @@ def version_row(record: VersionRecord) -> dict[str, Any]:
     row["playbook_id"], row["version"] = record.ref
     row.update(column_values({
         "metadata": record.metadata, "s3_paths": record.s3_paths, "warnings": record.warnings,
+        "asked": record.asked,
     }))  # fmt: skip
     return row
 
@@ -63,6 +66,7 @@ def version_record(row: Row[Any]) -> VersionRecord:
         ref=Ref(row.playbook_id, row.version),
         metadata=json.loads(row.metadata),
         s3_paths=json.loads(row.s3_paths or "{}"),
+        asked=json.loads(row.asked or "{}"),
         warnings=tuple(json.loads(row.warnings)),
         **values,
     )

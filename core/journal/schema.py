@@ -1,4 +1,4 @@
-"""The journal's tables, drawn once; format version 1.
+"""The journal's tables, drawn once; format version 2 (`core.journal.migrations` leads there).
 
 ::
 
@@ -10,6 +10,9 @@
     job_items    one row a ref of a job, brought forward by whatever task works on the ref
     stale_points versions that are gone and whose points may still be in the collection
     vectors      embeddings by digest of text and model, so nothing is embedded twice
+    pins         the one digest that ``id@version`` names for ever: the first that was published from
+                 here or came from a server
+    choices      what the user chose for all versions of an id
 
 Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
 """
@@ -32,7 +35,7 @@ from sqlalchemy import (
     false,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 metadata = MetaData()
 
@@ -74,6 +77,14 @@ versions = Table(
     Column("error", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", BigInteger),
+    # who may run it
+    Column("made_here", Boolean, nullable=False, server_default=false()),  # by a user of this home
+    Column("intake", String(12)),  # create | update | edit | import | adopt | pull; None: before 2
+    Column("asked", Text),  # JSON: what its file asked for and was not followed
+    Column("published_here", Boolean, nullable=False, server_default=false()),  # sent by this home
+    Column("published_by", String(200)),  # the member that the server names
+    Column("status_at", BigInteger),  # when the server last told the status
+    Column("absent_since", BigInteger),  # published from here, and not on the server (any more)
     # towards the collection
     Column("indexed_digest", String(160)),
     # what the execution engine reported, here
@@ -167,4 +178,23 @@ vectors = Table(
     metadata,
     Column("key", String(80), primary_key=True),  # digest of text and model fingerprint
     Column("vector", LargeBinary, nullable=False),  # little-endian float32
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("content_digest", String(71), nullable=False),
+    Column("source", String(10), nullable=False),  # published | server | library | user
+    Column("pinned_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+choices = Table(
+    "choices",
+    metadata,
+    Column("playbook_id", String(100), primary_key=True),
+    Column("review", Boolean, nullable=False, server_default=false()),  # later versions, too
+    Column("chosen_at", BigInteger, nullable=False),
 )

@@ -12,6 +12,7 @@ import pytest
 from core.errors import SettingsError, StorageError
 from core.journal import Journal
 from core.journal.database import Database
+from core.journal.migrations import migrate
 
 PROCESSES = 20
 ROUNDS = 3
@@ -152,7 +153,7 @@ class TestAFileThatIsNoJournal:
 )
 def test_a_wrong_url_is_refused_without_its_password(url):
     with pytest.raises(SettingsError) as refused:
-        Database(url).create_tables()
+        migrate(Database(url))
     assert "CANARY" not in str(refused.value)
 
 

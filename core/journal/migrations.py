@@ -1,0 +1,192 @@
+"""Bring a journal to this version's format: numbered steps, each after a copy of the journal.
+
+::
+
+    no tables      all are made, at FORMAT_VERSION
+    older          for each step above its version: copy the journal, then step and number in one
+                   transaction; a failure leaves the journal as it was
+    FORMAT_VERSION nothing is done
+    newer          `StorageError`: this version must not guess what a later one wrote
+
+The copy stands beside an SQLite journal (``journal.db.before-2``, mode 0600), on PostgreSQL in the
+schema ``journal_before_2``. It is never read by the service; remove it when all is well.
+
+`create_all` makes tables that are missing and never a column, so a step adds columns itself. A step
+looks at what is there first: it may run again after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Table, inspect, text, true, update
+from sqlalchemy.schema import CreateColumn
+
+from core.errors import StorageError, storage_error
+from core.files import fsync_dir
+from core.journal import schema
+from core.journal.database import Database
+from core.journal.schema import FORMAT_VERSION
+
+_VERSION_KEY = "format_version"
+_log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """One step of the chain: it leads to format ``number``."""
+
+    number: int
+    apply: Callable[[Connection], None]
+
+
+def migrate(database: Database) -> None:
+    """Make the tables of a new journal, or bring an older one to `FORMAT_VERSION`.
+
+    Raises `StorageError` for a journal of a newer version, and when there is no room for the copy.
+    """
+    with database.read() as connection:
+        found = _format(connection)
+    if found is None:
+        with database.write() as connection:
+            found = _format(connection)  # two first starts at once: one of them makes the tables
+            if found is None:
+                schema.metadata.create_all(connection)
+                _note(connection, FORMAT_VERSION)
+                return
+    for step in STEPS:
+        if found < step.number:
+            found = _run(database, step)
+    if found != FORMAT_VERSION:
+        raise StorageError(
+            f"The journal has format {found}; this version reads {FORMAT_VERSION}.",
+            "Use the version of escher-playbook-service that wrote it, or a newer one.",
+        )
+
+
+def _run(database: Database, step: Step) -> int:
+    """Copy the journal, then apply ``step`` unless another process just did; its format now."""
+    with database.write() as connection:
+        found = _format(connection) or 0
+        if found >= step.number:
+            return found
+        where = _copy(database, connection, step.number)
+        step.apply(connection)
+        _note(connection, step.number)
+    _log.warning(
+        "the journal was brought from format %d to %d; a copy is %s", found, step.number, where
+    )
+    return step.number
+
+
+def _format(connection: Connection) -> int | None:
+    """The journal's format; None when it has no tables yet."""
+    if not inspect(connection).has_table(schema.home.name):
+        return None
+    found = connection.scalar(
+        text("SELECT value FROM home WHERE key = :key"), {"key": _VERSION_KEY}
+    )
+    if found is None:  # the first start of format 1 was killed between its tables and this row
+        return 1
+    if not str(found).isdigit():
+        raise StorageError(
+            f"The journal's format is {str(found)[:20]!r}, which is no number.",
+            "Restore the journal from a copy, or move it aside: it is rebuilt from the folders.",
+        )
+    return int(found)
+
+
+def _note(connection: Connection, number: int) -> None:
+    values = {"key": _VERSION_KEY, "value": str(number)}
+    done = connection.execute(text("UPDATE home SET value = :value WHERE key = :key"), values)
+    if not done.rowcount:
+        connection.execute(text("INSERT INTO home (key, value) VALUES (:key, :value)"), values)
+
+
+# -- the copy ---------------------------------------------------------------------------------
+def _copy(database: Database, connection: Connection, number: int) -> str:
+    """Copy the whole journal as it was committed before this transaction; where it is now."""
+    if not database.is_sqlite:
+        return _copy_tables(connection, f"journal_before_{number}")
+    path = database.path
+    if path is None:
+        return "not made: the journal is in memory"
+    copy = path.with_name(f"{path.name}.before-{number}")
+    if not copy.exists():
+        _copy_file(path, copy)
+    return str(copy)
+
+
+def _copy_file(path: Path, copy: Path) -> None:
+    staged = copy.with_name(f"{copy.name}.tmp")
+    try:
+        staged.unlink(missing_ok=True)
+        os.close(os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with (
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(staged)) as target,
+        ):
+            source.backup(target)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(copy)
+        fsync_dir(copy.parent)
+    except OSError as error:
+        raise storage_error(error, f"Copying the journal to {copy}") from error
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"The journal could not be copied to {copy} before its upgrade: {error}.",
+            "Free some space beside it and start again; nothing was changed.",
+        ) from error
+
+
+def _copy_tables(connection: Connection, name: str) -> str:
+    tables = inspect(connection).get_table_names()
+    if name not in inspect(connection).get_schema_names():
+        quote = connection.dialect.identifier_preparer.quote
+        connection.execute(text(f"CREATE SCHEMA {quote(name)}"))
+        for table in tables:
+            copied = f"CREATE TABLE {quote(name)}.{quote(table)} AS TABLE {quote(table)}"
+            connection.execute(text(copied))
+    return f"the schema {name}"
+
+
+# -- the steps --------------------------------------------------------------------------------
+def _to_2(connection: Connection) -> None:
+    """Who made a version, what its file asked for, and the one digest that a name stands for."""
+    _add_columns(
+        connection,
+        schema.versions,
+        "made_here", "intake", "asked", "published_here", "published_by", "status_at",
+        "absent_since",
+    )  # fmt: skip
+    schema.metadata.create_all(connection)
+    versions = schema.versions
+    # what was published may be anybody's: `keys claim` says otherwise
+    connection.execute(
+        update(versions).where(versions.c.revision.is_(None)).values(made_here=true())
+    )
+    connection.execute(
+        text(
+            "INSERT INTO pins (playbook_id, version, content_digest, source, pinned_at)"
+            " SELECT playbook_id, version, published_digest, 'server', COALESCE(published_at, 0)"
+            " FROM versions WHERE revision IS NOT NULL AND published_digest IS NOT NULL"
+            " ON CONFLICT DO NOTHING"
+        )
+    )
+
+
+def _add_columns(connection: Connection, table: Table, *names: str) -> None:
+    known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for name in names:
+        if name not in known:
+            column = CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column}"))
+
+
+STEPS = (Step(2, _to_2),)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.homes_before import unpack_home
+
+from core.errors import StorageError
+from core.journal import Journal, migrations
+from core.journal.schema import FORMAT_VERSION
+from core.models import Ref
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return unpack_home(tmp_path)
+
+
+def open_journal(home: Path) -> Journal:
+    return Journal(f"sqlite:///{home / 'journal.db'}")
+
+
+def rows(path: Path, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as journal:
+        return journal.execute(query).fetchall()
+
+
+OLD_COLUMNS = "playbook_id, version, content_digest, metadata, sync_state, revision, health"
+
+
+class TestAHomeFromBefore:
+    def test_keeps_every_row(self, home: Path):
+        before = rows(home / "journal.db", f"SELECT {OLD_COLUMNS} FROM versions ORDER BY 1, 2")
+        open_journal(home).close()
+        after = rows(home / "journal.db", f"SELECT {OLD_COLUMNS} FROM versions ORDER BY 1, 2")
+        assert after == before
+        assert len(after) == 17
+
+    def test_is_copied_before_it_is_changed(self, home: Path):
+        open_journal(home).close()
+        copy = home / "journal.db.before-2"
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert rows(copy, "SELECT value FROM home WHERE key = 'format_version'") == [("1",)]
+        assert rows(copy, "SELECT count(*) FROM versions") == [(17,)]
+
+    def test_what_is_unpublished_was_made_here_and_what_is_published_may_be_anybodys(
+        self, home: Path
+    ):
+        journal = open_journal(home)
+        records = journal.versions.select()
+        assert {r.made_here for r in records if r.is_published} == {False}
+        assert {r.made_here for r in records if not r.is_published} == {True}
+
+    def test_pins_what_is_published(self, home: Path):
+        journal = open_journal(home)
+        published = {r.ref: r.published_digest for r in journal.versions.select() if r.is_published}
+        pinned = rows(home / "journal.db", "SELECT playbook_id, version, content_digest FROM pins")
+        assert {Ref(*row[:2]): row[2] for row in pinned} == published
+
+    def test_is_upgraded_once_by_many_first_starts(self, home: Path):
+        failures: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                open_journal(home).close()
+            except BaseException as error:  # shown below
+                failures.append(error)
+
+        threads = [threading.Thread(target=start) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failures == []
+        assert open_journal(home).facts.get("format_version") == str(FORMAT_VERSION)
+
+    def test_a_step_that_fails_changes_nothing(self, home: Path, monkeypatch):
+        before = rows(home / "journal.db", "SELECT sql FROM sqlite_master ORDER BY 1")
+        with monkeypatch.context() as patched:
+            real = migrations._to_2
+            patched.setattr(
+                migrations,
+                "STEPS",
+                (migrations.Step(2, lambda connection: (real(connection), _full())[0]),),
+            )
+            with pytest.raises(StorageError, match="full"):
+                open_journal(home)
+        assert rows(home / "journal.db", "SELECT sql FROM sqlite_master ORDER BY 1") == before
+        open_journal(home).close()  # and the next start does it
+
+    def test_without_room_for_the_copy_nothing_is_changed(self, home: Path, monkeypatch):
+        (home / "journal.db.before-2.tmp").mkdir()  # stands in the copy's way
+        with pytest.raises(StorageError, match="Copying the journal"):
+            open_journal(home)
+        assert rows(home / "journal.db", "SELECT value FROM home WHERE key = 'format_version'") == [
+            ("1",)
+        ]
+
+
+def _full() -> None:
+    raise StorageError("The disk is full.")
+
+
+class TestAJournalOfANewerVersion:
+    @pytest.mark.parametrize("newer", [FORMAT_VERSION + 1, 99, "nonsense"])
+    def test_is_refused_and_left_alone(self, tmp_path: Path, newer):
+        journal = open_journal(tmp_path)
+        journal.facts.set("format_version", str(newer))
+        journal.close()
+        with pytest.raises(StorageError, match="format"):
+            open_journal(tmp_path)
+        assert list(tmp_path.glob("*.before-*")) == []
+
+
+def test_a_new_journal_is_of_this_version_and_needs_no_copy(tmp_path: Path):
+    assert open_journal(tmp_path).facts.get("format_version") == str(FORMAT_VERSION)
+    assert list(tmp_path.glob("*.before-*")) == []
+
+
+def test_a_first_start_that_was_killed_before_its_number(tmp_path: Path):
+    open_journal(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as journal, journal:
+        journal.execute("DELETE FROM home")
+    assert open_journal(tmp_path).facts.get("format_version") == str(FORMAT_VERSION)
