@@ -6,7 +6,6 @@ Fields, names and rules are those of ``contract/playbook-files.md``.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,13 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from core.bounded_json import (
+    MAX_DOCUMENT_BYTES,
+    MAX_METADATA_BYTES,
+    BadJson,
+    read_object,
+    read_stored_object,
+)
 from core.errors import InvalidPlaybook, UsageError
 from core.versions import parse_version
 
@@ -196,29 +202,19 @@ def parse_metadata(raw: Mapping[str, Any], where: str = METADATA_FILE) -> Playbo
     return metadata
 
 
-def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
-    """Decode a JSON object in UTF-8 or say what is wrong with it and where."""
-    remedy = "Save it as a JSON object in UTF-8."
+def parse_json_object(content: bytes, where: str, *, stored: bool = False) -> dict[str, Any]:
+    """Decode a JSON object in UTF-8 or say what is wrong with it and where.
 
-    def refuse_constant(name: str) -> Any:
-        raise InvalidPlaybook(f"{where} holds {name}, which is not JSON.", remedy)
-
+    ``stored``: it is a version's that is kept already, perhaps since before the limits at the door.
+    """
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=refuse_constant)
-    except UnicodeDecodeError as error:
-        raise InvalidPlaybook(f"{where} is not UTF-8 (byte {error.start}).", remedy) from error
-    except json.JSONDecodeError as error:
-        raise InvalidPlaybook(
-            f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-            remedy,
-        ) from error
-    except RecursionError as error:
-        raise InvalidPlaybook(f"{where} is nested too deeply.", remedy) from error
-    except ValueError as error:  # Python's limit of 4300 digits
-        raise InvalidPlaybook(f"{where} holds a number that is too long.", remedy) from error
-    if not isinstance(value, dict):
-        raise InvalidPlaybook(f"{where} is not a JSON object.", remedy)
-    return value
+        if stored:
+            return read_stored_object(content)
+        limit = MAX_METADATA_BYTES if where.endswith(METADATA_FILE) else MAX_DOCUMENT_BYTES
+        return read_object(content, max_bytes=limit)
+    except BadJson as error:
+        remedy = "Save it as a JSON object in UTF-8."
+        raise InvalidPlaybook(f"{where} {error.why}.", remedy) from error
 
 
 def canonical_json(value: Any) -> bytes:

@@ -152,7 +152,9 @@ class FolderChanges:
             seen = stat_folder(place, 0, with_parent=False)
             if intent.record is None or seen is None:
                 return False
-            metadata = parse_json_object(read_bytes(place / METADATA_FILE), METADATA_FILE)
+            metadata = parse_json_object(
+                read_bytes(place / METADATA_FILE), METADATA_FILE, stored=True
+            )
         except EscherError:
             return False
         found = {path: seen.files[path].st_ino for path in seen.content(staged)}
@@ -167,7 +169,7 @@ def _rewrite_metadata(path: Path, record: VersionRecord, *, fill_in: bool = Fals
     for stray in path.parent.glob(temporary_pattern(path)):
         stray.unlink()  # of a writer that was killed in the middle: we hold the store's lock now
     try:
-        disk = parse_json_object(read_bytes(path), METADATA_FILE)
+        disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
     except (InvalidPlaybook, StorageError):
         return  # an edit that does not parse (yet): `verify` and the edit watch tell of it
     wanted = {key: value for key, value in disk.items() if key not in SERVER_OWNED_FIELDS}

@@ -84,7 +84,7 @@ class Comparer:
             raise UnsafePath(
                 f"{irregular[0]!r} in {folder} is not a regular file.", "Replace it by a file."
             )
-        return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+        return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
 
     def _content(
         self,

@@ -76,7 +76,7 @@ def _changed(metadata: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 def _says_so(path: Path, metadata: dict[str, Any]) -> bool:
     """Whether the disk's server-owned fields are the row's (the row may have been first)."""
     try:
-        disk = parse_json_object(read_bytes(path), METADATA_FILE)
+        disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
     except EscherError:
         return True  # there is nothing to bring them into
     return all(disk.get(name) == metadata.get(name) for name in SERVER_OWNED_FIELDS)

@@ -23,7 +23,12 @@ _SHAPE = 'Use {"parameters": [{"name": …, "type": …, …}, …]}.'
 
 def parse_parameters(content: bytes) -> list[dict[str, Any]]:
     """The parameters, checked against the contract; unknown keys are nobody's business."""
-    return _listed(parse_json_object(content, PARAMETERS_FILE))
+    return _listed(_document(content))
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    # of a version that is kept, maybe from before the limits; `check_clear` stands at the door
+    return parse_json_object(content, PARAMETERS_FILE, stored=True)
 
 
 def _listed(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,7 +52,8 @@ def _listed(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def check_clear(content: bytes) -> None:
     """Refuse a draft whose defaults are sealed already: they open in their old place only."""
-    for parameter in parse_parameters(content):
+    document = parse_json_object(content, PARAMETERS_FILE)
+    for parameter in _listed(document):
         if _is_sealed(parameter.get("default")):
             raise InvalidPlaybook(
                 f"{PARAMETERS_FILE}: the default of {parameter['name']} is encrypted for another"
@@ -56,7 +62,7 @@ def check_clear(content: bytes) -> None:
             )
     if has_sealed_defaults(content):
         try:
-            json_bytes(parse_json_object(content, PARAMETERS_FILE))
+            json_bytes(document)
         except ValueError as error:  # 1e999, a lone surrogate: it has no JSON form
             raise InvalidPlaybook(
                 f"{PARAMETERS_FILE} can't be written again: {error}.", "Mend that value."
@@ -116,7 +122,7 @@ def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
 def with_defaults_of(published: bytes, own: bytes) -> bytes:
     """Published form to clear form, with the defaults of sensitive parameters that ``own`` has."""
     secret = {p["name"]: p["default"] for p in parse_parameters(own) if _is_secret(p)}
-    document = parse_json_object(published, PARAMETERS_FILE)
+    document = _document(published)
     lacking = [
         p
         for p in _listed(document)
@@ -141,7 +147,7 @@ def without_defaults(content: bytes) -> bytes:
 
 
 def _each_secret(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
-    document = parse_json_object(content, PARAMETERS_FILE)
+    document = _document(content)
     secret = [parameter for parameter in _listed(document) if _is_secret(parameter)]
     if not secret:
         return content

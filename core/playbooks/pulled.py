@@ -290,7 +290,7 @@ def _metadata_bytes(folder: Path, record: VersionRecord) -> bytes:
 
 
 def _disk_metadata(folder: Path) -> dict[str, object]:
-    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
 
 
 def _content_of(metadata: Mapping[str, object]) -> dict[str, object]:

@@ -147,7 +147,9 @@ class PlaybookReader:
         if not folder.is_dir():
             return [NotFound(f"The folder {folder} is not there.", _MEND)]
         try:
-            metadata = parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+            metadata = parse_json_object(
+                read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True
+            )
             found = set(content_paths(folder))
         except EscherError as error:
             return [error]
