@@ -52,6 +52,7 @@ def ports(settings: Settings) -> Iterator[Port]:
 def check_before_start(settings: Settings) -> None:
     """Raise for the first thing that would keep `up` from starting."""
     _check_embedded_server(settings)
+    _check_journal(settings)
     taken: dict[int, str] = {}
     for port in ports(settings):
         if port.number in taken:
@@ -67,6 +68,13 @@ def check_before_start(settings: Settings) -> None:
             "The broker of ESCHER_BROKER_URL does not answer.",
             "Start it or correct the URL; without the setting `up` starts a broker of its own.",
         )
+
+
+def _check_journal(settings: Settings) -> None:
+    """Open the journal once, so it is upgraded before many open it, or refused before any does."""
+    from core.journal import Journal
+
+    Journal(settings.effective_journal_url).close()
 
 
 def _check_embedded_server(settings: Settings) -> None:

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,26 @@ def test_a_garbage_journal_is_named_and_the_remedy_brings_all_back(
         assert service.json("list")["items"][0]["version"] == listed["items"][0]["version"]
         assert files_under(service.home / "playbooks") == before
     assert service.json("verify")["clean"]
+
+
+@pytest.mark.parametrize("up", [("up",), ("up", "--detach")], ids=["foreground", "detached"])
+def test_a_journal_of_a_newer_version_is_refused_and_up_does_not_say_up(
+    tmp_path: Path, up: tuple[str, ...]
+) -> None:
+    made = ServiceUnderTest(tmp_path / "home")
+    made.json("list")
+    with closing(sqlite3.connect(made.home / "journal.db")) as journal, journal:
+        journal.execute("UPDATE home SET value = '99' WHERE key = 'format_version'")
+    for command in (up, ("list",), ("status",)):
+        done = made.cli(*command)
+        assert done.returncode == 1, done.stdout
+        assert "format 99" in done.stderr
+        assert "newer" in done.stderr  # what to do about it
+        assert done.stdout == ""
+    assert not (made.home / "run" / "up.json").exists()
+    with closing(sqlite3.connect(made.home / "journal.db")) as journal:
+        found = journal.execute("SELECT value FROM home WHERE key = 'format_version'")
+        assert found.fetchall() == [("99",)]
 
 
 def test_a_damaged_collection_is_rebuilt_and_answers_as_before(
