@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import uvicorn
@@ -10,6 +9,7 @@ import uvicorn
 from api.app import create_app
 from core.errors import EscherError
 from core.settings import load_settings
+from core.terminal import one_line, set_up_logging
 
 SHUTDOWN_SECONDS = 5
 KEEP_ALIVE_SECONDS = 75
@@ -17,14 +17,12 @@ KEEP_ALIVE_SECONDS = 75
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging()
     try:
         settings = load_settings()
         app = create_app(settings)
     except EscherError as error:
-        sys.stderr.write(f"{error.title}: {error}\n")
+        sys.stderr.write(one_line(f"{error.title}: {error}") + "\n")
         return error.exit_code
     uvicorn.run(
         app,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import signal
@@ -38,11 +37,10 @@ def agent(
     from core.server.agent_link import AgentLink
     from core.service import PlaybookService
     from core.settings import load_settings
+    from core.terminal import set_up_logging
     from tasks.agent import LocalSearch, SyncOnChange
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging()
     settings = load_settings()
     if as_json:
         output.print_json({"url": link_url(settings)})

@@ -33,6 +33,7 @@ from cli import (
     service_commands,
 )
 from core.errors import EscherError, UsageError
+from core.terminal import guard_process
 
 NAME = "escher-playbooks"
 DISTRIBUTION = "escher-playbook-service"
@@ -86,6 +87,7 @@ for _commands in (
 
 def main() -> None:
     """The console script."""
+    guard_process()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

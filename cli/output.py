@@ -10,11 +10,11 @@ import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from core.errors import EscherError, storage_error
+from core.terminal import block, encodable, json_text, one_line, traceback_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,31 +25,50 @@ INTERRUPTED = 130
 
 def print_json(body: Any) -> None:
     """One JSON document on standard output."""
+    _write_json(json.dumps(body, indent=2, ensure_ascii=False), sys.stdout)
+
+
+def _write_json(text: str, stream: TextIO) -> None:
+    """To a terminal with escapes for what would drive it; to a pipe byte by byte as it is."""
+    if stream.isatty():
+        text = json_text(text)
     # surrogates can't be encoded; a name with one must not end the command
-    text = json.dumps(body, indent=2, ensure_ascii=False)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    stream.write(encodable(text, "utf-8") + "\n")
 
 
 def say(text: str = "") -> None:
     """A line of the result."""
-    sys.stdout.write(_printable(clean(text), sys.stdout.encoding) + "\n")
+    sys.stdout.write(encodable(one_line(text), sys.stdout.encoding) + "\n")
+
+
+def say_block(text: str) -> None:
+    """A part of the result that may have several lines; all but the first are indented."""
+    sys.stdout.write(encodable(block(text), sys.stdout.encoding) + "\n")
 
 
 def note(text: str) -> None:
     """A line about the result: warnings, what is queued, what went wrong."""
-    sys.stderr.write(_printable(clean(text), sys.stderr.encoding) + "\n")
+    sys.stderr.write(encodable(one_line(text), sys.stderr.encoding) + "\n")
 
 
-def clean(text: str) -> str:
-    """``text`` without control characters: a name from elsewhere can't drive the terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+def note_block(text: str) -> None:
+    """`note` of what may have several lines; all but the first are indented."""
+    sys.stderr.write(encodable(block(text), sys.stderr.encoding) + "\n")
 
 
-def _printable(text: str, encoding: str | None) -> str:
-    codec = encoding or "utf-8"
-    return text.encode(codec, "backslashreplace").decode(codec)
+def confirm(question: str) -> bool:
+    """A yes or no; no where nobody answers. What stands in the question is cleaned."""
+    import typer
+
+    return bool(typer.confirm(one_line(question), default=False))
+
+
+def prompt(question: str, default: str, read: Callable[[str], str]) -> str:
+    """An answer that ``read`` takes; a `typer.BadParameter` of its asks again."""
+    import typer
+
+    answer: str = typer.prompt(one_line(question), default=default, value_proc=read)
+    return answer
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -70,7 +89,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int =
         grid.add_column(name, overflow="fold" if number < whole else "ellipsis",
                         no_wrap=number >= whole)  # fmt: skip
     for row in rows:
-        grid.add_row(*(clean("" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*(one_line("" if cell is None else str(cell)) for cell in row))
     console().print(grid)
 
 
@@ -100,13 +119,12 @@ def fail(error: BaseException, *, as_json: bool) -> int:
     An error that nobody foresaw is one line and a hint; ``ESCHER_DEBUG=1`` adds the traceback.
     """
     if os.environ.get("ESCHER_DEBUG") == "1":
-        traceback.print_exception(error)
+        sys.stderr.write(encodable(traceback_text(error), sys.stderr.encoding) + "\n")
     known = error if isinstance(error, EscherError) else _unforeseen(error)
     if as_json:
-        text = json.dumps({"error": problem(known)}, ensure_ascii=False)
-        sys.stderr.write(_printable(text, sys.stderr.encoding) + "\n")
+        _write_json(json.dumps({"error": problem(known)}, ensure_ascii=False), sys.stderr)
     else:
-        note(f"{known.title}: {known.detail}")
+        note_block(f"{known.title}: {known.detail}")
         if known.remedy:
             note(f"  {known.remedy}")
     return known.exit_code

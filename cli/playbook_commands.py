@@ -89,8 +89,7 @@ def _ask_strategy(draft: PlaybookDraft, author: str | None) -> Strategy | None:
         return None  # never uploaded
     for number, (label, _) in enumerate(ANSWERS, start=1):
         output.say(f"  {number}  {label}")
-    answer: str = typer.prompt("Where may it go", default="1", value_proc=_read_answer)
-    return options.read_strategy(answer)
+    return options.read_strategy(output.prompt("Where may it go", "1", _read_answer))
 
 
 def _read_answer(text: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cli import output
+from core.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,7 +38,7 @@ def counting(what: str, total: int | None, *, quiet: bool) -> Iterator[Callable[
         task = bar.add_task(what, total=total)
 
         def advance(done: int, name: str) -> None:
-            bar.update(task, completed=done, description=output.clean(f"{what} {name:.40}"))
+            bar.update(task, completed=done, description=one_line(f"{what} {name:.40}"))
 
         yield advance
 
@@ -56,6 +57,8 @@ def following(what: str, *, quiet: bool) -> Iterator[Callable[[Job], None]]:
             description = f"{what} {job.state}"
             if job.failed or job.deferred:
                 description += f" ({job.deferred} deferred, {job.failed} failed)"
-            bar.update(task, total=job.total or None, completed=done, description=description)
+            bar.update(
+                task, total=job.total or None, completed=done, description=one_line(description)
+            )
 
         yield advance

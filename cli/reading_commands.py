@@ -103,7 +103,7 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         return
     metadata, sync = playbook.metadata, playbook.sync
     output.say(f"{playbook.ref}  {metadata.name}")
-    output.say(metadata.description)
+    output.say_block(metadata.description)
     output.say()
     facts: list[tuple[str, object]] = [
         ("cloud", ", ".join(metadata.cloud_provider)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from cli import output
 from cli.upstate import ComponentStatus, State
+from core.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -61,7 +62,7 @@ class UpDisplay:
         """A line below the components."""
         with contextlib.suppress(OSError):
             if self._live is not None:
-                self._live.console.print(text)
+                self._live.console.print(one_line(text))
             else:
                 output.say(text)
                 sys.stdout.flush()
@@ -73,7 +74,7 @@ class UpDisplay:
         grid = Table(box=None, pad_edge=False, show_header=False)
         for part in everything:
             state = Text(part.state.value, style=_STYLES[part.state])
-            grid.add_row(part.name, state, _pid(part), self._notes.get(part.name, ""))
+            grid.add_row(part.name, state, _pid(part), one_line(self._notes.get(part.name, "")))
         return grid
 
 

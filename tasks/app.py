@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from celery import Celery
+from celery.signals import after_setup_logger
+
+from core.terminal import guard_process
 
 app = Celery(
     "tasks",
@@ -18,3 +24,12 @@ app = Celery(
     ],
 )
 app.config_from_object("celeryconfig")
+
+
+def _guard(**_: object) -> None:
+    guard_process()
+
+
+after_setup_logger.connect(_guard)  # worker and beat, however they were started
+if Path(sys.argv[0]).parent.name == "celery" or Path(sys.argv[0]).name == "celery":
+    guard_process()  # `celery -A tasks …`: Flower sets up no logging of Celery's

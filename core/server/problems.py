@@ -1,7 +1,7 @@
 """What an answer other than 2xx means: the table of ``contract/server.md`` as exceptions.
 
-The server's words go into the error that the user sees, so they are cut, stripped of control
-characters, and cleaned of the token and of URL queries, which hold signatures.
+The server's words go into the error that the user sees, so they are cut, made one line without
+control characters, and cleaned of the token and of URL queries, which hold signatures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import math
 import re
 import time
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from core.errors import (
     ServerRejected,
     UrlExpired,
 )
+from core.terminal import one_line
 
 MAX_WORDS = 500
 MAX_NAMED_PATHS = 20
@@ -40,9 +40,7 @@ def clean_words(text: str, secret: str | None = None) -> str:
     if secret:
         text = text.replace(secret, "***")
     text = _SIGNATURE.sub(r"\1***", _QUERY.sub(r"\1", text))
-    # C*: control, format (bidi overrides too), surrogate, private use, unassigned
-    shown = "".join(" " if unicodedata.category(sign)[0] == "C" else sign for sign in text)
-    shown = " ".join(shown.split())
+    shown = one_line(" ".join(text.split()))
     return shown if len(shown) <= MAX_WORDS else shown[: MAX_WORDS - 1] + "…"
 
 
