@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from escher_server.agent_frames import ClientResult, Frame, read_results
@@ -30,9 +31,11 @@ class Ending(Exception):
 class Link:
     """One client's connection, after its handshake."""
 
-    def __init__(self, tenant_id: str) -> None:
+    def __init__(self, tenant_id: str, is_allowed: Callable[[], bool] = lambda: True) -> None:
+        """``is_allowed`` is asked with each ping: whether the client's token is still good."""
         loop = asyncio.get_running_loop()
         self.tenant_id = tenant_id
+        self._is_allowed = is_allowed
         self.client_id: str | None = None
         self.outgoing: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING_FRAMES)
         self.greeted: asyncio.Future[None] = loop.create_future()
@@ -88,6 +91,8 @@ class Link:
             await self._wait(PING_SECONDS)
             if self.missed_pongs >= MISSED_PONGS:
                 self.end(GOING_AWAY, f"{MISSED_PONGS} pongs missed")
+            if not self._is_allowed():
+                self.end(POLICY, "the token was revoked")
             if self._ending.done():
                 raise self._ending.result()
             self.missed_pongs += 1

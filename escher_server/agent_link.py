@@ -17,7 +17,7 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
@@ -121,9 +121,11 @@ class AgentLinks:
                 answer.cancel()
 
     # -- a connection -----------------------------------------------------------------------
-    async def serve(self, websocket: WebSocket, tenant_id: str) -> None:
-        """Talk to one client until either side has had enough."""
-        link = Link(tenant_id)
+    async def serve(
+        self, websocket: WebSocket, tenant_id: str, is_allowed: Callable[[], bool]
+    ) -> None:
+        """Talk to one client until either side has had enough, or its token is revoked."""
+        link = Link(tenant_id, is_allowed)
         tasks = [
             asyncio.create_task(part)
             for part in (self._read(websocket, link), _write(websocket, link), link.watch())
@@ -234,7 +236,9 @@ async def agent_link(websocket: WebSocket, tenant_id: str = "") -> None:
     """The link of one client; a wrong token or tenant is refused before the handshake."""
     services = websocket.app.state.services
     try:
-        caller = services.authenticator.caller(websocket.headers.get("authorization"))
+        peer = websocket.client.host if websocket.client is not None else None
+        authorization = websocket.headers.get("authorization")
+        caller = services.authenticator.caller(authorization, peer)
         caller.require_tenant(tenant_id)
     except Problem as problem:
         await websocket.send_denial_response(problem_response(problem))
@@ -242,4 +246,8 @@ async def agent_link(websocket: WebSocket, tenant_id: str = "") -> None:
         return
     services.counters.add(caller.tenant_id, requests=1)
     await websocket.accept()
-    await services.links.serve(websocket, caller.tenant_id)
+    await services.links.serve(
+        websocket,
+        caller.tenant_id,
+        is_allowed=lambda: services.authenticator.still_good(authorization),
+    )

@@ -72,8 +72,11 @@ def create_app(config: ServerConfig, *, embed: Embed | None = None) -> FastAPI:
 
 def _services(config: ServerConfig, embed: Embed | None) -> Services:
     database = open_database(config.data_dir)
+    database.begin_life()
     for token in config.tokens:
-        add_token(database, token.tenant_id, token.role, token.token.get_secret_value())
+        add_token(
+            database, token.tenant_id, token.role, token.token.get_secret_value(), token.member
+        )
     secret = (
         config.signing_secret.get_secret_value().encode()
         if config.signing_secret

@@ -63,6 +63,7 @@ def _shown(row: sqlite3.Row) -> dict[str, Any]:
         "status": row["status"],
         "storage_strategy": row["storage_strategy"],
         "deleted": deleted,
+        "published_by": row["published_by"],
         "updated_at": row["updated_at"],
         "metadata": None if deleted else shown_metadata(row),
         "files": [] if deleted else shown_files(row),
@@ -70,7 +71,7 @@ def _shown(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _cursor(services: Services, seq: int) -> str:
-    raw = f"{services.database.epoch}:{seq}".encode()
+    raw = f"{services.database.epoch}:{services.database.life}:{seq}".encode()
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
@@ -82,13 +83,10 @@ def _position(services: Services, tenant_id: str, cursor: str | None) -> int:
         return 0
     try:
         raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        epoch, _, number = raw.partition(":")
+        epoch, *life, number = raw.split(":")  # before schema 2 a cursor named no life
         seq = int(number)
     except (binascii.Error, ValueError) as error:
         raise Problem(400, "since is not a cursor of this server.") from error
-    last = (
-        services.database.read()
-        .execute("SELECT last_seq FROM tenants WHERE tenant_id = ?", (tenant_id,))
-        .fetchone()["last_seq"]
-    )
-    return seq if epoch == services.database.epoch and 0 <= seq <= last else 0
+    end = services.database.life_end(":".join(life), tenant_id)
+    known = epoch == services.database.epoch and end is not None and 0 <= seq <= end
+    return seq if known else 0

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 Role = Literal["member", "reviewer"]
 TenantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Member = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")]
 MEBIBYTE = 1 << 20
 
 
@@ -20,6 +21,8 @@ class TenantToken(BaseModel):
     tenant_id: TenantId
     token: SecretStr
     role: Role = "member"
+    member: Member | None = None
+    """Whose token it is; None: the member it had, else a name made of its role and hash."""
 
 
 class LocalObjects(BaseModel):
@@ -69,5 +72,6 @@ class ServerConfig(BaseModel):
     max_file_bytes: int = 1024 * MEBIBYTE
     max_files_per_upload: int = 1000
     max_json_bytes: int = 4 * MEBIBYTE
+    max_executions_per_member_day: int = 10_000
     multipart_over_bytes: int = 8 * MEBIBYTE
     part_bytes: int = 8 * MEBIBYTE

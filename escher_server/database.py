@@ -3,13 +3,17 @@
 ::
 
     meta            schema and epoch (changes when the data directory starts anew)
-    tenants ─┬─ tokens          only hashes
+    tenants ─┬─ tokens          only hashes, each with its member; revoked ones stay
              ├─ objects         what the object store is known to hold, by digest
              ├─ announcements   files named by upload calls, before and after they arrive
              ├─ versions        one row a published version; deleted ones stay as tombstones
+             │                  with their digest, for ever
              ├─ answers         first answers by Idempotency-Key
-             └─ executions      counted once by execution_id
+             ├─ executions      counted once by execution_id, with the member who reported them
+             └─ starts          the tenant's change number at each start of the server
     library_vectors             embeddings of library texts, by the text's digest
+
+The tables themselves are made by `escher_server.migrations`.
 
 ``versions.seq`` is the tenant's change counter at the row's last change. It is taken inside the
 one write transaction, so a reader never sees a number before a smaller one: the changes feed
@@ -18,6 +22,7 @@ has no gaps.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import uuid
@@ -25,60 +30,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = "1"
-_BUSY_SECONDS = 30
+from escher_server.migrations import bring_up_to_date
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tenants (
-    tenant_id TEXT PRIMARY KEY,
-    last_seq INTEGER NOT NULL DEFAULT 0,
-    requests INTEGER NOT NULL DEFAULT 0,
-    bytes_received INTEGER NOT NULL DEFAULT 0,
-    bytes_sent INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tokens (
-    token_hash TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, role TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS objects (
-    tenant_id TEXT NOT NULL, checksum TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, checksum)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS announcements (
-    tenant_id TEXT NOT NULL, playbook_id TEXT NOT NULL, version TEXT NOT NULL,
-    files_digest TEXT NOT NULL, files TEXT NOT NULL, serial INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, playbook_id, version, files_digest)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS versions (
-    tenant_id TEXT NOT NULL, playbook_id TEXT NOT NULL, version TEXT NOT NULL,
-    revision INTEGER NOT NULL, seq INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
-    content_digest TEXT NOT NULL, metadata TEXT NOT NULL, files TEXT NOT NULL,
-    status TEXT NOT NULL, storage_strategy TEXT NOT NULL,
-    deprecated_by TEXT, deprecation_reason TEXT,
-    published_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
-    execution_count INTEGER NOT NULL DEFAULT 0, success_count INTEGER NOT NULL DEFAULT 0,
-    last_executed INTEGER,
-    vector BLOB, embedding_model TEXT,
-    PRIMARY KEY (tenant_id, playbook_id, version)
-);
-CREATE UNIQUE INDEX IF NOT EXISTS versions_by_seq ON versions (tenant_id, seq);
-CREATE TABLE IF NOT EXISTS answers (
-    tenant_id TEXT NOT NULL, key TEXT NOT NULL, body_digest TEXT NOT NULL, answer TEXT NOT NULL,
-    playbook_id TEXT NOT NULL, version TEXT NOT NULL, created_at INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, key)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS answers_by_version ON answers (tenant_id, playbook_id, version);
-CREATE INDEX IF NOT EXISTS answers_by_age ON answers (created_at);
-CREATE TABLE IF NOT EXISTS executions (
-    tenant_id TEXT NOT NULL, execution_id TEXT NOT NULL,
-    playbook_id TEXT NOT NULL, version TEXT NOT NULL,
-    success INTEGER NOT NULL, duration_ms INTEGER NOT NULL, at INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, execution_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS library_vectors (
-    text_digest TEXT PRIMARY KEY, vector BLOB NOT NULL
-) WITHOUT ROWID;
-"""
+_BUSY_SECONDS = 30
+_LIVES_KEPT = 1000
 
 
 class Database:
@@ -91,22 +46,59 @@ class Database:
         self._opened: list[sqlite3.Connection] = []
         self._writer = self._connect()
         self._durable = True
-        self._writer.executescript(_SCHEMA)
-        with self.write() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO meta VALUES (?, ?)",
-                [("schema", SCHEMA_VERSION), ("epoch", uuid.uuid4().hex[:12])],
-            )
-            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-        if meta["schema"] != SCHEMA_VERSION:
+        try:
+            bring_up_to_date(self._writer, path)
+            with self.write() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (uuid.uuid4().hex[:12],)
+                )
+                epoch = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        except BaseException:
             self.close()
-            raise RuntimeError(
-                f"{path} has schema {meta['schema']}, this server writes {SCHEMA_VERSION}; "
-                "start it with another data directory."
+            raise
+        self.epoch: str = epoch[0]
+        self.life = ""
+
+    def begin_life(self) -> None:
+        """Note a start of the server, and at which change number each tenant stands.
+
+        A cursor names the life that it was given in. One of a life that this database does not
+        know, or from beyond the end of that life, tells that the database was restored from an
+        older copy: what it then holds under the same numbers is something else.
+        """
+        self.life = uuid.uuid4().hex[:12]
+        with self.write() as connection:
+            number = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM starts")
+            number = number.fetchone()[0]
+            connection.execute(
+                "INSERT INTO starts SELECT ?, ?, tenant_id, last_seq FROM tenants",
+                (number, self.life),
             )
-        self.epoch: str = meta["epoch"]
+            # also where there is no tenant yet
+            connection.execute("INSERT INTO starts VALUES (?, ?, '', 0)", (number, self.life))
+            connection.execute("DELETE FROM starts WHERE number <= ?", (number - _LIVES_KEPT,))
+
+    def life_end(self, life: str, tenant_id: str) -> int | None:
+        """The tenant's last change number in ``life``; None for a life that is not known."""
+        reader = self.read()
+        row = reader.execute("SELECT number FROM starts WHERE life = ?", (life,)).fetchone()
+        if row is None:
+            return None
+        later = reader.execute(
+            "SELECT min(number) FROM starts WHERE number > ?", (row["number"],)
+        ).fetchone()[0]
+        if later is None:
+            end = reader.execute("SELECT last_seq FROM tenants WHERE tenant_id = ?", (tenant_id,))
+        else:
+            end = reader.execute(
+                "SELECT seq FROM starts WHERE number = ? AND tenant_id = ?", (later, tenant_id)
+            )
+        found = end.fetchone()
+        return 0 if found is None else int(found[0])
 
     def _connect(self) -> sqlite3.Connection:
+        # SQLite gives its -wal and -shm the mode of the file
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

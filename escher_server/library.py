@@ -13,24 +13,25 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from escher_server.objects import file_checksum
-from escher_server.playbook_rules import LIBRARY_PREFIX, precedence
+from escher_server.playbook_rules import (
+    CANDIDATES,
+    LIBRARY_PREFIX,
+    StoredFile,
+    content_digest,
+    has_format,
+    latest,
+    precedence,
+)
+from escher_server.problems import Problem
+
+METADATA_FILE = "metadata.json"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LibraryFile:
-    """A file of a library playbook; ``path`` relative to the version's folder."""
-
-    path: str
-    size_bytes: int
-    checksum: str
 
 
 class LibraryVersion:
@@ -40,14 +41,37 @@ class LibraryVersion:
         self.playbook_id = playbook_id
         self.version = version
         self.folder = folder
-        self.metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_bytes())
+        metadata = json.loads((folder / METADATA_FILE).read_bytes())
+        if not isinstance(metadata, dict):
+            raise ValueError(f"{METADATA_FILE} is not an object")  # noqa: TRY004  read with the rest
+        self.metadata: dict[str, Any] = metadata
+
+    @property
+    def status(self) -> str:
+        return str(self.metadata.get("status", ""))
 
     @cached_property
-    def files(self) -> list[LibraryFile]:
+    def manifest(self) -> list[StoredFile]:
+        """What the content digest lists: every file but ``metadata.json``, sorted by path."""
+        return [file for file in self.files if file.path != METADATA_FILE]
+
+    @cached_property
+    def content_digest(self) -> str | None:
+        """The digest of the version; None when its metadata has no canonical form."""
+        try:
+            return content_digest(self.metadata, self.manifest)
+        except Problem as problem:
+            logger.warning(
+                "library: %s@%s has no digest: %s", self.playbook_id, self.version, problem.detail
+            )
+            return None
+
+    @cached_property
+    def files(self) -> list[StoredFile]:
         """Every file of the version, ``metadata.json`` too, sorted by path."""
         return [
-            LibraryFile(
-                path.relative_to(self.folder).as_posix(), path.stat().st_size, file_checksum(path)
+            StoredFile(
+                path.relative_to(self.folder).as_posix(), file_checksum(path), path.stat().st_size
             )
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and not path.is_symlink()
@@ -66,12 +90,19 @@ class Library:
         """Every version of every library playbook."""
         return [version for versions in self._playbooks().values() for version in versions.values()]
 
-    def find(self, playbook_id: str, version: str | None) -> LibraryVersion | None:
-        """A version, the highest one for None; None when the library has no such."""
+    def find(self, playbook_id: str, version: str) -> LibraryVersion | None:
+        """A version; None when the library has no such."""
+        return self._playbooks().get(playbook_id, {}).get(version)
+
+    def latest(self, playbook_id: str, format_: str) -> LibraryVersion | None:
+        """The latest version that has the format (``""``: any); None when there is none."""
         versions = self._playbooks().get(playbook_id, {})
-        if version is None:
-            return max(versions.values(), key=lambda it: precedence(it.version), default=None)
-        return versions.get(version)
+        found = latest(
+            it.version
+            for it in versions.values()
+            if it.status in CANDIDATES and has_format((file.path for file in it.manifest), format_)
+        )
+        return None if found is None else versions[found]
 
     def file(self, playbook_id: str, version: str, path: str) -> Path | None:
         """The file on disk, None when the library has no such."""
@@ -94,7 +125,7 @@ def _read_library(folder: Path) -> dict[str, dict[str, LibraryVersion]]:
         try:
             precedence(version)
             found = LibraryVersion(playbook_id, version, path.parent)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             logger.warning("library: %s@%s is left out: %s", playbook_id, version, error)
             continue
         playbooks.setdefault(playbook_id, {})[version] = found

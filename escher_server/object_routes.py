@@ -23,6 +23,7 @@ from escher_server.problems import Problem
 from escher_server.services import Services, ServicesDep, urls_expired
 from escher_server.signing import Action
 from escher_server.uploads import remember_objects
+from escher_server.versions import find, stored_files
 
 router = APIRouter(prefix="/objects", include_in_schema=False)
 _CHECKSUM_HEADER = "x-amz-checksum-sha256"
@@ -118,6 +119,7 @@ def get_object(
     """Send an object, or the asked range of it."""
     store = _local_store(services)
     _check_signature("get", request, services, tenant_id)
+    _check_published(services, tenant_id, f"sha256:{digest}", request)
     path = store.path(tenant_id, f"sha256:{digest}")
     if not path.is_file():
         raise Problem(404, "The object is not there.")
@@ -175,6 +177,19 @@ def _check_signature(action: Action, request: Request, services: Services, tenan
         action, request.scope["path"], request.query_params, expired=urls_expired(request)
     )
     services.counters.add(tenant_id, requests=1)
+
+
+def _check_published(services: Services, tenant_id: str, checksum: str, request: Request) -> None:
+    """410 when the version that the URL was made for has been deleted since."""
+    query = request.query_params
+    row = find(
+        services.database.read(),
+        tenant_id,
+        query.get("playbook_id", ""),
+        query.get("version", ""),
+    )
+    if row is None or all(file.checksum != checksum for file in stored_files(row)):
+        raise Problem(410, "The version that this URL was made for was deleted.")
 
 
 def _local_store(services: Services) -> LocalObjectStore:

@@ -38,8 +38,13 @@ class ObjectStore(Protocol):
     ) -> PutTarget:
         """Where to PUT exactly these bytes; others are refused with 400."""
 
-    def get_url(self, tenant_id: str, checksum: str, expires_at: int) -> str:
-        """Where to GET the object; supports Range and has a strong ETag."""
+    def get_url(
+        self, tenant_id: str, checksum: str, expires_at: int, version: tuple[str, str]
+    ) -> str:
+        """Where to GET the object as a file of ``version``, its id and version.
+
+        Supports Range and has a strong ETag.
+        """
 
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:
         """Take a file whose digest was checked; ``source`` is gone afterwards."""

@@ -119,8 +119,14 @@ class LocalObjectStore:
         )
         return PutTarget(url, pinned_headers(checksum, size_bytes))
 
-    def get_url(self, tenant_id: str, checksum: str, expires_at: int) -> str:
-        return self._signer.url("get", _route(tenant_id, checksum), expires_at=expires_at)
+    def get_url(
+        self, tenant_id: str, checksum: str, expires_at: int, version: tuple[str, str]
+    ) -> str:
+        playbook_id, number = version
+        route = _route(tenant_id, checksum)
+        return self._signer.url(
+            "get", route, expires_at=expires_at, playbook_id=playbook_id, version=number
+        )
 
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:
         settle(source, self.path(tenant_id, checksum))

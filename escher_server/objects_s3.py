@@ -91,7 +91,14 @@ class S3ObjectStore:
         )
         return PutTarget(url, pinned_headers(checksum, size_bytes))
 
-    def get_url(self, tenant_id: str, checksum: str, expires_at: int) -> str:
+    def get_url(
+        self,
+        tenant_id: str,
+        checksum: str,
+        expires_at: int,
+        version: tuple[str, str],  # noqa: ARG002  the protocol's
+    ) -> str:
+        # S3 knows of no versions: such a URL outlives a deletion until it expires
         return self._presign("get_object", expires_at, Key=_key(tenant_id, checksum))
 
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -16,6 +16,7 @@ from semver import Version
 from escher_server.problems import Problem
 
 LIBRARY_PREFIX = "escher-"
+CANDIDATES = frozenset({"approved", "active"})  # statuses that may be "latest"
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
 SERVER_OWNED = frozenset(
     {
@@ -33,6 +34,7 @@ SERVER_OWNED = frozenset(
 _MAX_VERSION_CHARS = 64
 _MAX_PATH_BYTES = 1024
 _MAX_LIST = 50
+_JOINERS = frozenset({"\u200c", "\u200d"})  # of Persian and Indic names
 _ENTRY_STEMS = ("main.", "template.", "azuredeploy.")
 
 Status = Literal[
@@ -52,6 +54,20 @@ def precedence(version: str) -> Version:
     return parsed
 
 
+def latest(versions: Iterable[str]) -> str | None:
+    """The highest by precedence; a pre-release only where there is no release."""
+    return max(
+        versions,
+        key=lambda version: (precedence(version).prerelease is None, precedence(version)),
+        default=None,
+    )
+
+
+def has_format(paths: Iterable[str], format_: str) -> bool:
+    """Whether one of the paths is of the format; every version has ``""``."""
+    return not format_ or any(path.startswith(f"{format_}/") for path in paths)
+
+
 def _check_version(version: str) -> str:
     precedence(version)
     return version
@@ -63,7 +79,10 @@ def _check_path(path: str) -> str:
         or "\\" in path
         or len(path.encode()) > _MAX_PATH_BYTES
         or any(part in {"", ".", ".."} for part in path.split("/"))
-        or any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in path)
+        or any(
+            unicodedata.category(character) in {"Cc", "Cf", "Cs"} and character not in _JOINERS
+            for character in path
+        )
         or path[1:2] == ":"
     ):
         raise ValueError("not a plain relative path such as shell/stop.sh")
@@ -133,14 +152,28 @@ def check_own_id(playbook_id: str) -> None:
         raise Problem(403, f"Ids beginning with {LIBRARY_PREFIX} belong to the Escher Library.")
 
 
-def content_digest(metadata: Mapping[str, Any], files: Iterable[tuple[str, str]]) -> str:
+class StoredFile(NamedTuple):
+    """A file of a version."""
+
+    path: str
+    checksum: str
+    size_bytes: int
+    executable: bool = False
+
+    @property
+    def entry(self) -> list[str]:
+        """As it stands in the content digest and in a manifest: ``[path, checksum, "x"?]``."""
+        return [self.path, self.checksum, *(["x"] if self.executable else [])]
+
+
+def content_digest(metadata: Mapping[str, Any], files: Iterable[StoredFile]) -> str:
     """The digest of a version: its metadata without what the server owns, and its files.
 
-    ``files`` are ``(path, checksum)``. 400 when the metadata has no RFC 8785 form.
+    400 when the metadata has no RFC 8785 form.
     """
     document: dict[str, Any] = {
         "metadata": {key: value for key, value in metadata.items() if key not in SERVER_OWNED},
-        "files": sorted([path, checksum] for path, checksum in files),
+        "files": sorted(file.entry for file in files),
     }
     try:
         canonical = rfc8785.dumps(document)

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+PROBLEM_TYPE = "urn:escher:problem:"
+
 
 class Problem(Exception):
     """A request refused: ``status``, words for people, and members of the answer's body.
@@ -31,7 +33,7 @@ def problem_response(problem: Problem) -> JSONResponse:
     """The HTTP answer of a problem."""
     title = HTTPStatus(problem.status).phrase
     body = {
-        "type": f"urn:escher:problem:{title.lower().replace(' ', '-')}",
+        "type": PROBLEM_TYPE + title.lower().replace(" ", "-"),
         "title": title,
         "status": problem.status,
         "detail": problem.detail,

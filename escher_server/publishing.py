@@ -21,6 +21,7 @@ from escher_server.playbook_rules import (
     PlaybookId,
     PlaybookVersion,
     RelativePath,
+    StoredFile,
     check_metadata,
     check_own_id,
     content_digest,
@@ -30,7 +31,7 @@ from escher_server.review import deprecate_lower
 from escher_server.services import CallerDep, Services, ServicesDep
 from escher_server.tenants import Caller
 from escher_server.uploads import announced_files, held_objects, remember_objects
-from escher_server.versions import conflict, find, next_seq
+from escher_server.versions import conflict, find, holds_other_content, immutable, next_seq
 
 router = APIRouter()
 _ANSWERS_KEPT_SECONDS = 30 * 86400
@@ -40,10 +41,11 @@ _PROMOTABLE = frozenset({"pending_review", "rejected", "needs_update"})
 _INSERT = """
 INSERT OR REPLACE INTO versions (
     tenant_id, playbook_id, version, revision, seq, content_digest, metadata, files,
-    status, storage_strategy, published_at, updated_at, vector, embedding_model
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    status, storage_strategy, published_at, updated_at, vector, embedding_model,
+    published_by, approved_at
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-Files = dict[str, tuple[str, int]]  # {path: (checksum, size in bytes)}
+Files = dict[str, StoredFile]
 
 
 class Publication(BaseModel):
@@ -151,17 +153,17 @@ def _check_vector(vector: list[float] | None) -> None:
 
 
 def _check_conflict(existing: sqlite3.Row | None, body: Publication) -> None:
-    """409 when the server has moved past ``base_revision`` or holds other content."""
+    """409 when the name holds, or held, other content, or has moved past ``base_revision``."""
     if existing is None:
         return
+    if holds_other_content(existing, body.content_digest):
+        raise immutable(existing)
     if existing["deleted"]:
         if body.base_revision is not None and existing["revision"] > body.base_revision:
             raise conflict(409, "This version was deleted on the server.", existing)
         return
     if existing["revision"] > (body.base_revision or 0):
         raise conflict(409, "The server has moved past base_revision.", existing)
-    if body.content_digest != existing["content_digest"]:
-        raise conflict(409, "A published version never changes its content.", existing)
 
 
 def _verified_files(services: Services, body: Publication) -> Files:
@@ -174,13 +176,15 @@ def _verified_files(services: Services, body: Publication) -> Files:
     missing = sorted(_not_arrived(services, body.tenant_id, files))
     if missing:
         raise Problem(424, "Announced files have not arrived.", missing=missing)
-    remember_objects(services, body.tenant_id, dict(files.values()))
+    remember_objects(
+        services, body.tenant_id, {file.checksum: file.size_bytes for file in files.values()}
+    )
     return files
 
 
 def _not_arrived(services: Services, tenant_id: str, files: Files) -> list[str]:
-    held = held_objects(services, tenant_id, {checksum for checksum, _ in files.values()})
-    return [path for path, (checksum, _) in files.items() if checksum not in held]
+    held = held_objects(services, tenant_id, {file.checksum for file in files.values()})
+    return [path for path, file in files.items() if file.checksum not in held]
 
 
 def _announced(services: Services, body: Publication) -> Files:
@@ -200,8 +204,7 @@ def _announced(services: Services, body: Publication) -> Files:
         if not body.s3_paths.keys() <= candidate.keys():
             continue
         files = {path: candidate[path] for path in sorted(body.s3_paths)}
-        pairs = ((path, checksum) for path, (checksum, _) in files.items())
-        if content_digest(body.metadata, pairs) == body.content_digest:
+        if content_digest(body.metadata, files.values()) == body.content_digest:
             return files
     raise Problem(400, "content_digest is not that of the metadata and the announced files.")
 
@@ -226,13 +229,17 @@ def _insert(
             next_seq(connection, body.tenant_id),
             body.content_digest,
             json.dumps(body.metadata),
-            json.dumps([[path, *entry] for path, entry in files.items()]),
+            json.dumps(
+                [[*file[:3], *(["x"] if file.executable else [])] for file in files.values()]
+            ),
             "approved" if trusted else "pending_review",
             "uploaded_trusted" if trusted else "uploaded_for_review",
             now,
             now,
             _pack(body.vector),
             body.embedding_model,
+            caller.member,
+            now if trusted else None,
         ),
     )
     if trusted:
@@ -264,9 +271,9 @@ def _refresh(
     if _trusted(body, caller) and existing["status"] in _PROMOTABLE:
         connection.execute(
             "UPDATE versions SET status = 'approved', storage_strategy = 'uploaded_trusted', "
-            "deprecation_reason = NULL, revision = revision + 1, seq = ?, updated_at = ? "
-            "WHERE tenant_id = ? AND playbook_id = ? AND version = ?",
-            (next_seq(connection, body.tenant_id), now, *key),
+            "deprecation_reason = NULL, revision = revision + 1, seq = ?, updated_at = ?, "
+            "approved_at = ? WHERE tenant_id = ? AND playbook_id = ? AND version = ?",
+            (next_seq(connection, body.tenant_id), now, now, *key),
         )
         deprecate_lower(connection, *key, now)
 

@@ -1,14 +1,15 @@
 """``GET /api/script/download``: pre-signed GETs for the files of a version.
 
 Asked by id and version, ``format`` narrows to that folder. Asked by ``s3_path``, it may name a
-file, a folder of the version, or the whole version.
+file, a folder of the version, or the whole version. Each answer also tells what the version is:
+its status, its publisher, its metadata and the manifest that its digest covers, so that a client
+can check the digest before it takes a byte.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,13 +18,22 @@ from fastapi.responses import JSONResponse
 
 from escher_server.objects import hex_of
 from escher_server.places import LIBRARY_BUCKET, TENANT_BUCKET
-from escher_server.playbook_rules import FORMATS, LIBRARY_PREFIX, entry_point, precedence
+from escher_server.playbook_rules import (
+    CANDIDATES,
+    FORMATS,
+    LIBRARY_PREFIX,
+    StoredFile,
+    entry_point,
+    has_format,
+    latest,
+)
 from escher_server.problems import Problem
 from escher_server.services import CallerDep, Services, ServicesDep, expiry
 from escher_server.tenants import Caller
-from escher_server.versions import find_live
+from escher_server.versions import find_live, shown_metadata, stored_files
 
 router = APIRouter()
+LIBRARY_MEMBER = "escher-library"
 _TENANT_PATH = re.compile(
     re.escape(TENANT_BUCKET)
     + r"/tenants/(?P<tenant>[^/]+)/playbooks/(?P<id>[^/]+)/v(?P<version>[^/]+)(?:/(?P<path>.*))?"
@@ -31,7 +41,6 @@ _TENANT_PATH = re.compile(
 _LIBRARY_PATH = re.compile(
     re.escape(LIBRARY_BUCKET) + r"/playbooks/(?P<id>[^/]+)/v(?P<version>[^/]+)(?:/(?P<path>.*))?"
 )
-_HIDDEN = ("draft", "archived", "rejected", "broken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +51,18 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    path: str
-    size_bytes: int
-    checksum: str
-    url: str
+class _Found:
+    """A version, of the tenant or of the library; ``url`` signs a GET of one of its files."""
+
+    playbook_id: str
+    version: str
+    status: str
+    published_by: str | None
+    content_digest: str | None
+    metadata: Mapping[str, Any]
+    files: Sequence[StoredFile]
+    manifest: Sequence[StoredFile]
+    url: Callable[[StoredFile], str]
 
 
 @router.get("/api/script/download")
@@ -68,31 +84,38 @@ def download(
     else:
         raise Problem(400, "Name an s3_path, or a playbook_id.")
     expires_at = expiry(request, services.config.download_url_ttl_seconds)
-    source = _library_files if asked.playbook_id.startswith(LIBRARY_PREFIX) else _tenant_files
-    found_version, metadata, files = source(services, caller, asked, expires_at)
+    source = _in_library if asked.playbook_id.startswith(LIBRARY_PREFIX) else _in_tenant
+    found = source(services, caller, asked, expires_at)
+    files = [file for file in found.files if _inside(file.path, asked.path)]
     if not files:
         raise Problem(
-            404, f"{asked.playbook_id}@{found_version} has no {asked.path or 'files'} here."
+            404, f"{found.playbook_id}@{found.version} has no {asked.path or 'files'} here."
         )
     folder = files[0].path.split("/")[0] if asked.path else ""
     found_format = folder if folder in FORMATS else None
     return JSONResponse(
         {
-            "playbook_id": asked.playbook_id,
-            "version": found_version,
+            "playbook_id": found.playbook_id,
+            "version": found.version,
             "format": found_format,
+            "status": found.status,
+            "published_by": found.published_by,
+            "content_digest": found.content_digest,
+            "metadata": found.metadata,
+            "manifest": [file.entry for file in found.manifest],
             "files": [
                 {
                     "path": file.path,
-                    "url": file.url,
+                    "url": found.url(file),
                     "checksum": file.checksum,
                     "size_bytes": file.size_bytes,
+                    "executable": file.executable,
                     "expires_at": expires_at,
                 }
                 for file in files
             ],
             "entry_point": entry_point(
-                found_format, [file.path for file in files], metadata.get("entry_points")
+                found_format, [file.path for file in files], found.metadata.get("entry_points")
             )
             if found_format
             else None,
@@ -110,57 +133,69 @@ def _asked_path(caller: Caller, s3_path: str) -> _Asked:
     return _Asked(match["id"], match["version"], (match["path"] or "").rstrip("/"))
 
 
-def _tenant_files(
-    services: Services, caller: Caller, asked: _Asked, expires_at: int
-) -> tuple[str, Mapping[str, Any], list[_File]]:
-    version = asked.version or _latest(services, caller.tenant_id, asked.playbook_id)
-    row = find_live(services.database.read(), caller.tenant_id, asked.playbook_id, version)
-    files = [
-        _File(path, size, checksum, services.store.get_url(caller.tenant_id, checksum, expires_at))
-        for path, checksum, size in json.loads(row["files"])
-        if _inside(path, asked.path)
-    ]
-    return version, json.loads(row["metadata"]), files
+def _in_tenant(services: Services, caller: Caller, asked: _Asked, expires_at: int) -> _Found:
+    tenant_id = caller.tenant_id
+    version = asked.version or _latest(services, tenant_id, asked.playbook_id, asked.path)
+    row = find_live(services.database.read(), tenant_id, asked.playbook_id, version)
+    files = stored_files(row)
+    of = (row["playbook_id"], row["version"])
+    return _Found(
+        *of,
+        status=row["status"],
+        published_by=row["published_by"],
+        content_digest=row["content_digest"],
+        metadata=shown_metadata(row),
+        files=files,
+        manifest=files,
+        url=lambda file: services.store.get_url(tenant_id, file.checksum, expires_at, of),
+    )
 
 
-def _library_files(
-    services: Services, caller: Caller, asked: _Asked, expires_at: int
-) -> tuple[str, Mapping[str, Any], list[_File]]:
-    found = services.library.find(asked.playbook_id, asked.version)
+def _in_library(services: Services, caller: Caller, asked: _Asked, expires_at: int) -> _Found:
+    library = services.library
+    if asked.version is None:
+        found = library.latest(asked.playbook_id, asked.path)
+    else:
+        found = library.find(asked.playbook_id, asked.version)
     if found is None:
-        raise Problem(404, f"The Escher Library has no {asked.playbook_id} of this version.")
-    files = [
-        _File(
-            file.path,
-            file.size_bytes,
-            file.checksum,
-            services.signer.url(
-                "get",
-                f"/objects/library/{found.playbook_id}/{found.version}/{file.path}",
-                expires_at=expires_at,
-                tenant=caller.tenant_id,
-                sha256=hex_of(file.checksum),
-            ),
-        )
-        for file in found.files
-        if _inside(file.path, asked.path)
-    ]
-    return found.version, found.metadata, files
+        raise Problem(404, f"The Escher Library has no such version of {asked.playbook_id}.")
+    return _Found(
+        found.playbook_id,
+        found.version,
+        status=found.status,
+        published_by=LIBRARY_MEMBER,
+        content_digest=found.content_digest,
+        metadata=found.metadata,
+        files=found.files,
+        manifest=found.manifest,
+        url=lambda file: services.signer.url(
+            "get",
+            f"/objects/library/{found.playbook_id}/{found.version}/{file.path}",
+            expires_at=expires_at,
+            tenant=caller.tenant_id,
+            sha256=hex_of(file.checksum),
+        ),
+    )
 
 
 def _inside(path: str, asked: str) -> bool:
     return not asked or path == asked or path.startswith(f"{asked}/")
 
 
-def _latest(services: Services, tenant_id: str, playbook_id: str) -> str:
-    """The highest version that search would not hide."""
+def _latest(services: Services, tenant_id: str, playbook_id: str, format_: str) -> str:
+    """The highest approved or active version that has the format (``""``: any)."""
     rows = services.database.read().execute(
-        "SELECT version, status FROM versions "
+        "SELECT version, status, files FROM versions "
         "WHERE tenant_id = ? AND playbook_id = ? AND NOT deleted",
         (tenant_id, playbook_id),
     )
-    shown = [row["version"] for row in rows if row["status"] not in _HIDDEN]
-    if not shown:
-        raise Problem(404, f"There is no {playbook_id} here.")
-    latest: str = max(shown, key=precedence)
-    return latest
+    found = latest(
+        row["version"]
+        for row in rows
+        if row["status"] in CANDIDATES
+        and has_format((file.path for file in stored_files(row)), format_)
+    )
+    if found is None:
+        what = f"{format_} script of {playbook_id}" if format_ else playbook_id
+        raise Problem(404, f"There is no approved or active {what} here.")
+    return found

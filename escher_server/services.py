@@ -55,9 +55,10 @@ ServicesDep = Annotated[Services, Depends(_services)]
 
 
 async def _caller(
-    services: ServicesDep, authorization: Annotated[str | None, Header()] = None
+    request: Request, services: ServicesDep, authorization: Annotated[str | None, Header()] = None
 ) -> Caller:
-    caller = services.authenticator.caller(authorization)
+    peer = request.client.host if request.client is not None else None
+    caller = services.authenticator.caller(authorization, peer)
     services.counters.add(caller.tenant_id, requests=1)
     return caller
 

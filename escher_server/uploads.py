@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from escher_server.places import tenant_base
 from escher_server.playbook_rules import (
@@ -17,6 +17,7 @@ from escher_server.playbook_rules import (
     PlaybookId,
     PlaybookVersion,
     RelativePath,
+    StoredFile,
     check_own_id,
 )
 from escher_server.problems import Problem
@@ -32,6 +33,7 @@ class AnnouncedFile(BaseModel):
     path: RelativePath
     size_bytes: Annotated[StrictInt, Field(ge=0)]
     checksum: Checksum
+    executable: StrictBool = False
 
 
 class Announcement(BaseModel):
@@ -128,7 +130,12 @@ def remember_objects(
 
 
 def _remember_announcement(services: Services, body: Announcement) -> None:
-    files = json.dumps({file.path: [file.checksum, file.size_bytes] for file in body.files})
+    files = json.dumps(
+        {
+            file.path: [file.checksum, file.size_bytes, *(["x"] if file.executable else [])]
+            for file in body.files
+        }
+    )
     version = (body.tenant_id, body.playbook_id, body.version)
     with services.database.write(durable=False) as connection:
         serial = connection.execute(
@@ -149,14 +156,17 @@ def _remember_announcement(services: Services, body: Announcement) -> None:
 
 def announced_files(
     services: Services, tenant_id: str, playbook_id: str, version: str
-) -> list[dict[str, tuple[str, int]]]:
-    """What was announced for a version, newest first: ``{path: (checksum, size_bytes)}``."""
+) -> list[dict[str, StoredFile]]:
+    """What was announced for a version, newest first, by path."""
     rows = services.database.read().execute(
         "SELECT files FROM announcements "
         "WHERE tenant_id = ? AND playbook_id = ? AND version = ? ORDER BY serial DESC",
         (tenant_id, playbook_id, version),
     )
     return [
-        {path: (checksum, size) for path, (checksum, size) in json.loads(row["files"]).items()}
+        {
+            path: StoredFile(path, checksum, size, marks == ["x"])
+            for path, (checksum, size, *marks) in json.loads(row["files"]).items()
+        }
         for row in rows
     ]

@@ -1,6 +1,7 @@
 """The rows of published versions, and how they are shown to clients.
 
-``files`` is stored as ``[[path, checksum, size_bytes], …]`` sorted by path. ``metadata`` is what
+``files`` is stored as ``[[path, checksum, size_bytes, "x"?], …]`` sorted by path; ``"x"`` marks an
+executable one. A deleted version keeps its row, its revision and its digest for ever. ``metadata`` is what
 was published; what the server owns stands in columns and is laid over it when shown, so an
 approval never touches what the content digest covers.
 """
@@ -12,7 +13,8 @@ import sqlite3
 from typing import Any
 
 from escher_server.places import tenant_base
-from escher_server.problems import Problem
+from escher_server.playbook_rules import StoredFile
+from escher_server.problems import PROBLEM_TYPE, Problem
 
 
 def find(
@@ -34,6 +36,23 @@ def find_live(
     if row is None or row["deleted"]:
         raise Problem(404, f"There is no {playbook_id}@{version} here.")
     return row
+
+
+def holds_other_content(row: sqlite3.Row, content_digest: str) -> bool:
+    """Whether the name is taken by other content; that of a deleted version counts for ever."""
+    return bool(row["content_digest"] != content_digest)
+
+
+def immutable(row: sqlite3.Row) -> Problem:
+    """The 409 for other content under a name that holds, or held, some."""
+    was = "was deleted; its name" if row["deleted"] else "is published and"
+    return conflict(
+        409,
+        f"{row['playbook_id']}@{row['version']} {was} never takes other content: "
+        "publish it as another version.",
+        row,
+        type=f"{PROBLEM_TYPE}immutable",
+    )
 
 
 def next_seq(connection: sqlite3.Connection, tenant_id: str) -> int:
@@ -68,20 +87,35 @@ def shown_metadata(row: sqlite3.Row) -> dict[str, Any]:
     return metadata
 
 
+def stored_files(row: sqlite3.Row) -> list[StoredFile]:
+    """The files of a version; none of a deleted one."""
+    return [
+        StoredFile(path, checksum, size, marks == ["x"])
+        for path, checksum, size, *marks in json.loads(row["files"])
+    ]
+
+
 def shown_files(row: sqlite3.Row) -> list[dict[str, Any]]:
     """The files of a version as the changes feed lists them."""
     base = tenant_base(row["tenant_id"], row["playbook_id"], row["version"])
     return [
-        {"path": path, "size_bytes": size, "checksum": checksum, "s3_path": f"{base}/{path}"}
-        for path, checksum, size in json.loads(row["files"])
+        {
+            "path": file.path,
+            "size_bytes": file.size_bytes,
+            "checksum": file.checksum,
+            "executable": file.executable,
+            "s3_path": f"{base}/{file.path}",
+        }
+        for file in stored_files(row)
     ]
 
 
-def conflict(status: int, detail: str, row: sqlite3.Row) -> Problem:
+def conflict(status: int, detail: str, row: sqlite3.Row, **members: Any) -> Problem:
     """A 409 or 412 that says what the server holds."""
     return Problem(
         status,
         detail,
+        **members,
         server={
             "revision": row["revision"],
             "content_digest": row["content_digest"],

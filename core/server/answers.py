@@ -5,9 +5,9 @@ Unknown members are ignored: a newer server may send more. Times are Unix second
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from core.errors import NotEscherServer
 from core.files import DIGEST_RE
@@ -16,6 +16,7 @@ from core.server.problems import CHECK_URL
 
 Checksum = Annotated[str, Field(pattern=DIGEST_RE.pattern)]
 S3Path = Annotated[str, Field(pattern=r"^s3://[^\x00-\x1f]+$", max_length=2048)]
+Member = Annotated[str | None, Field(max_length=200)]
 Revision = Annotated[int, Field(ge=1)]
 _NAMED_PROBLEMS = 3
 
@@ -102,10 +103,15 @@ class RemoteFile(Reply):
     size_bytes: Annotated[int, Field(ge=0)]
     checksum: Checksum
     s3_path: S3Path
+    executable: bool = False
 
 
 class Change(Reply):
-    """One version in the changes feed; a deleted one has neither metadata nor files."""
+    """One version in the changes feed; a deleted one has neither metadata nor files.
+
+    ``content_digest`` of a deleted one is that of what was deleted. ``published_by`` names the
+    member whose token published it; None where the server does not know, or does not tell.
+    """
 
     playbook_id: str
     version: str
@@ -115,6 +121,7 @@ class Change(Reply):
     storage_strategy: Strategy
     deleted: bool
     updated_at: int
+    published_by: Member = None
     metadata: dict[str, Any] | None = None
     files: list[RemoteFile] = []
 
@@ -141,16 +148,56 @@ class ScriptFile(Reply):
     checksum: Checksum
     size_bytes: Annotated[int, Field(ge=0)]
     expires_at: int
+    executable: bool = False
+
+
+class ManifestEntry(NamedTuple):
+    """A file as the content digest lists it."""
+
+    path: str
+    checksum: str
+    executable: bool
+
+
+def _manifest(told: Any) -> Any:
+    """``[[path, checksum, "x"?], …]`` as entries; another shape is refused whole."""
+    if told is None:
+        return None
+    if not isinstance(told, list):
+        raise ValueError("no list")  # noqa: TRY004  pydantic passes a TypeError on
+    entries = []
+    for entry in told:
+        match entry:
+            case [str(path), str(checksum)]:
+                entries.append(ManifestEntry(path, checksum, executable=False))
+            case [str(path), str(checksum), "x"]:
+                entries.append(ManifestEntry(path, checksum, executable=True))
+            case _:
+                raise ValueError("an entry is not [path, checksum] or [path, checksum, 'x']")
+        if not DIGEST_RE.fullmatch(entries[-1].checksum):
+            raise ValueError("a checksum is malformed")
+    if len({entry.path for entry in entries}) != len(entries):
+        raise ValueError("a path is listed twice")
+    return entries
 
 
 class Script(Reply):
-    """Files of a version with their pre-signed GETs; format and entry point where it is one format."""
+    """Files of a version with their pre-signed GETs; format and entry point where it is one format.
+
+    The last five tell of the whole version, as the changes feed does, so that its digest can be
+    computed before a byte is taken; each is None from a server of before they were told.
+    """
 
     playbook_id: str
     version: str
     format: str | None = None
     files: list[ScriptFile]
     entry_point: str | None = None
+    status: Status | None = None
+    published_by: Member = None
+    content_digest: Checksum | None = None
+    metadata: dict[str, Any] | None = None
+    manifest: Annotated[list[ManifestEntry], BeforeValidator(_manifest)] | None = None
 
 
 class RemoteResult(Reply):

@@ -155,10 +155,23 @@ class EscherServer:
         if answer.body:
             read_reply(Deleted, answer.body, call)
 
-    def set_status(self, ref: Ref, status: Status, reason: str | None = None) -> StatusSet:
-        """Set a version's status; wants a reviewer's token."""
+    def set_status(
+        self,
+        ref: Ref,
+        status: Status,
+        reason: str | None = None,
+        *,
+        content_digest: str | None = None,
+    ) -> StatusSet:
+        """Set a version's status; wants a reviewer's token.
+
+        ``content_digest`` is what was judged: `Conflict` where the server holds another.
+        """
         path = self._version_path("metadata", ref) + "/status"
-        return self._call(StatusSet, "POST", path, {"status": status.value, "reason": reason})
+        body = {"status": status.value, "reason": reason}
+        if content_digest is not None:
+            body["content_digest"] = content_digest
+        return self._call(StatusSet, "POST", path, body)
 
     def send_stats(self, ref: Ref, executions: Iterable[Mapping[str, Any]]) -> StatsCounted:
         """Report executions ``{execution_id, success, duration_ms, at}``; again is harmless."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from support.reference import Reference, running_reference
+from support.reference import Reference, forget_deleted_content, running_reference
 
 from core.server.client import EscherServer
 from core.settings import Settings
@@ -24,6 +24,12 @@ def _reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 def reference(_reference: Reference) -> Iterator[Reference]:
     yield _reference
     _reference.faults()
+
+
+@pytest.fixture
+def forgetful(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that lets the name of a deleted version take other content."""
+    forget_deleted_content(monkeypatch)
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ def test_a_change_is_complete_and_its_digest_is_that_of_what_it_shows(
     assert change["metadata"]["status"] == change["status"] == "approved"
     assert change["metadata"]["created_at"] == 7
     assert [file["path"] for file in change["files"]] == ["parameters.json", "shell/stop.sh"]
-    assert set(change["files"][0]) == {"path", "size_bytes", "checksum", "s3_path"}
+    assert set(change["files"][0]) == {
+        "path", "size_bytes", "checksum", "executable", "s3_path",
+    }  # fmt: skip
 
 
 def test_a_cursor_of_another_life_starts_from_the_beginning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from escher_server.objects_s3 import S3ObjectStore
 
 CONTENT = b"echo 0123456789\n"
 CHECKSUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+VERSION = ("stop", "1.0.0")
 Stored = tuple[ObjectStore, httpx.Client]
 
 
@@ -56,6 +58,13 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stored]:
         ServerConfig(data_dir=tmp_path, public_url="http://testserver", tokens=tenants)
     )
     with TestClient(app) as http:
+        with app.state.services.database.write() as connection:  # a version that has the file
+            connection.execute(
+                "INSERT INTO versions (tenant_id, playbook_id, version, revision, seq,"
+                " content_digest, metadata, files, status, storage_strategy, published_at,"
+                " updated_at) VALUES ('acme', ?, ?, 1, 1, '', '{}', ?, '', '', 0, 0)",
+                (*VERSION, json.dumps([["shell/a.sh", CHECKSUM, len(CONTENT)]])),
+            )
         yield app.state.services.store, http
 
 
@@ -69,7 +78,7 @@ def test_put_then_get_the_same_bytes(stored: Stored) -> None:
     target = store.put_target("acme", CHECKSUM, len(CONTENT), soon())
     assert http.put(target.url, content=CONTENT, headers=target.headers).status_code == 200
     assert store.size("acme", CHECKSUM) == len(CONTENT)
-    answer = http.get(store.get_url("acme", CHECKSUM, soon()))
+    answer = http.get(store.get_url("acme", CHECKSUM, soon(), VERSION))
     assert answer.content == CONTENT
     etag = answer.headers["etag"]
     assert etag.startswith('"')  # strong
@@ -96,7 +105,7 @@ def test_a_range(stored: Stored, tmp_path: Path) -> None:
     source.write_bytes(CONTENT)
     store.adopt("acme", CHECKSUM, source)
     assert not source.exists()
-    url = store.get_url("acme", CHECKSUM, soon())
+    url = store.get_url("acme", CHECKSUM, soon(), VERSION)
     answer = http.get(url, headers={"Range": "bytes=5-8"})
     assert (answer.status_code, answer.content) == (206, b"0123")
 

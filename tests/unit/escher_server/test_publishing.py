@@ -87,10 +87,86 @@ def test_a_published_version_never_changes_content(server: Any, base_revision: i
     )
     answer = server.member.send_publish(body)
     assert answer.status_code == 409
+    assert answer.json()["type"].endswith(":immutable")
     assert answer.json()["server"]["content_digest"] == digest
     assert answer.json()["server"]["revision"] == 1
     assert answer.json()["server"]["metadata"]["x_newer_field"] == {"kept": True}
     assert server.member.feed()["stop", "1.0.0"]["content_digest"] == digest
+
+
+class TestTheNameOfADeletedVersion:
+    """It belongs to the content that it had, for ever."""
+
+    def delete(self, server: Any) -> dict[str, Any]:
+        server.member.publish(files=FILES, storage_strategy="uploaded_trusted")
+        server.reviewer.set_status("stop", "1.0.0", "approved")
+        assert server.reviewer.delete("stop", "1.0.0", 2).is_success
+        tombstone: dict[str, Any] = server.member.feed()["stop", "1.0.0"]
+        return tombstone
+
+    @pytest.mark.parametrize("base_revision", [None, 1, 2, 3])
+    @pytest.mark.parametrize("what", ["a file", "a path", "the metadata"])
+    def test_takes_no_other_content(
+        self, server: Any, what: str, base_revision: int | None
+    ) -> None:
+        tombstone = self.delete(server)
+        files = {
+            "a file": {**FILES, "shell/stop.sh": b"rm -rf /\n"},
+            "a path": {"shell/other.sh": FILES["shell/stop.sh"]},
+            "the metadata": FILES,
+        }[what]
+        description = "Something else." if what == "the metadata" else "Stops idle instances."
+        metadata = server.member.metadata("stop", "1.0.0", description=description)
+        for client in (server.member, server.reviewer):
+            client.upload("stop", "1.0.0", files)
+            body = client.publish_body(metadata, files, base_revision=base_revision)
+            answer = client.send_publish(body)
+            assert answer.status_code == 409
+            assert answer.json()["type"] == "urn:escher:problem:immutable"
+            assert answer.json()["server"]["content_digest"] == tombstone["content_digest"]
+            assert answer.json()["server"]["deleted"] is True
+        assert server.member.feed()["stop", "1.0.0"] == tombstone
+        assert (
+            server.member.get(
+                "/api/script/download", playbook_id="stop", version="1.0.0"
+            ).status_code
+            == 404
+        )
+
+    def test_takes_the_same_content_again_and_then_asks_for_a_review_again(
+        self, server: Any
+    ) -> None:
+        tombstone = self.delete(server)
+        again = server.member.publish(files=FILES)
+        assert (again["revision"], again["status"]) == (4, "pending_review")
+        feed = server.member.feed()["stop", "1.0.0"]
+        assert feed["content_digest"] == tombstone["content_digest"]
+
+    def test_keeps_it_over_a_restart_and_another_deletion(
+        self, server: Any, start_server: Any
+    ) -> None:
+        tombstone = self.delete(server)
+        server.member.publish(files=FILES)
+        assert server.member.delete("stop", "1.0.0", 4).is_success
+        other = {"shell/stop.sh": b"echo other\n"}
+        again = start_server()
+        again.member.upload("stop", "1.0.0", other)
+        body = again.member.publish_body(again.member.metadata("stop", "1.0.0"), other)
+        assert again.member.send_publish(body).status_code == 409
+        assert again.member.feed()["stop", "1.0.0"]["content_digest"] == tombstone["content_digest"]
+
+
+def test_who_published_is_told_and_stays_whoever_approves(server: Any) -> None:
+    server.member.publish()
+    server.reviewer.publish(version="2.0.0", storage_strategy="uploaded_trusted")
+    first = server.member.feed()["stop", "1.0.0"]["published_by"]
+    second = server.member.feed()["stop", "2.0.0"]["published_by"]
+    assert first
+    assert second
+    assert first != second
+    server.reviewer.set_status("stop", "1.0.0", "approved")
+    assert server.reviewer.delete("stop", "1.0.0", 3).is_success
+    assert server.member.feed()["stop", "1.0.0"]["published_by"] == first
 
 
 def test_the_server_has_moved_past_base_revision(server: Any) -> None:

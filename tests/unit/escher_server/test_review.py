@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import pytest
+
+from escher_server.tenants import ensure_tenant
 
 
 def test_approval_trusts_and_deprecates_lower_versions_by_precedence(server: Any) -> None:
@@ -41,13 +46,15 @@ def test_an_approval_changes_no_digest(server: Any) -> None:
 def test_deleting_asks_for_the_revision_and_leaves_a_tombstone(server: Any) -> None:
     server.member.publish()
     server.reviewer.set_status("stop", "1.0.0", "approved")
-    stale = server.member.delete("stop", "1.0.0", 1)
+    digest = server.member.feed()["stop", "1.0.0"]["content_digest"]
+    stale = server.reviewer.delete("stop", "1.0.0", 1)
     assert stale.status_code == 412
     assert stale.json()["server"]["revision"] == 2
-    assert server.member.delete("stop", "1.0.0", 2).status_code == 200
-    assert server.member.delete("stop", "1.0.0", 2).status_code == 200  # a lost answer
+    assert server.reviewer.delete("stop", "1.0.0", 2).status_code == 200
+    assert server.reviewer.delete("stop", "1.0.0", 2).status_code == 200  # a lost answer
     change = server.member.feed()["stop", "1.0.0"]
     assert (change["deleted"], change["files"], change["revision"]) == (True, [], 3)
+    assert change["content_digest"] == digest
     assert server.member.stats()["versions"] == 0
     assert server.member.delete("never", "1.0.0", 1).status_code == 404
 
@@ -166,3 +173,81 @@ def test_no_members_token_approves_by_whatever_way(server: Any) -> None:
         assert server.member.set_status("stop", "1.0.0", status).status_code == 403
     assert server.other.set_status("stop", "1.0.0", "approved").status_code in {403, 404}
     assert server.member.feed()["stop", "1.0.0"]["revision"] == 1
+
+
+class TestDeleting:
+    def test_an_approved_version_asks_for_a_reviewer(self, server: Any) -> None:
+        server.member.publish()
+        server.reviewer.set_status("stop", "1.0.0", "approved")
+        assert server.member.delete("stop", "1.0.0", 2).status_code == 403
+        assert not server.member.feed()["stop", "1.0.0"]["deleted"]
+        assert server.reviewer.delete("stop", "1.0.0", 2).is_success
+
+    @pytest.mark.parametrize("later", ["deprecated", "rejected", "broken", "archived"])
+    def test_so_does_one_that_was_approved_once(self, server: Any, later: str) -> None:
+        server.member.publish()
+        server.reviewer.set_status("stop", "1.0.0", "active")
+        server.reviewer.set_status("stop", "1.0.0", later)
+        assert server.member.delete("stop", "1.0.0", 3).status_code == 403
+
+    def test_so_does_one_that_a_higher_approval_deprecated(self, server: Any) -> None:
+        server.member.publish()
+        server.reviewer.set_status("stop", "1.0.0", "approved")
+        server.reviewer.publish(version="2.0.0", storage_strategy="uploaded_trusted")
+        assert server.member.delete("stop", "1.0.0", 3).status_code == 403
+
+    def test_a_member_deletes_what_that_member_published_and_no_other_s(
+        self, server: Any, make_client: Any
+    ) -> None:
+        ensure_tenant(server.data_dir, "acme", "member", "second-token", "second")
+        second = make_client(server.http, "second-token")
+        second.publish("theirs")
+        server.member.publish("ours")
+        assert server.member.delete("theirs", "1.0.0", 1).status_code == 403
+        assert second.delete("theirs", "1.0.0", 1).is_success
+        server.reviewer.set_status("ours", "1.0.0", "rejected")
+        assert server.member.delete("ours", "1.0.0", 2).is_success
+
+
+class TestAStatus:
+    def test_is_set_only_for_the_content_that_was_judged(self, server: Any) -> None:
+        server.member.publish()
+        digest = server.member.feed()["stop", "1.0.0"]["content_digest"]
+        path = "/api/playbook/metadata/acme/stop/1.0.0/status"
+        for other in ("sha256:" + "0" * 64, digest[:-1] + ("0" if digest[-1] != "0" else "1")):
+            body = {"status": "approved", "reason": None, "content_digest": other}
+            answer = server.reviewer.post(path, body)
+            assert answer.status_code == 409
+            assert answer.json()["server"]["content_digest"] == digest
+        assert server.reviewer.post(path, {**body, "content_digest": "x"}).status_code == 400
+        assert server.member.feed()["stop", "1.0.0"]["status"] == "pending_review"
+        assert server.reviewer.post(path, {**body, "content_digest": digest}).is_success
+
+
+class TestExecutionsThatOneMemberReports:
+    URL = "/api/playbook/stats/acme/stop/1.0.0"
+
+    def runs(self, prefix: str, count: int, at: int = 100) -> dict[str, Any]:
+        return {
+            "executions": [
+                {"execution_id": f"{prefix}-{number}", "success": True, "duration_ms": 1, "at": at}
+                for number in range(count)
+            ]
+        }
+
+    def test_are_bounded_a_day_and_leave_the_others_theirs(self, start_server: Any) -> None:
+        server = start_server(max_executions_per_member_day=5)
+        server.member.publish()
+        assert server.member.post(self.URL, self.runs("a", 5)).is_success
+        refused = server.member.post(self.URL, self.runs("b", 1))
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= 86400
+        assert server.member.post(self.URL, self.runs("a", 5)).json()["accepted"] == 0  # again
+        assert server.member.post(self.URL, self.runs("c", 900)).status_code == 429
+        assert server.member.feed()["stop", "1.0.0"]["metadata"]["execution_count"] == 5
+        assert server.reviewer.post(self.URL, self.runs("d", 2)).json()["execution_count"] == 7
+
+    def test_can_not_have_been_later_than_now(self, server: Any) -> None:
+        server.member.publish()
+        answer = server.member.post(self.URL, self.runs("a", 1, at=2**50)).json()
+        assert answer["last_executed"] <= time.time()

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 
 FILES = {
     "parameters.json": b"{}",
@@ -20,6 +23,19 @@ BASE = "s3://escher-tenant-data/tenants/acme/playbooks/stop/v1.0.0"
 def published(server: Any) -> Any:
     server.member.publish(files=FILES)
     return server
+
+
+def digest_of(answer: Mapping[str, Any]) -> str:
+    """Written from the contract, not from the server's code."""
+    owned = {
+        "status", "storage_strategy", "deprecated_by", "deprecation_reason", "created_at",
+        "updated_at", "execution_count", "success_count", "last_executed",
+    }  # fmt: skip
+    document = {
+        "metadata": {key: value for key, value in answer["metadata"].items() if key not in owned},
+        "files": sorted(answer["manifest"]),
+    }
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(document)).hexdigest()
 
 
 def ask(server: Any, **params: str) -> Any:
@@ -86,11 +102,128 @@ def test_an_expired_download_is_403(start_server: Any) -> None:
     assert answer.json()["status"] == 403
 
 
-def test_latest_is_the_highest_that_is_not_hidden(server: Any) -> None:
-    for version in ("1.9.0", "1.10.0", "2.0.0"):
-        server.member.publish(version=version)
-    server.reviewer.set_status("stop", "2.0.0", "rejected")
-    assert ask(server, playbook_id="stop", version="latest").json()["version"] == "1.10.0"
+class TestLatest:
+    def ask(self, server: Any, format_: str = "shell") -> str | None:
+        answer = ask(server, playbook_id="stop", version="latest", format=format_)
+        return answer.json().get("version")
+
+    def test_it_is_the_highest_that_is_approved_or_active(self, server: Any) -> None:
+        for version in ("1.9.0", "1.10.0", "2.0.0", "3.0.0"):
+            server.member.publish(version=version)
+        assert self.ask(server) is None  # nobody has approved any
+        server.reviewer.set_status("stop", "1.9.0", "approved")
+        assert self.ask(server) == "1.9.0"
+        server.reviewer.set_status("stop", "1.10.0", "active")
+        assert self.ask(server) == "1.10.0"
+        server.reviewer.set_status("stop", "2.0.0", "rejected")
+        assert self.ask(server) == "1.10.0"
+
+    @pytest.mark.parametrize("status", ["deprecated", "broken", "archived", "needs_update"])
+    def test_what_is_no_longer_good_is_passed_over(self, server: Any, status: str) -> None:
+        for version in ("1.0.0", "1.1.0"):
+            server.member.publish(version=version)
+            server.reviewer.set_status("stop", version, "active")
+        server.reviewer.set_status("stop", "1.1.0", status)
+        assert self.ask(server) == "1.0.0"
+
+    def test_it_has_the_format_that_is_asked_for(self, server: Any) -> None:
+        server.member.publish(version="1.0.0", files=FILES)
+        server.member.publish(version="1.1.0", files={"terraform/a.tf": b"a"})
+        for version in ("1.0.0", "1.1.0"):
+            server.reviewer.set_status("stop", version, "active")
+        assert self.ask(server) == "1.0.0"
+        assert self.ask(server, "terraform") == "1.1.0"
+        assert self.ask(server, "arm") is None
+
+    def test_a_pre_release_only_where_no_release_is(self, server: Any) -> None:
+        for version in ("2.0.0-rc.1", "2.0.0-rc.2", "1.0.0"):
+            server.member.publish(version=version)
+        for version in ("2.0.0-rc.1", "2.0.0-rc.2"):
+            server.reviewer.set_status("stop", version, "active")
+        assert self.ask(server) == "2.0.0-rc.2"
+        server.reviewer.set_status("stop", "1.0.0", "active")
+        assert self.ask(server) == "1.0.0"
+
+
+def test_an_answer_tells_the_whole_version_so_that_its_digest_can_be_computed(
+    server: Any,
+) -> None:
+    server.member.publish(files=FILES, storage_strategy="uploaded_trusted")
+    server.reviewer.set_status("stop", "1.0.0", "approved")
+    change = server.member.feed()["stop", "1.0.0"]
+    answer = ask(server, playbook_id="stop", version="1.0.0", format="terraform").json()
+    assert [file["path"] for file in answer["files"]] == ["terraform/b.tf"]
+    for name in ("status", "published_by", "content_digest", "metadata"):
+        assert answer[name] == change[name], name
+    assert answer["status"] == "approved"
+    assert answer["published_by"]
+    assert answer["manifest"] == [
+        [file["path"], file["checksum"]] for file in sorted(change["files"], key=itemgetter("path"))
+    ]
+    assert digest_of(answer) == answer["content_digest"]
+
+
+def test_an_executable_file_is_told_and_covered_by_the_digest(server: Any) -> None:
+    files = {"shell/main.sh": b"#!/bin/sh\n", "shell/lib.sh": b"# lib\n"}
+    server.member.upload("stop", "1.0.0", files)
+    checksums = {path: "sha256:" + hashlib.sha256(files[path]).hexdigest() for path in files}
+    announced = {
+        "tenant_id": "acme",
+        "playbook_id": "stop",
+        "version": "1.0.0",
+        "files": [
+            {"path": path, "size_bytes": len(files[path]), "checksum": checksums[path],
+             "executable": path == "shell/main.sh"}
+            for path in files
+        ],
+    }  # fmt: skip
+    assert server.member.post("/api/playbook/upload", announced).status_code == 200
+    metadata = server.member.metadata("stop", "1.0.0")
+    manifest = [
+        ["shell/lib.sh", checksums["shell/lib.sh"]],
+        ["shell/main.sh", checksums["shell/main.sh"], "x"],
+    ]
+    digest = digest_of({"metadata": metadata, "manifest": manifest})
+    body = server.member.publish_body(metadata, files, content_digest=digest)
+    assert server.member.send_publish(body).status_code == 200
+    answer = ask(server, playbook_id="stop", version="1.0.0").json()
+    assert answer["manifest"] == manifest
+    assert {file["path"]: file["executable"] for file in answer["files"]} == {
+        "shell/main.sh": True, "shell/lib.sh": False,
+    }  # fmt: skip
+    feed = server.member.feed()["stop", "1.0.0"]
+    assert {file["path"]: file["executable"] for file in feed["files"]}["shell/main.sh"] is True
+
+
+class TestASignedGet:
+    def test_fails_once_its_version_is_deleted(self, server: Any) -> None:
+        server.member.publish(files=FILES)
+        server.member.publish(version="1.1.0", files=FILES)
+        urls = {
+            version: ask(server, playbook_id="stop", version=version).json()["files"][0]["url"]
+            for version in ("1.0.0", "1.1.0")
+        }
+        assert server.member.delete("stop", "1.0.0", 1).is_success
+        assert server.http.get(urls["1.0.0"]).status_code == 410
+        head = server.http.head(urls["1.0.0"])
+        assert head.status_code == 410
+        assert server.http.get(urls["1.1.0"]).is_success  # the same bytes, of a version that lives
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("version=1.0.0", "version=1.1.0"),
+            ("expires=", "expires=9"),
+            ("signature=", "signature=0"),
+            ("/objects/tenants/acme/", "/objects/tenants/other/"),
+            ("playbook_id=stop", "playbook_id=start"),
+        ],
+    )
+    def test_is_bound_to_what_it_was_made_for(self, published: Any, old: str, new: str) -> None:
+        url = ask(published, playbook_id="stop", version="1.0.0").json()["files"][0]["url"]
+        assert old in url
+        assert published.http.get(url.replace(old, new, 1)).status_code == 403
+        assert published.http.put(url, content=b"x").status_code == 403  # another method
 
 
 def test_the_library_is_read_but_not_written(start_server: Any, tmp_path: Path) -> None:
@@ -104,6 +237,9 @@ def test_the_library_is_read_but_not_written(start_server: Any, tmp_path: Path) 
     assert server.http.get(answer["files"][0]["url"]).content == b"echo library"
     everything = ask(server, s3_path="s3://escher-library/playbooks/escher-stop/v1.0.0").json()
     assert [file["path"] for file in everything["files"]] == ["metadata.json", "shell/a b.sh"]
+    assert [entry[0] for entry in everything["manifest"]] == ["shell/a b.sh"]
+    assert digest_of(everything) == everything["content_digest"]
+    assert (everything["status"], everything["published_by"]) == ("active", "escher-library")
     found = server.member.post(
         "/api/playbook/search", {"tenant_id": "acme", "query": "stop", "filters": {}, "limit": 5}
     ).json()["results"]

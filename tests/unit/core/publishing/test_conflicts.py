@@ -196,6 +196,7 @@ class TestAtPublishing:
         assert here.copies() == ["echo ours"]
         assert here.record(REF).content_digest == there.record(REF).content_digest
 
+    @pytest.mark.usefixtures("forgetful")
     def test_nothing_to_take_where_the_server_has_nothing_any_more(self, machines):
         here, there = machines
         there.created_and_published("echo theirs")
@@ -216,6 +217,7 @@ class TestAtPublishing:
         assert here.pull().pulled == [REF]
         assert here.desk.entries() == []
 
+    @pytest.mark.usefixtures("forgetful")
     def test_a_deletion_there_gives_way_to_the_wish_to_publish(self, machines):
         here, there = machines
         here.created_and_published()
@@ -253,6 +255,7 @@ class TestADecisionThatTimeOvertook:
         assert here.state(REF)[0] is SyncState.CONFLICT
         assert len(here.desk.entries()) == 1
 
+    @pytest.mark.usefixtures("forgetful")
     def test_made_anew_here_and_deleted_there_nothing_is_left_of_it(self, at_odds):
         here, there = at_odds
         here.delete(REF)

@@ -376,7 +376,7 @@ def test_a_change_there_wins_over_a_deletion_here(desk, reference):
 
     token = type(desk.settings.server_token)("REVIEWER-2")
     reviewer = EscherServer(desk.settings.model_copy(update={"server_token": token}))
-    reviewer.set_status(ref, Status.APPROVED)
+    reviewer.set_status(ref, Status.REJECTED)
     desk.publisher.request_delete([ref])
     outcome = desk.publisher.delete([ref])[ref]
     assert (outcome.state, outcome.error_type) == (OutcomeState.FAILED, "Conflict")

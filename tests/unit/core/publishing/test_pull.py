@@ -116,6 +116,7 @@ def test_unpublished_here_and_other_content_there_waits_for_the_user(machines):
     assert len(here.desk.entries(everything=True)) == 1
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_when_theirs_is_deleted_the_open_conflict_is_over(machines):
     here, there = machines
     ref = there.created_and_published("echo theirs")
@@ -191,12 +192,12 @@ class TestDeletions:
         here, _ = machines
         ref = here.created_and_published()
         here.delete(ref)
-        reviewer.set_status(ref, Status.APPROVED)
+        reviewer.set_status(ref, Status.REJECTED)
         report = here.pull()
         assert [d.rule for d in report.conflicts] == ["change_beats_deletion"]
         record = here.record(ref)
         assert (record.deleting, record.sync_state) == (False, SyncState.PUBLISHED)
-        assert record.status is Status.APPROVED
+        assert record.status is Status.REJECTED
         assert "Delete it again" in (record.error or "")
         assert here.publisher.due_deletes(here.clock()) == []
         # deleted again, with what is there now before one's eyes, it goes
@@ -237,6 +238,7 @@ class TestDeletions:
         assert not here.has(ref)
 
 
+@pytest.mark.usefixtures("forgetful")
 class TestReplaced:
     def _replace(self, there, ref):
         there.pull()
@@ -481,6 +483,7 @@ class TestInterrupted:
         assert here.pull().pulled == refs[4:]
 
     @pytest.mark.parametrize("step", ["take_in", "drop"])
+    @pytest.mark.usefixtures("forgetful")
     def test_a_step_that_fails_halfway_is_made_good(self, machines, monkeypatch, step):
         here, there = machines
         ref = here.created_and_published("echo first")
@@ -500,6 +503,7 @@ class TestInterrupted:
         assert here.record(ref).content_digest == there.record(ref).content_digest
         assert here.copies() == ["echo first"]
 
+    @pytest.mark.usefixtures("forgetful")
     def test_a_copy_is_listed_though_the_pull_was_killed_right_after_it(
         self, machines, monkeypatch
     ):

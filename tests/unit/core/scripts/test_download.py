@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from pydantic import SecretStr
 from support.scripts import ScriptDesk, entries
 
 from core.errors import (
@@ -19,9 +20,10 @@ from core.errors import (
 )
 from core.journal.downloads import DownloadState
 from core.journal.leases import this_process
-from core.models import OutcomeState, Ref
+from core.models import OutcomeState, Ref, Status
 from core.scripts.entries import ScriptKey
 from core.scripts.staging import row_key
+from core.server.client import EscherServer
 
 CANARY = b"echo CANARY-SCRIPT\n"
 OBJECTS = "^/objects/"
@@ -186,9 +188,16 @@ def test_no_server_is_unreachable_and_the_next_fetch_tries_anew(desk, reference)
 
 
 # -- latest, formats -------------------------------------------------------------------------
-def test_latest_and_formats_are_the_servers_word(desk):
+def test_latest_and_formats_are_the_servers_word(desk, reference):
     desk.add("two", version="1.2.0")
     desk.add("two", {"shell/run.sh": b"1", "python/run.py": b"2"}, version="1.10.0")
+    with pytest.raises(NotFound):  # nobody has approved any
+        desk.downloads.latest("two", "shell")
+    token = SecretStr(reference.reviewer(desk.settings.tenant_id))
+    reviewer = EscherServer(desk.settings.model_copy(update={"server_token": token}))
+    for version in ("1.2.0", "1.10.0"):
+        reviewer.set_status(Ref("two", version), Status.ACTIVE)
+    reviewer.close()
     assert desk.downloads.latest("two", "shell") == Ref("two", "1.10.0")
     assert desk.downloads.latest("two") == Ref("two", "1.10.0")
     assert desk.downloads.formats_of(Ref("two", "1.10.0")) == ["shell", "python"]
