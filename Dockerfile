@@ -18,13 +18,16 @@ RUN pip install --constraint constraints.txt ".[postgres]"
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home escher \
-    && install -d -o escher -g escher -m 0700 /home/escher/.escher
+    && install -d -o escher -g escher -m 0700 /home/escher/.escher \
+    && install -d -m 0555 /opt/empty
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONSAFEPATH=1 \
     ESCHER_HOME=/home/escher/.escher
 USER escher
-WORKDIR /home/escher
+# Celery imports from the folder it is started in; in this one nobody can put anything
+WORKDIR /opt/empty
 VOLUME /home/escher/.escher
 STOPSIGNAL SIGTERM
 # alone, the image is the whole service with everything embedded

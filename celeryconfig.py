@@ -15,6 +15,7 @@ _settings = load_settings()
 VISIBILITY_TIMEOUT_SECONDS = 3600
 
 broker_url = _settings.effective_broker_url
+embedded = _settings.embeds_broker  # none of Celery's: its socket is checked to be ours
 result_backend = _settings.effective_result_backend
 broker_connection_retry_on_startup = True
 broker_transport_options = {

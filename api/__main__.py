@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import uvicorn
 
-from api.app import create_app
 from core.errors import EscherError
+from core.files import UMASK
 from core.settings import load_settings
 from core.terminal import one_line, set_up_logging
 
@@ -17,9 +18,12 @@ KEEP_ALIVE_SECONDS = 75
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
+    os.umask(UMASK)
     set_up_logging()
     try:
         settings = load_settings()
+        from api.app import create_app  # it reads the settings, too: a wrong one is told below
+
         app = create_app(settings)
     except EscherError as error:
         sys.stderr.write(one_line(f"{error.title}: {error}") + "\n")

@@ -32,7 +32,10 @@ def readyz(home: HomeOf) -> Response:
         checks["journal"] = "ok"
     except EscherError as error:
         checks["journal"] = str(error)
-    checks["broker"] = "ok" if jobs.is_running(home.settings) else "does not answer"
+    try:
+        checks["broker"] = "ok" if jobs.is_running(home.settings) else "does not answer"
+    except EscherError as error:  # somebody else's stands there
+        checks["broker"] = str(error)
     ready = all(state == "ok" for state in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse({"ready": ready, "checks": checks}, status)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
-import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import EscherError, StorageError, storage_error
-from core.files import PRIVATE_DIR, atomic_write, make_private_dir, read_bytes, remove_tree
+from core.errors import EscherError, StorageError
+from core.files import (
+    atomic_write,
+    find_program,
+    make_private_dir,
+    read_bytes,
+    remove_tree,
+)
 from core.settings import SOCKET_PATH_LIMIT, Settings
+from core.shared_places import own_private_dir
 
 OLDEST_VERSION = (6, 2)  # what Celery 5.7 asks for; Valkey's versions are all above it
 _VERSION = re.compile(r"^(?P<program>\w+) server v=(?P<version>\d+\.\d+)")
@@ -49,7 +54,7 @@ def find_binary() -> BrokerBinary:
 
 def _candidates() -> Iterator[Path]:
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
+        found = find_program(name)
         if found:
             yield Path(found)
     try:
@@ -101,40 +106,18 @@ def broker_argv(settings: Settings, binary: BrokerBinary) -> list[str]:
 
 
 def prepare_broker(settings: Settings, binary: BrokerBinary) -> None:
-    """Make the socket's and the data folder, checked to be ours alone, and remove a dead socket."""
+    """Make the socket's and the data folder, ours alone, and remove a dead socket.
+
+    Raises `Refused` where somebody else's folder stands in a shared place.
+    """
     if len(os.fsencode(settings.broker_socket)) > SOCKET_PATH_LIMIT:
         raise StorageError(
             f"The broker's socket path {settings.broker_socket} is too long for the system.",
-            "Set XDG_RUNTIME_DIR or TMPDIR to a folder with a shorter path.",
+            "Set ESCHER_HOME to a folder with a shorter path.",
         )
-    if settings.socket_dir == settings.run_path:
-        settings.run_path.chmod(PRIVATE_DIR)  # within the home; an older one may be wider
     own_private_dir(settings.socket_dir)
     settings.broker_socket.unlink(missing_ok=True)
     _keep_or_clear_data(settings, binary)
-
-
-def own_private_dir(path: Path) -> None:
-    """Create ``path`` with mode 0700, or refuse one in a shared folder that is not ours alone."""
-    try:
-        path.mkdir(mode=PRIVATE_DIR)
-    except FileExistsError:
-        pass  # looked at below: somebody else may have been first
-    except OSError as error:
-        raise storage_error(error, f"Creating the folder {path}") from error
-    found = path.lstat()
-    wrong = None
-    if not stat.S_ISDIR(found.st_mode):
-        wrong = "is no folder"
-    elif found.st_uid != os.getuid():
-        wrong = f"belongs to user {found.st_uid}"
-    elif stat.S_IMODE(found.st_mode) != PRIVATE_DIR:
-        wrong = f"has mode {stat.S_IMODE(found.st_mode):04o}"
-    if wrong:
-        raise StorageError(
-            f"{path} is to be a folder of yours with mode 0700, and it {wrong}.",
-            "Remove it, or set XDG_RUNTIME_DIR or ESCHER_HOME elsewhere.",
-        )
 
 
 def _keep_or_clear_data(settings: Settings, binary: BrokerBinary) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import EscherError, IndexBusy
+from core.home_modes import OTHERS, open_to_others
 from core.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -38,6 +39,14 @@ def python_version(_settings: Settings) -> Iterator[Finding]:
     yield Finding("python", ok, found, "" if ok else "Install Python 3.11 or later.")
 
 
+def setting_files(settings: Settings) -> Iterator[Finding]:
+    """Says where a `.env` lies that is not read."""
+    from cli.setting_sources import ignored_dotenv
+
+    for sentence in ignored_dotenv(Path(), settings.home):
+        yield Finding("settings", True, sentence)
+
+
 def home(settings: Settings) -> Iterator[Finding]:
     path = settings.home
     if not path.exists():
@@ -46,15 +55,34 @@ def home(settings: Settings) -> Iterator[Finding]:
         remedy = "" if ok else "Set ESCHER_HOME to a folder that can be made."
         yield Finding("home", ok, f"{path} is made at the first use, in {parent}", remedy)
         return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if not os.access(path, os.W_OK | os.X_OK):
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in {0, os.geteuid()}:
+        detail = f"{path} belongs to user {found.st_uid}, who can change everything in it"
+        yield Finding("home", False, detail, "Make it your own, or set ESCHER_HOME elsewhere.")
+    elif not os.access(path, os.W_OK | os.X_OK):
         remedy = "Change its owner or mode, or set ESCHER_HOME elsewhere."
         yield Finding("home", False, f"{path} can't be written", remedy)
-    elif mode & 0o022:
-        detail = f"{path} can be written by others (mode {mode:04o})"
-        yield Finding("home", False, detail, f"chmod 700 {path}")
+    elif mode & OTHERS:
+        detail = f"{path} is open to others (mode {mode:04o})"
+        remedy = f"The next command that opens the home closes it, or: chmod 700 {path}"
+        yield Finding("home", False, detail, remedy)
     else:
         yield Finding("home", True, f"{path} (mode {mode:04o})")
+
+
+def modes(settings: Settings) -> Iterator[Finding]:
+    """Everything in the home is this user's alone."""
+    found = open_to_others(settings.home)
+    if found:
+        shown = ", ".join(str(path) for path in found[:5])
+        detail = (
+            f"{len(found)} files and folders are open to others ({shown}{', …' * (len(found) > 5)})"  # noqa: PLR2004  some names tell enough
+        )
+        remedy = f"`escher-playbooks up` closes them, or: chmod -R go= {settings.home}"
+        yield Finding("modes", False, detail, remedy)
+    elif settings.home.exists():
+        yield Finding("modes", True, "everything in the home is private")
 
 
 def disk_space(settings: Settings) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     except EscherError as error:
         yield Finding.from_error("broker", error)
         return
+    # raises what is wrong where somebody else's server answers there
     running = "running" if broker_reachable(settings) else "not running; `up` starts it"
     yield Finding("broker", True, f"{binary} ({binary.path}), {running}")
 

@@ -5,8 +5,8 @@
 The last six need the first two and not each other, so they start side by side; they stop one
 after the other, from the right.
 
-Each part inherits the settings as `up` has read them, so a `.env` or a relative path means the
-same to all; a secret goes only to the parts that use it, and never on a command line.
+Each part inherits the settings as `up` has read them, so they mean the same to all; a secret goes
+only to the parts that use it, and never on a command line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pydantic import SecretStr
 from cli.broker import broker_argv, find_binary, prepare_broker
 from cli.supervisor import Component
 from cli.tokens import flower_auth
+from core.errors import EscherError
+from core.setting_files import file_variable, is_secret
 from core.settings import Settings
 from tasks.broker import broker_reachable, restore_unacked
 from tasks.readiness import READY_FILE_VARIABLE
@@ -35,7 +37,10 @@ EMBED_THREADS = 4  # above tasks.lanes.MAX_BATCHES: the rest is for searches
 SLOW_START_SECONDS = 180  # many imports on a busy machine
 WORKERS = frozenset({"worker-transfer", "worker-embed"})
 _ROOT = Path(__file__).resolve().parent.parent
-_CELERY = (sys.executable, "-m", "celery", "-A", "tasks")
+# -P: only what is installed is imported. Celery itself puts the current folder first all the same,
+# so the parts start in <home>/run, which is ours alone.
+_PYTHON = (sys.executable, "-P", "-m")
+_CELERY = (*_PYTHON, "celery", "-A", "tasks")
 
 
 def build_components(settings: Settings) -> list[Component]:
@@ -100,7 +105,7 @@ def _broker(settings: Settings) -> Component:
         name="broker",
         argv=broker_argv(settings, binary),
         env=environment(settings, keep=frozenset()),
-        ready=lambda: broker_reachable(settings),
+        ready=lambda: _broker_answers(settings),
         ready_timeout=30,
         before_start=lambda _alive: prepare_broker(settings, binary),
         remedy=f"Should its files be damaged, remove {settings.run_path / 'broker'}: it holds only "
@@ -108,11 +113,18 @@ def _broker(settings: Settings) -> Component:
     )
 
 
+def _broker_answers(settings: Settings) -> bool:
+    try:
+        return broker_reachable(settings)
+    except EscherError:  # somebody else's answers: ours can't, and its log says why
+        return False
+
+
 def _server(settings: Settings) -> Component:
     host, port = server_address(settings)
     return Component(
         name="server",
-        argv=(sys.executable, "-m", "cli.main", "server"),
+        argv=(*_PYTHON, "cli.main", "server"),
         env=environment(settings, keep=frozenset({"server_token"})),
         ready=lambda: http_answers(host, port, "/healthz"),
         ready_timeout=SLOW_START_SECONDS,
@@ -168,7 +180,7 @@ def _beat(settings: Settings) -> Component:
 def _api(settings: Settings) -> Component:
     return Component(
         name="api",
-        argv=(sys.executable, "-m", "api"),
+        argv=(*_PYTHON, "api"),
         env=environment(settings),
         ready=lambda: http_answers(settings.api_host, settings.api_port, "/healthz"),
         ready_timeout=SLOW_START_SECONDS,
@@ -181,7 +193,7 @@ def _agent(settings: Settings) -> Component:
     pid_file = settings.run_path / "agent.pid"
     return Component(
         name="agent",
-        argv=(sys.executable, "-m", "cli.main", "agent", "--pidfile", str(pid_file)),
+        argv=(*_PYTHON, "cli.main", "agent", "--pidfile", str(pid_file)),
         env=environment(
             settings,
             keep=frozenset({"server_token", "broker_url", "result_backend", "journal_url"}),
@@ -216,23 +228,29 @@ def environment(settings: Settings, keep: frozenset[str] | None = None) -> dict[
 
     ``keep``: the secret settings that this part is given; None gives it all of them.
     """
-    secret = {name for name in type(settings).model_fields if _is_secret(name)}
+    fields = type(settings).model_fields
+    secret = {name for name, field in fields.items() if is_secret(field)}
     withheld = set() if keep is None else secret - keep
     hidden = {f"ESCHER_{name.upper()}" for name in withheld}
+    hidden |= {file_variable(name) for name in withheld}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     for name in sorted(settings.model_fields_set - withheld):
+        given = environment.get(file_variable(name))
+        if given and Path(given).is_file():
+            continue  # the part reads the file itself, and no process list shows the secret
+        environment.pop(file_variable(name), None)  # a pipe is read once only
         value = _as_text(getattr(settings, name))
         if value is not None:
             environment[f"ESCHER_{name.upper()}"] = value
-    environment |= {"ESCHER_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    environment |= {
+        "ESCHER_HOME": str(settings.home),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+    }
     if str(_ROOT) not in site.getsitepackages():  # run from a checkout: let the parts find it
         paths = [str(_ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment
-
-
-def _is_secret(name: str) -> bool:
-    return "SecretStr" in str(Settings.model_fields[name].annotation)
 
 
 def _as_text(value: object) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from cli import options, output
@@ -14,12 +16,15 @@ def register(app: typer.Typer) -> None:
 
 def config(as_json: options.Json = False) -> None:
     """Every setting and where it came from; secrets are masked."""
-    from cli.setting_sources import describe
+    from cli.setting_sources import describe, ignored_dotenv
     from core.settings import load_settings
 
-    shown = describe(load_settings())
+    settings = load_settings()
+    shown = describe(settings)
     if as_json:
-        output.print_json({"settings": {item.name: item.as_json() for item in shown}})
+        notes = ignored_dotenv(Path(), settings.home)  # else the command has said so
+        listed = {item.name: item.as_json() for item in shown}
+        output.print_json({"settings": listed, "notes": notes})
         return
     output.table(
         ("SETTING", "VALUE", "FROM"),

@@ -43,7 +43,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     everything: list[Callable[[Settings], Iterator[Finding]]] = [
         checks.python_version,
+        checks.setting_files,
         checks.home,
+        checks.modes,
         checks.disk_space,
         checks.encryption_key,
         checks.secret_files,

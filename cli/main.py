@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ from cli import (
     service_commands,
 )
 from core.errors import EscherError, UsageError
+from core.files import UMASK
 from core.terminal import guard_process
 
 NAME = "escher-playbooks"
@@ -87,6 +89,7 @@ for _commands in (
 
 def main() -> None:
     """The console script."""
+    os.umask(UMASK)
     guard_process()
     code = run(sys.argv[1:])
     try:
@@ -100,6 +103,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Never raises."""
     arguments = _json_last(arguments)
     as_json = _wants_json(arguments)
+    if not as_json:  # then standard error holds one document
+        _tell_of_dotenv()
     try:
         result = app(list(arguments), prog_name=NAME, standalone_mode=False)
     except EscherError as error:
@@ -117,6 +122,21 @@ def run(arguments: Sequence[str]) -> int:
         usage = _usage_error(error)
         return output.fail(usage or error, as_json=as_json)
     return result if isinstance(result, int) else 0
+
+
+def _tell_of_dotenv() -> None:
+    """Say that a `.env` with settings, here or in the home, is not read."""
+    home = os.path.expanduser(os.environ.get("ESCHER_HOME") or "~/.escher")  # noqa: PTH111  pathlib raises where there is none
+    found = [
+        Path(folder)
+        for folder in dict.fromkeys((os.curdir, home))
+        if Path(folder, ".env").is_file()
+    ]
+    if found:
+        from cli.setting_sources import ignored_dotenv
+
+        for sentence in ignored_dotenv(*found):
+            output.note(sentence)
 
 
 def _usage_error(error: Exception) -> UsageError | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from core.files import PRIVATE_FILE
+from core.files import PRIVATE_FILE, UMASK
 
 ROTATE_BYTES = 10 * 1024 * 1024
 SAME_START_SECONDS = 2  # start times come from the boot time, which a clock adjustment can move
@@ -128,6 +128,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=UMASK,  # what it writes is nobody else's, whoever started us
         )
     finally:
         os.close(output)

@@ -54,6 +54,7 @@ def server(
     """Run the reference server until it is stopped."""
     from cli.tokens import server_token
     from core.files import make_private_dir
+    from core.home_modes import mend
     from core.settings import load_settings
     from escher_server.config import ServerConfig
     from escher_server.run import serve
@@ -65,6 +66,7 @@ def server(
     listen_host = host or (url.hostname if local and url.hostname else "127.0.0.1")
     listen_port = port or (url.port if local and url.port else 8788)
     make_private_dir(settings.home)
+    mend(settings)
     shown_host = f"[{listen_host}]" if ":" in listen_host else listen_host
     address = f"http://{shown_host}:{listen_port}"
     tokens = [_token(settings.tenant_id, role, server_token(settings))]

@@ -54,6 +54,7 @@ def up(
 ) -> None:
     """Start the whole service: broker, server, workers, beat, API, Flower."""
     from cli.preflight import check_before_start
+    from core.home_modes import mend
     from core.settings import load_settings
 
     settings = load_settings()
@@ -61,6 +62,7 @@ def up(
     if pid is not None:
         raise home_in_use(settings, str(pid or ""))
     make_private_dir(settings.home)
+    mend(settings, whole=True)
     make_private_dir(settings.run_path)
     make_private_dir(logs_path(settings))
     if not detach:
@@ -136,7 +138,7 @@ def _start_detached(settings: Settings) -> None:
     log = logs_path(settings) / "supervisor.log"
     written_before = processes.log_end(log)
     process = processes.start(
-        [sys.executable, "-m", "cli.main", "up"],
+        [sys.executable, "-P", "-m", "cli.main", "up"],
         env=environment(settings),
         cwd=settings.run_path,
         log=log,

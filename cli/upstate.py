@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cli.processes import ProcessId, end
 from core.errors import HomeInUse, storage_error
 from core.files import PRIVATE_FILE, atomic_write, json_bytes, make_private_dir
+from core.shared_places import why_not_ours
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -190,9 +191,11 @@ def clear_leftovers(settings: Settings) -> list[str]:
 
 def remove_traces(settings: Settings) -> None:
     """Remove what only a running service has: state, socket, ready and pid files."""
-    settings.broker_socket.unlink(missing_ok=True)
-    if settings.socket_dir != settings.run_path:
-        with contextlib.suppress(OSError):  # not there, or not empty: then it is not only ours
+    with contextlib.suppress(OSError):  # not there, or not empty: then it is not only ours
+        within = settings.socket_dir == settings.run_path
+        if within or why_not_ours(settings.socket_dir) is None:
+            settings.broker_socket.unlink(missing_ok=True)
+        if not within:
             settings.socket_dir.rmdir()
     for pattern in ("*.ready", "*.pid"):
         for path in settings.run_path.glob(pattern):

@@ -32,7 +32,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import IntegrityError, KeyUnavailable, WrongKey, storage_error
-from core.files import make_private_dir, write_new_file
+from core.files import find_program, make_private_dir, write_new_file
 from core.settings import Settings
 
 MAGIC = b"ESCHERv1"
@@ -170,7 +170,7 @@ def load_master_key(settings: Settings, *, create: bool = True) -> MasterKey:
                 _decode(settings.encryption_key.get_secret_value(), "ESCHER_ENCRYPTION_KEY")
             )
         case "command":
-            return _key_from_command(settings.encryption_key_command)
+            return _key_from_command(settings.encryption_key_command, settings.home)
         case "keyring":
             return _key_from_keyring(str(settings.home), create=create)
 
@@ -213,15 +213,21 @@ def _key_from_file(path: Path, *, create: bool) -> MasterKey:
     return MasterKey(key)
 
 
-def _key_from_command(command: str | None) -> MasterKey:
+def _key_from_command(command: str | None, home: Path) -> MasterKey:
     if not command:
         raise KeyUnavailable(
             "encryption_key_source is command and encryption_key_command is not set.",
             "Set it to a command that prints 32 bytes in base64.",
         )
     try:
+        program, *arguments = shlex.split(command)
+        # run in the home: a script or a program of the current folder is nobody's choice
+        folder = home if home.is_dir() else Path("/")
+        found = find_program(program) if "/" not in program else str(folder / program)
+        if found is None:
+            raise FileNotFoundError(program)
         done = subprocess.run(
-            shlex.split(command), capture_output=True, check=True, timeout=30, text=True
+            [found, *arguments], cwd=folder, capture_output=True, check=True, timeout=30, text=True
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         # the command's output may hold the key, so only the kind of failure is told

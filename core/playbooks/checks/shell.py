@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from core.files import find_program
 from core.playbooks.checks.complaints import Complaint, without_script_text
 
 TIMEOUT_SECONDS = 10
@@ -32,7 +32,7 @@ _KNOWN = re.compile(
 @lru_cache(maxsize=1)
 def bash_path() -> str | None:
     """Where bash is, or None."""
-    return shutil.which("bash")
+    return find_program("bash")
 
 
 def is_for_bash(path: str, text: str) -> bool:

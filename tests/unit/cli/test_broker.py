@@ -14,8 +14,8 @@ import redis
 from support.broker import running_broker, send
 
 from cli import broker
-from cli.broker import BrokerBinary, find_binary, own_private_dir, prepare_broker
-from core.errors import EscherError, StorageError
+from cli.broker import BrokerBinary, find_binary, prepare_broker
+from core.errors import EscherError
 from core.settings import SOCKET_PATH_LIMIT, Settings, load_settings
 from tasks.broker import under_way
 
@@ -95,33 +95,6 @@ def test_no_server_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(EscherError, match="ESCHER_BROKER_URL"):
         find_binary()
-
-
-class TestAFolderInASharedTmp:
-    def test_is_made_private(self, tmp_path: Path) -> None:
-        own_private_dir(tmp_path / "new")
-        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
-
-    def test_is_refused_as_a_link(self, tmp_path: Path) -> None:
-        (tmp_path / "theirs").mkdir(mode=0o700)
-        (tmp_path / "link").symlink_to(tmp_path / "theirs")
-        with pytest.raises(StorageError, match="no folder"):
-            own_private_dir(tmp_path / "link")
-
-    def test_is_refused_when_others_may_enter(self, tmp_path: Path) -> None:
-        (tmp_path / "open").mkdir()
-        (tmp_path / "open").chmod(0o755)
-        with pytest.raises(StorageError, match="0755"):
-            own_private_dir(tmp_path / "open")
-
-    def test_is_refused_when_it_is_somebody_elses(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        own_private_dir(tmp_path / "new")
-        uid = os.getuid()
-        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-        with pytest.raises(StorageError, match=f"belongs to user {uid}"):
-            own_private_dir(tmp_path / "new")
 
 
 def test_a_long_home_gets_a_short_socket(tmp_path: Path, start: Start) -> None:

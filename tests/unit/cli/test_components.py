@@ -77,8 +77,14 @@ def test_the_programs_accept_their_arguments(home: Path, name: str) -> None:
 
 
 def test_settings_mean_the_same_to_the_parts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home.parent / ".env").write_text("ESCHER_TENANT_ID=from-dot-env\nESCHER_PLAYBOOKS_DIR=mine\n")
-    monkeypatch.setenv("ESCHER_HOME", "home")
+    secret = home.parent / "secret"
+    secret.write_text("the-token\n")
+    (home / "config.toml").write_text(
+        f"tenant_id = 'acme'\nplaybooks_dir = '{home.parent / 'mine'}'\n"
+    )
+    monkeypatch.setenv("ESCHER_HOME", str(home))
+    monkeypatch.setenv("ESCHER_ALLOW_HTTP_HOSTS", "redis,qdrant")
+    monkeypatch.setenv("ESCHER_API_TOKEN_FILE", str(secret))
     here = load_settings()
     code = "from core.settings import load_settings as l; print(l().model_dump_json())"
 
@@ -91,8 +97,10 @@ def test_settings_mean_the_same_to_the_parts(home: Path, monkeypatch: pytest.Mon
         check=True,
     ).stdout
 
-    assert Settings.model_validate_json(there) == here
-    assert here.tenant_id == "from-dot-env"
+    assert Settings.model_validate_json(there).model_dump_json() == here.model_dump_json()
+    assert here.tenant_id == "acme"
+    assert here.read_api_token() == "the-token"
+    assert "the-token" not in environment(here).values(), "the file is named, not its content"
     assert here.playbooks_path == home.parent / "mine"
 
 
@@ -100,6 +108,8 @@ def test_secrets_go_to_those_who_use_them(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ESCHER_ENCRYPTION_KEY", "the-key")
     monkeypatch.setenv("ESCHER_SERVER_TOKEN", "the-token")
     monkeypatch.setenv("ESCHER_FLOWER_BASIC_AUTH", "user:pass")
+    (home.parent / "journal").write_text("postgresql+psycopg://u:the-pass@127.0.0.1/j")
+    monkeypatch.setenv("ESCHER_JOURNAL_URL_FILE", str(home.parent / "journal"))
     parts = parts_of(load_settings(home=home))
 
     def given(value: str) -> set[str]:
@@ -108,6 +118,12 @@ def test_secrets_go_to_those_who_use_them(home: Path, monkeypatch: pytest.Monkey
     assert given("the-key") == {"worker-transfer", "worker-embed", "api"}
     assert given("the-token") == {"server", "worker-transfer", "worker-embed", "api", "agent"}
     assert "flower" in given("user:pass")
+    assert given(str(home.parent / "journal")) == {
+        "worker-transfer",
+        "worker-embed",
+        "api",
+        "agent",
+    }
     for part in parts.values():
         line = " ".join(part.argv)
         assert not [secret for secret in ("the-key", "the-token", "user:pass") if secret in line]

@@ -27,7 +27,7 @@ PROGRAMS = {"escher-playbooks": "cli.main", "celery": "celery"}
 def test_each_command_is_one_that_the_program_accepts(name: str, tmp_path: Path) -> None:
     program, *arguments = SERVICES[name]["command"]
     if program == "python":
-        assert arguments == ["-m", "api"]
+        assert arguments == ["-P", "-m", "api"]
         assert (ROOT / "api" / "__main__.py").is_file()
         return
     done = subprocess.run(
@@ -66,6 +66,27 @@ def test_our_parts_may_use_plain_http_as_they_share_a_loopback() -> None:
         if url is not None:
             default = re.sub(r"\$\{ESCHER_SERVER_URL:-(.*)\}", r"\1", url)
             assert Settings(server_url=default).embeds_server
+
+
+def test_the_settings_are_taken_as_they_stand() -> None:
+    given = SERVICES["worker-transfer"]["environment"]
+    values = {
+        name.removeprefix("ESCHER_").lower(): re.sub(r"\$\{\w+:\?[^}]+\}", "x", value)
+        for name, value in given.items()
+        if name in {"ESCHER_BROKER_URL", "ESCHER_QDRANT_URL", "ESCHER_ALLOW_HTTP_HOSTS"}
+    }
+    settings = Settings(**values)
+    assert set(settings.allow_http_hosts) == {"redis", "qdrant"}
+    assert set(settings.allow_http_hosts) <= set(SERVICES), "hosts of this file and no others"
+
+
+def test_the_parts_start_where_nobody_can_write() -> None:
+    last_stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    folders = re.findall(r"^WORKDIR (\S+)$", last_stage, re.MULTILINE)
+    assert folders == ["/opt/empty"]
+    assert re.search(r"install -d -m 0555 /opt/empty$", last_stage, re.MULTILINE)
+    assert "PYTHONSAFEPATH=1" in last_stage
+    assert not [name for name in OURS if "working_dir" in SERVICES[name]]
 
 
 def test_every_variable_is_a_setting() -> None:

@@ -83,6 +83,55 @@ def test_only_json_is_taken_from_the_broker() -> None:
     assert celeryconfig.task_serializer == celeryconfig.result_serializer == "json"
 
 
+class TestTheCurrentFolder:
+    """Celery's own loader puts it first on Python's path while it imports."""
+
+    @pytest.mark.parametrize("module", ["celeryconfig", "stringprep", "colorsys"])
+    def test_is_not_imported_from(
+        self, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / f"{module}.py").write_text("raise AssertionError('imported from here')")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        app.loader.import_from_cwd(module)
+        app.loader.import_task_module(module)
+        assert str(tmp_path) not in sys.path
+
+    def test_gives_no_settings(self, tmp_path: Path) -> None:
+        (tmp_path / "celeryconfig.py").write_text("raise AssertionError('imported from here')")
+        (tmp_path / "home").mkdir()
+        code = "from tasks.app import app; print(app.conf.task_default_queue)"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            capture_output=True, text=True, check=True, cwd=tmp_path,
+            env={
+                "ESCHER_HOME": str(tmp_path / "home"),
+                "PYTHONPATH": str(Path(celeryconfig.__file__ or "").parent),
+            },
+        )  # fmt: skip
+        assert done.stdout.strip() == "control"
+
+
+@pytest.mark.parametrize("program", ["celery", "/venv/bin/celery", "/lib/celery/__main__.py"])
+def test_celerys_own_programs_write_for_nobody_else(program: str, tmp_path: Path) -> None:
+    code = (
+        f"import os, sys; sys.argv[0] = {program!r}; os.umask(0o022); import tasks.app;"
+        "print(os.umask(0o022))"
+    )
+    environment = {"ESCHER_HOME": str(tmp_path), "PATH": ""}
+    root = Path(celeryconfig.__file__ or "").parent
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(
+        run, capture_output=True, text=True, check=True, cwd=root, env=environment
+    )
+    assert done.stdout.strip() == str(0o077)
+    other = [sys.executable, "-c", code.replace(program, "my-program")]
+    done = subprocess.run(
+        other, capture_output=True, text=True, check=True, cwd=root, env=environment
+    )
+    assert done.stdout.strip() == str(0o022), "a program that sends us messages keeps its own"
+
+
 class TestBeat:
     def test_issues_the_sync_as_often_as_it_is_set(
         self, settings: object, monkeypatch: pytest.MonkeyPatch

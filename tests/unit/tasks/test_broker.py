@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import kombu
 import pytest
 import redis
+from celery.backends.redis import RedisBackend
 from support.broker import running_broker, send, take_and_die
 
-from core.errors import BrokerUnreachable
+import celeryconfig
+from core.errors import BrokerUnreachable, Refused
 from core.settings import Settings, load_settings
+from tasks.app import app
 from tasks.broker import broker_reachable, restore_unacked, under_way
 
 
@@ -67,3 +70,49 @@ def test_a_broker_elsewhere_that_does_not_answer(settings: Settings) -> None:
     with pytest.raises(BrokerUnreachable) as failure:
         restore_unacked(elsewhere)
     assert "hidden" not in str(failure.value)
+
+
+class TestAStrangersServer:
+    """What stands at our socket in a shared place, and would answer with forged results."""
+
+    @pytest.fixture(params=["its folder is open", "it runs as another"])
+    def squatted(
+        self,
+        request: pytest.FixtureRequest,
+        settings: Settings,
+        running: subprocess.Popen[bytes],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Settings:
+        if request.param == "its folder is open":
+            settings.socket_dir.chmod(0o755)
+        else:
+            monkeypatch.setattr("core.shared_places.peer_uid", lambda _: 65_534)
+        return settings
+
+    def test_is_not_asked_by_commands(self, squatted: Settings) -> None:
+        for ask in (broker_reachable, restore_unacked, lambda of: under_way(of, ["embed"])):
+            with pytest.raises(Refused, match=r"broker\.sock is not this user's"):
+                ask(squatted)
+
+    @pytest.mark.parametrize("door", ["messages", "results", "flower"])
+    def test_is_not_connected_to(
+        self, squatted: Settings, door: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(celeryconfig, "broker_url", squatted.effective_broker_url)
+        monkeypatch.setattr(celeryconfig, "embedded", True)
+        path = str(squatted.broker_socket)
+        connection = app.connection_for_write(squatted.effective_broker_url)
+        with connection, pytest.raises(Exception, match="not this user's"):
+            _ping(door, connection, path)
+
+    def test_elsewhere_is_the_settings_choice(self, squatted: Settings) -> None:
+        assert redis.Redis(unix_socket_path=str(squatted.broker_socket)).ping()
+
+
+def _ping(door: str, connection: kombu.Connection, path: str) -> None:
+    if door == "messages":  # workers, beat, submitters
+        connection.default_channel.client.ping()
+    elif door == "results":
+        RedisBackend(app=app, url=f"socket://{path}").client.ping()
+    else:
+        redis.Redis(unix_socket_path=path).ping()

@@ -1,0 +1,127 @@
+"""Nobody else reads or writes a home: what is open to others is closed, and said.
+
+At each start the home, what stands directly in it and the folders of keys, sockets, logs and
+messages are looked at (some forty stats). Everything below is walked where the home itself was
+found open, by `up`, and told by `doctor`. Others can't pass a closed home, so what is walked later
+was not in reach meanwhile. Links are left alone: a mode belongs to what they lead to.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import StorageError
+from core.files import PRIVATE_DIR, PRIVATE_FILE
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+OTHERS = 0o077
+_LOOKED_INTO = (
+    "", "keys", "run", "run/logs", "run/broker", "run/broker/appendonlydir", "server", "qdrant",
+)  # fmt: skip
+_SECRETS = frozenset({"keys", "api.token", "server.token", "flower.auth"})
+_UNFINISHED = ".modes-unfinished"  # stands while a home that was open is walked
+_NAMED = 3
+
+log = logging.getLogger(__name__)
+
+
+def mend(settings: Settings, *, whole: bool = False) -> int:
+    """Close the home to others; how many files and folders were open.
+
+    ``whole``: look at everything in it. What another user owns can't be closed: a warning, and for
+    keys and tokens `StorageError`.
+    """
+    home = settings.home
+    mended: list[Path] = []
+    stubborn: list[Path] = []
+    try:
+        was_open = _is_open(home.stat())  # the home itself may be a link, to another disk
+    except FileNotFoundError:
+        return 0
+    unfinished = home / _UNFINISHED
+    if was_open:
+        with suppress(OSError):
+            os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_FILE))
+        _close(home, home.stat().st_mode, home, mended, stubborn)
+    walk = whole or os.path.lexists(unfinished)
+    for path, found in _below(home) if walk else _nearby(home):
+        if _is_open(found):
+            _close(path, found.st_mode, home, mended, stubborn)
+    with suppress(OSError):
+        if walk:
+            unfinished.unlink(missing_ok=True)
+    if mended:
+        log.warning("%s could be entered or read by others: closed %s.", home, _named(mended))
+    if stubborn:
+        log.warning("%s stay open to others, as they are not this user's.", _named(stubborn))
+    return len(mended)
+
+
+def open_to_others(home: Path) -> list[Path]:
+    """Everything in a home that others could enter, read or write; nothing is changed."""
+    with suppress(FileNotFoundError):
+        own = [home] if _is_open(home.stat()) else []
+        return own + [path for path, found in _below(home) if _is_open(found)]
+    return []
+
+
+def _is_open(found: os.stat_result) -> bool:
+    return bool(found.st_mode & OTHERS) and not stat.S_ISLNK(found.st_mode)
+
+
+def _close(path: Path, mode: int, home: Path, mended: list[Path], stubborn: list[Path]) -> None:
+    try:
+        path.chmod(mode & PRIVATE_DIR)  # a script stays executable for its owner
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        stubborn.append(path)
+        parts = path.relative_to(home).parts
+        if error.errno == errno.EPERM and parts and parts[0] in _SECRETS:
+            raise StorageError(
+                f"{path} is open to others (mode {stat.S_IMODE(mode):04o}) and belongs to another user.",
+                "Make it your own with mode 0600 (chown, chmod), and change the secret in it.",
+            ) from error
+    else:
+        mended.append(path)
+
+
+def _nearby(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for name in _LOOKED_INTO:
+        folder = home / name
+        if not folder.is_symlink() or not name:
+            yield from _entries(folder)
+
+
+def _below(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    folders = [home]
+    while folders:
+        for path, found in _entries(folders.pop()):
+            if stat.S_ISDIR(found.st_mode):
+                folders.append(path)
+            yield path, found
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):  # gone meanwhile
+                    yield Path(entry.path), entry.stat(follow_symlinks=False)
+    except OSError:
+        return  # not there, or not ours: its own mode has been looked at
+
+
+def _named(paths: list[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:_NAMED])
+    more = len(paths) - _NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,118 @@
+"""Where traffic may go without TLS: to this machine, and to the hosts of ``allow_http_hosts``.
+
+One rule for everything that carries tokens or playbooks: the Escher server, Redis, PostgreSQL and
+Qdrant. Each check raises ``ValueError`` with words for the setting at hand, and no secret in them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+BROKER_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
+ENCRYPTED_POSTGRESQL = frozenset({"require", "verify-ca", "verify-full"})
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine, by its name or its address."""
+    if host in LOOPBACK_HOSTS:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_allowed_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts in lower case; each is a name or an address, and neither a URL nor a pattern."""
+    plain = tuple(host.lower().strip("[]").rstrip(".") for host in hosts)
+    wrong = [host for host in plain if not _HOST.fullmatch(host)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no host; write names such as redis, qdrant.internal")
+    return plain
+
+
+def check_http(url: str, allowed: tuple[str, ...]) -> None:
+    """An http(s) URL without a user in it."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise ValueError(f"{_without_user(url)!r} is not an http(s) URL")
+    if parts.scheme == "http":
+        _check_host(host, allowed, "https")
+    if parts.username or parts.password:
+        raise ValueError("put the secret into its own setting, not into the URL")  # it is shown
+
+
+def check_redis(url: str, allowed: tuple[str, ...]) -> None:
+    """A Redis URL, or several between ``;`` as kombu takes them."""
+    for part in url.split(";"):
+        scheme, _, rest = part.partition("://")
+        if scheme not in BROKER_SCHEMES:
+            raise ValueError(f"it is no Redis: {', '.join(sorted(BROKER_SCHEMES))}")
+        if scheme == "redis+socket":
+            if not rest.rpartition("@")[2].startswith("/"):
+                raise ValueError("the socket's path is relative; write redis+socket:///whole/path")
+        elif scheme != "rediss":
+            for host in _hosts(rest):
+                _check_host(host or "localhost", allowed, "rediss")
+
+
+def check_journal(url: str, allowed: tuple[str, ...]) -> None:
+    """``sqlite:////whole/path``, or a PostgreSQL that is here, allowed or spoken to with TLS."""
+    scheme, separator, rest = url.partition("://")
+    backend = scheme.partition("+")[0]
+    if not separator or backend not in {"sqlite", "postgresql"}:
+        raise ValueError("write sqlite:////whole/path or postgresql+psycopg://user@host/name")
+    if backend == "sqlite":
+        path = rest.partition("?")[0].removeprefix("/")
+        if path and not path.startswith(("/", ":memory:", "file:")):
+            raise ValueError("the database's path is relative; write sqlite:////whole/path")
+        return
+    options = parse_qs(rest.partition("?")[2])
+    if options.get("sslmode", [""])[-1] in ENCRYPTED_POSTGRESQL:
+        return
+    if "service" in options:
+        raise ValueError("a service may lie anywhere; add sslmode=verify-full")
+    named = [*options.get("host", []), *options.get("hostaddr", [])]
+    hosts = [host for several in named for host in several.split(",")] or list(_hosts(rest))
+    if not any(hosts):
+        # libpq's own defaults; without them it is this machine's socket
+        hosts = f"{os.environ.get('PGHOST', '')},{os.environ.get('PGHOSTADDR', '')}".split(",")
+    for host in hosts:
+        if host and not host.startswith(("/", "@")):  # sockets
+            _check_host(_host_of(host), allowed, "sslmode=verify-full (or require)")
+
+
+def _check_host(host: str, allowed: tuple[str, ...], instead: str) -> None:
+    host = host.lower().rstrip(".")
+    if not is_loopback(host) and host not in allowed:
+        raise ValueError(
+            f"what goes to {host} would not be encrypted; use {instead}, or, in a network of your "
+            f"own, name the host in allow_http_hosts"
+        )
+
+
+def _hosts(rest: str) -> Iterator[str]:
+    """The hosts of what stands behind ``scheme://``; several stand between commas."""
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition("@")[2]
+    for place in authority.split(","):
+        yield _host_of(unquote(place))
+
+
+def _host_of(place: str) -> str:
+    if place.startswith("["):
+        return place[1:].partition("]")[0]
+    return place if place.count(":") > 1 else place.partition(":")[0]
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//…@", url)
