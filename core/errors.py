@@ -24,7 +24,8 @@
         │   ├── HomeMismatch        the home belongs to another server or tenant
         │   └── Conflict            409 412: the server holds something else
         ├── ServerRejected          any other 4xx, in the server's words
-        │   └── NotEscherServer     an answer that is not the contract's
+        │   ├── NotEscherServer     an answer that is not the contract's
+        │   └── ForbiddenUrl        the server names a URL that content may not go to or come from
         ├── IntegrityError          bytes are not what they claim to be
         │   └── WrongKey            the key does not open this content
         ├── KeyUnavailable          no master key could be had
@@ -180,6 +181,10 @@ class ServerRejected(PermanentError):
 
 class NotEscherServer(ServerRejected):
     title = "Not an Escher server"
+
+
+class ForbiddenUrl(ServerRejected):
+    title = "URL not allowed"
 
 
 class IntegrityError(PermanentError):

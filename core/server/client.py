@@ -73,9 +73,10 @@ class EscherServer:
         self._url = settings.server_url
         self._tenant = settings.tenant_id
         self._retrier = retrier or Retrier()
-        self._http = Http(CONNECTIONS, read_seconds)
-        self._transfers = Transfers(self._http, self._retrier)
-        self._downloads = Downloads(self._http, self._retrier, UrlPolicy(settings))
+        policy = UrlPolicy(settings)
+        self._http = Http(CONNECTIONS, read_seconds, addresses=policy.addresses)
+        self._transfers = Transfers(self._http, self._retrier, policy)
+        self._downloads = Downloads(self._http, self._retrier, policy)
 
     @property
     def tenant_id(self) -> str:

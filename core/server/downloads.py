@@ -82,8 +82,7 @@ class Downloads:
 
         ``renew`` answers the same file with a new URL; ``on_bytes`` hears of each piece that
         arrives, in bytes. On any failure ``target`` is gone again. The caller syncs the folder.
-        `IntegrityError`, `NotEscherServer` (a URL that may not be called, a redirect),
-        `ServerRejected`, `StorageError`, or a transient error that outlived its retries.
+        `IntegrityError`, `ForbiddenUrl`, `NotEscherServer` (a redirect), `ServerRejected`, `StorageError`, or a transient error that outlived its retries.
         """
         self._policy.check(file.url)
         with _Partial(target) as partial:
@@ -146,7 +145,7 @@ class _Download:
     def _receive(self, file: ScriptFile, deadline: Deadline) -> None:
         partial = self._partial
         with self._http.open(
-            "GET", file.url, deadline=deadline, headers=self._range_headers()
+            "GET", file.url, deadline=deadline, headers=self._range_headers(), pinned=True
         ) as incoming:
             self._begin(file, incoming)
             while piece := incoming.read():

@@ -29,6 +29,7 @@ from requests.adapters import HTTPAdapter
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
 from core.forks import ForkLock
 from core.server.failures import CONNECT_SECONDS, transport_failure
+from core.server.pinned import Addresses, pinned_adapter
 from core.server.problems import CHECK_URL
 from core.server.retry import Deadline
 from core.settings import LOOPBACK_HOSTS
@@ -39,6 +40,7 @@ READ_CHUNK_BYTES = 1 << 16
 SEND_CHUNK_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 32 << 20
 USER_AGENT = "escher-playbook-service"
+_PINNED = "pinned:"  # no URL begins so: the session only keeps and closes it
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
 T = TypeVar("T")
@@ -127,9 +129,19 @@ class Http:
     belong to the request), and urllib3's pool of ``connections`` is thread-safe.
     """
 
-    def __init__(self, connections: int, read_seconds: float = READ_SECONDS) -> None:
-        """``read_seconds``: how long a connection may be silent."""
+    def __init__(
+        self,
+        connections: int,
+        read_seconds: float = READ_SECONDS,
+        *,
+        addresses: Addresses | None = None,
+    ) -> None:
+        """``read_seconds``: how long a connection may be silent.
+
+        ``addresses(host, port)`` answers where a ``pinned`` call may connect to.
+        """
         self._connections = connections
+        self._addresses = addresses
         self._read_seconds = read_seconds
         self._session: requests.Session | None = None
         self._pid = 0
@@ -145,6 +157,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        pinned: bool = False,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Answer:
         """Send one request and read its whole answer, whatever the status.
@@ -160,6 +173,7 @@ class Http:
             headers=headers,
             params=params,
             body=body,
+            pinned=pinned,
         ) as incoming:
             content = bytearray()
             while piece := incoming.read():
@@ -181,9 +195,14 @@ class Http:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        pinned: bool = False,
     ) -> Incoming:
-        """Send one request; its answer, whose body is still on its way. Fails as `send` does."""
+        """Send one request; its answer, whose body is still on its way. Fails as `send` does.
+
+        ``pinned`` is for URLs that a server named: what ``addresses`` raises comes out, too.
+        """
         session = self._current()
+        adapter = session.adapters[_PINNED] if pinned else session.get_adapter(url)
 
         def exchange() -> requests.Response:
             # Past the session: its merging of settings takes as long as the sending, and it reads
@@ -196,7 +215,7 @@ class Http:
                 # empty bytes as None: an empty stream would go out chunked, which S3 refuses
                 _Body(body, deadline) if body else None,
             )
-            return session.get_adapter(url).send(
+            return adapter.send(
                 request,
                 stream=True,
                 timeout=self._timeouts(deadline),
@@ -229,6 +248,8 @@ class Http:
         )
         session.mount("https://", adapter)
         session.mount("http://", adapter)
+        if self._addresses is not None:
+            session.mount(_PINNED, pinned_adapter(self._addresses, self._connections))
         return session
 
     def _timeouts(self, deadline: Deadline) -> tuple[float, float]:
@@ -259,17 +280,6 @@ def _prepared(
 
 def is_loopback(url: str) -> bool:
     return (urlsplit(url).hostname or "") in LOOPBACK_HOSTS
-
-
-def may_carry_content(url: str) -> bool:
-    """Whether a pre-signed URL is one that content may go to: https, or http on this machine."""
-    try:
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.password:
-            return False
-    except ValueError:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
 
 
 def url_label(url: str) -> str:

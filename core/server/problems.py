@@ -27,6 +27,7 @@ from core.terminal import one_line
 
 MAX_WORDS = 500
 MAX_NAMED_PATHS = 20
+LONGEST_RETRY_AFTER = 86_400.0
 CHECK_URL = "Check server_url: it must lead to an Escher server."
 _TRANSIENT = frozenset({408, 425, 429})
 _NEVER_THERE = frozenset({501, 505})  # not implemented: waiting does not help
@@ -67,7 +68,7 @@ def retry_after(headers: Mapping[str, str], problem: Mapping[str, Any] | None) -
             seconds = email.utils.parsedate_to_datetime(str(value)).timestamp() - time.time()
         except (TypeError, ValueError, OverflowError):
             return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
 def api_error(

@@ -1,5 +1,8 @@
 """Bytes to pre-signed URLs: whole files, and large ones in parts.
 
+Where they go is for `core.server.url_policy` to allow. Of the headers that the server asks for, those
+are sent that tell what the bytes are; the others could speak for us to whoever listens there.
+
 No token goes here; the URL's signature is the permission, so no URL is shown with its query.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Mapping
 
 from core.errors import (
@@ -21,14 +25,23 @@ from core.errors import (
 from core.files import sha256_bytes
 from core.forks import ForkLock
 from core.server.answers import Announcement, UploadPart, UploadTarget
-from core.server.http import Http, may_carry_content
-from core.server.problems import CHECK_URL, storage_error
+from core.server.http import Http
+from core.server.problems import CHECK_URL, clean_words, storage_error
 from core.server.retry import Deadline, Retrier
+from core.server.url_policy import UrlPolicy
 
 CHECKSUM_HEADER = "x-amz-checksum-sha256"
 FLOOR_BYTES_PER_SECOND = 64 * 1024  # a slower link does not carry a part before the deadline
 MAX_ANSWER_BYTES = 1 << 20
+MAX_HEADER_CHARS = 1024
+MAX_NAMED_HEADERS = 10
 _BAD_REQUEST = 400
+# Content-Length is ours to say: it is the length of what is sent
+_SENT_HEADERS = re.compile(
+    r"content-type|content-md5|x-amz-checksum-(?:crc32|crc32c|crc64nvme|sha1|sha256)"
+    r"|x-amz-content-sha256|x-amz-sdk-checksum-algorithm",
+    re.IGNORECASE,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +49,9 @@ log = logging.getLogger(__name__)
 class Transfers:
     """PUTs with the retries of ``retrier``; safe in threads."""
 
-    def __init__(self, http: Http, retrier: Retrier) -> None:
+    def __init__(self, http: Http, retrier: Retrier, policy: UrlPolicy) -> None:
         self._http = http
+        self._policy = policy
         self._retrier = retrier
         self._sent = 0
         self._lock = ForkLock()
@@ -85,11 +99,20 @@ class Transfers:
         the bytes here still have the announced digest; otherwise `IntegrityError`: start over.
         """
         if target.complete_url is not None:
+            self._check_parts(target, content)
             for part in target.parts or []:
                 self._put_part(target, part, content)
             self._complete(target, content)
         elif target.url is not None:
             self._send("PUT", target.url, target, content, target.headers, content, target.path)
+
+    @staticmethod
+    def _check_parts(target: UploadTarget, content: bytes) -> None:
+        """`NotEscherServer` for parts that would send the content more than once."""
+        if sum(part.size_bytes for part in target.parts or []) > len(content):
+            raise NotEscherServer(
+                f"The server wants more parts of {target.path} than it has bytes.", CHECK_URL
+            )
 
     def _put_part(self, target: UploadTarget, part: UploadPart, content: bytes) -> None:
         piece = content[part.offset : part.offset + part.size_bytes]
@@ -117,11 +140,8 @@ class Transfers:
         body: bytes,
         what: str,
     ) -> None:
-        if not may_carry_content(url):
-            raise NotEscherServer(
-                f"The server wants {what} sent over plain http, or to a malformed URL.",
-                "Content goes to https only, or to http on this machine. " + CHECK_URL,
-            )
+        self._policy.check(url, "sent to")
+        sent = _kept(headers, what)
 
         def attempt(deadline: Deadline) -> None:
             with self._lock:
@@ -130,8 +150,9 @@ class Transfers:
                 method,
                 url,
                 deadline=deadline,
-                headers=headers,
+                headers=sent,
                 body=body,
+                pinned=True,
                 max_bytes=MAX_ANSWER_BYTES,
             )
             if answer.is_ok:
@@ -151,3 +172,21 @@ class Transfers:
             )
         log.warning("the storage refused the bytes of %s; they are sent again", what)
         raise TransferInterrupted(f"The storage refused the bytes of {what}.", "It is tried again.")
+
+
+def _kept(headers: Mapping[str, str], what: str) -> dict[str, str]:
+    """Those of the headers asked for that are sent; another one may be what a signature covers."""
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if _SENT_HEADERS.fullmatch(name)
+        and len(value) <= MAX_HEADER_CHARS
+        and value.isascii()
+        and value.isprintable()
+    }
+    left = [name for name in headers if name not in kept and name.lower() != "content-length"]
+    if left:
+        named = clean_words(", ".join(sorted(left)[:MAX_NAMED_HEADERS]))
+        log.warning("%d headers that the server asked for are not sent with %s: %s",
+                    len(left), what, named)  # fmt: skip
+    return kept

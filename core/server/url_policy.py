@@ -1,25 +1,39 @@
-"""Which URLs scripts are fetched from: a server that was taken over must not aim us elsewhere.
+"""Which URLs content is sent to and fetched from: a server that was taken over must not aim us elsewhere.
 
-https, or http to this machine; no user in it; and a host of the allow-list:
+One policy for both directions. A URL is https (plain http where ``server_url`` may be so, too: to this
+machine and to ``allow_http_hosts``), has no user in it, and its host is one of
 
 - the server's own ``host:port`` (``server_url``);
 - Amazon S3's own hosts, for the two buckets of the contract only;
 - ``download_hosts``: ``host``, ``host:port`` or ``*.suffix[:port]``. Without a port it is the
   scheme's default one, so that a listed host does not open its other services.
 
-So an address of a private network, or a cloud's metadata service, is reached only where it is
-the server's own or was listed. Redirects are never followed.
+A name is looked up by `UrlPolicy.addresses`, and the connection goes to one of the addresses that passed
+there, so a name that answers otherwise a moment later gains nothing:
+
+========================  =====================================================================
+link-local, metadata      never
+this machine              where the server itself is on it
+private                   of the server itself, and of what ``download_hosts`` lists
+public                    yes
+========================  =====================================================================
+
+Redirects are never followed. Through a proxy of the environment the proxy looks names up: then only what
+the URL says is checked here.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import socket
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from core.errors import NotEscherServer, SettingsError
+from core.errors import ForbiddenUrl, SettingsError
 from core.settings import LOOPBACK_HOSTS, Settings
 
 BUCKETS = frozenset({"escher-tenant-data", "escher-library"})
@@ -38,10 +52,47 @@ _S3 = re.compile(
     r"(?:(?P<bucket>[a-z0-9-]+)\.)?s3(?:-fips)?(?:\.dualstack)?"
     r"(?:\.[a-z]{2}(?:-[a-z]+)+-[0-9]+)?\.amazonaws\.com(?:\.cn)?"
 )
-_REMEDY = (
-    "If scripts are kept there, add it to the setting download_hosts (ESCHER_DOWNLOAD_HOSTS); "
+# C libraries take 2852039166, 0xa9.0376.43518 and 127.1 for addresses; Python's reader does not
+_NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
+_METADATA_NAMES = frozenset({
+    "metadata", "metadata.google.internal", "metadata.goog", "instance-data",
+    "instance-data.ec2.internal", "metadata.azure.internal", "metadata.tencentyun.com",
+})  # fmt: skip
+_NEVER = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "169.254.0.0/16",  # link-local; the metadata of nearly every cloud
+        "fe80::/10",
+        "fd00:ec2::/32",  # Amazon, over IPv6
+        "fd20:ce::/32",  # Google, over IPv6
+        "100.100.100.200/32",  # Alibaba
+        "168.63.129.16/32",  # Azure's host agent
+        "192.0.0.192/32",  # Oracle
+        "0.0.0.0/8",  # "this host": the kernel takes it for loopback
+        "::/128",
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+        "ff00::/8",
+    )
+)
+_NAT64 = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48"))
+_ISATAP = 0x5EFE  # the middle of an address that ends in an IPv4 one (RFC 5214)
+_COMPATIBLE = ipaddress.ip_network("::/96")
+_DO_NOT_TRUST = "Do not trust this server: no setting allows such an address."
+_LIST_IT = (
+    "If content is kept there, add it to the setting download_hosts (ESCHER_DOWNLOAD_HOSTS); "
     "if not, do not trust this server."
 )
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Reach(IntEnum):
+    """How far away an address is, the more dangerous the higher."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    LOOPBACK = 2
+    NEVER = 3
 
 
 class _Place(NamedTuple):
@@ -52,53 +103,113 @@ class _Place(NamedTuple):
 
 
 class UrlPolicy:
-    """The allow-list of one process' settings; safe in threads."""
+    """The allow-list of one process' settings; safe in threads. ``resolve``: as `socket.getaddrinfo`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, resolve: Callable[..., Sequence[Any]] = socket.getaddrinfo
+    ) -> None:
         self._settings = settings
+        self._resolve = resolve
 
-    def check(self, url: str) -> None:
-        """`NotEscherServer` unless scripts may be fetched from ``url``; it names the host only."""
+    def check(self, url: str, doing: str = "fetched from") -> None:
+        """`ForbiddenUrl` unless content may be ``fetched from`` or ``sent to`` the ``url``.
+
+        It names the host only: the rest of the URL may be a permission.
+        """
         match = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
-        if match is None or _climbs(match["path"] or "/"):
-            raise NotEscherServer(
-                "The server gave a download URL that is none: it is malformed, or holds a user.",
+        host = _plain(match["host"]) if match else ""
+        if (
+            match is None
+            or _climbs(match["path"] or "/")
+            or (_address(host) is None and (_NUMERIC.fullmatch(host) or "[" in match["host"]))
+        ):
+            raise ForbiddenUrl(
+                f"The server wants content {doing} a URL that is none: it is malformed, holds a"
+                " user, or writes an address in an unusual way.",
                 "Check server_url: it must lead to an Escher server.",
             )
         scheme = match["scheme"].lower()
-        host = _plain(match["host"])
         place = _Place(host, int(match["port"] or DEFAULT_PORTS[scheme]))
-        if scheme == "http" and host not in LOOPBACK_HOSTS:
-            raise NotEscherServer(
-                f"The server wants scripts fetched from {host} over plain http.",
-                "Scripts come over https only, or over http from this machine.",
+        address = _address(host)
+        reach = Reach.PUBLIC if address is None else reach_of(address)
+        if host in LOOPBACK_HOSTS:
+            reach = Reach.LOOPBACK
+        if reach is Reach.NEVER or host in _METADATA_NAMES:
+            raise ForbiddenUrl(
+                f"The server wants content {doing} {host}, a link-local or metadata address.",
+                _DO_NOT_TRUST,
             )
-        if place in self._places or self._under_suffix(place):
+        if scheme == "http" and not self._may_go_in_clear(host):
+            raise ForbiddenUrl(
+                f"The server wants content {doing} {host} over plain http.",
+                "Content goes over https only, or over http on this machine and to a host that "
+                "the setting allow_http_hosts names.",
+            )
+        if self._is_known(place) and self._may_reach(place, reach):
             return
         if scheme == "https" and place.port == DEFAULT_PORTS["https"]:
             found = _S3.fullmatch(host)
             if found and (found["bucket"] or (match["path"] or "/").split("/")[1]) in BUCKETS:
                 return
-        inside = " (an address of this machine or a private network)" if _is_inside(host) else ""
-        raise NotEscherServer(
-            f"The server gave a download URL at {host}:{place.port}{inside}, which is not among "
-            "the hosts that scripts may come from.",
-            _REMEDY,
+        inside = reach is not Reach.PUBLIC
+        raise ForbiddenUrl(
+            f"The server wants content {doing} {host}:{place.port}"
+            f"{' (an address of this machine or a private network)' if inside else ''}, which is "
+            "not among the hosts that content may go to and come from.",
+            _LIST_IT,
         )
 
-    def _under_suffix(self, place: _Place) -> bool:
-        return _address(place.host) is None and any(
-            place.port == port and place.host.endswith(suffix) for suffix, port in self._suffixes
+    def addresses(self, host: str, port: int) -> list[str]:
+        """The addresses of ``host``, of a URL that passed `check`, that may be connected to.
+
+        `ForbiddenUrl` when there is none among them; an OSError when the name is not found.
+        """
+        place = _Place(_plain(host), port)
+        found: dict[str, Reach] = {}
+        for *_, socket_address in self._resolve(place.host, port, type=socket.SOCK_STREAM):
+            text = str(socket_address[0])
+            address = _address(text.partition("%")[0])
+            found[text] = Reach.NEVER if address is None else reach_of(address)
+        allowed = [text for text, reach in found.items() if self._may_reach(place, reach)]
+        if not allowed:
+            never = all(reach is Reach.NEVER for reach in found.values())
+            what = "link-local or metadata" if never else "this machine's or a private network's"
+            raise ForbiddenUrl(
+                f"The name {place.host}, which the server gave, leads to {what} address.",
+                _DO_NOT_TRUST if never else _LIST_IT,
+            )
+        return allowed
+
+    def _may_reach(self, place: _Place, reach: Reach) -> bool:
+        if reach is Reach.LOOPBACK:
+            own_machine = self._own.host in LOOPBACK_HOSTS and self._is_known(place)
+            return place == self._own or own_machine
+        return reach is Reach.PUBLIC or (reach is Reach.PRIVATE and self._is_known(place))
+
+    def _may_go_in_clear(self, host: str) -> bool:
+        return host in LOOPBACK_HOSTS or host in getattr(self._settings, "allow_http_hosts", ())
+
+    def _is_known(self, place: _Place) -> bool:
+        """Whether it is the server's own, or listed."""
+        return place in self._places or (
+            _address(place.host) is None
+            and any(
+                place.port == port and place.host.endswith(suffix)
+                for suffix, port in self._suffixes
+            )
         )
 
     @cached_property
-    def _places(self) -> frozenset[_Place]:
-        """The server's own place and those listed by name; read late, so only downloads fail."""
+    def _own(self) -> _Place:
         own = urlsplit(self._settings.server_url)
-        scheme, host = own.scheme, _plain(own.hostname or "")
-        places = {_Place(host, own.port or DEFAULT_PORTS[scheme])}
-        if host in LOOPBACK_HOSTS:  # the same machine under each of its names
-            places |= {_Place(name, own.port or DEFAULT_PORTS[scheme]) for name in LOOPBACK_HOSTS}
+        return _Place(_plain(own.hostname or ""), own.port or DEFAULT_PORTS[own.scheme])
+
+    @cached_property
+    def _places(self) -> frozenset[_Place]:
+        """The server's own place and those listed by name; read late, so only transfers fail."""
+        places = {self._own}
+        if self._own.host in LOOPBACK_HOSTS:  # the same machine under each of its names
+            places |= {_Place(name, self._own.port) for name in LOOPBACK_HOSTS}
         for any_, host, port in self._listed:
             if not any_:
                 places.add(_Place(host, port))
@@ -124,6 +235,40 @@ class UrlPolicy:
         return tuple(listed)
 
 
+def reach_of(address: Address) -> Reach:
+    """How far away an address is; one that carries an IPv4 address is judged by that, too."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return reach_of(address.ipv4_mapped)
+        inside = _carried(address)
+        own = _reach(address)
+        # the prefix of a translation is nobody's address: what it translates to counts
+        if any(address in network for network in _NAT64):
+            own = Reach.PUBLIC
+        return max([own, *(reach_of(it) for it in inside)])
+    return _reach(address)
+
+
+def _reach(address: Address) -> Reach:
+    if address.is_loopback:
+        return Reach.LOOPBACK
+    if any(address.version == net.version and address in net for net in _NEVER):
+        return Reach.NEVER
+    return Reach.PUBLIC if address.is_global else Reach.PRIVATE
+
+
+def _carried(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that the forms for the change to IPv6 hold."""
+    last = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    carried = [address.sixtofour] if address.sixtofour is not None else []
+    carried += address.teredo or ()
+    compatible = address in _COMPATIBLE and int(address) > 1
+    isatap = (int(address) >> 32) & 0xFDFF_FFFF == _ISATAP
+    if compatible or isatap or any(address in network for network in _NAT64):
+        carried.append(last)
+    return carried
+
+
 def _plain(host: str) -> str:
     return host.lower().strip("[]")
 
@@ -133,13 +278,8 @@ def _climbs(path: str) -> bool:
     return any(part in {".", ".."} for part in re.split(r"[/\\]", unquote(unquote(path))))
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(host: str) -> Address | None:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _is_inside(host: str) -> bool:
-    address = _address(host)
-    return host in LOOPBACK_HOSTS or (address is not None and not address.is_global)

@@ -12,6 +12,7 @@ from core.errors import (
     Conflict,
     EscherError,
     FilesMissing,
+    ForbiddenUrl,
     IntegrityError,
     NotEscherServer,
     ServerBusy,
@@ -25,6 +26,7 @@ from core.server.client import EscherServer
 from core.server.http import Http
 from core.server.retry import Retrier
 from core.server.transfers import Transfers
+from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 
 REF = Ref("stop-idle-rds", "1.0.0")
@@ -294,9 +296,14 @@ def test_content_never_goes_to_plain_http_elsewhere(client, scripted):
         "expires_at": 1,
     }
     scripted.says(200, json.dumps({"s3_base_path": "s3://b", "uploads": [target]}).encode())
-    with pytest.raises(NotEscherServer, match="plain http") as caught:
+    with pytest.raises(ForbiddenUrl, match="plain http") as caught:
         client.upload(REF, {path: body})
     assert "CANARY" not in str(caught.value)
+
+
+def transfers(scripted, retrier: Retrier) -> Transfers:
+    policy = UrlPolicy(Settings(server_url=scripted.url))
+    return Transfers(Http(1, addresses=policy.addresses), retrier, policy)
 
 
 def put_target(url: str, content: bytes) -> UploadTarget:
@@ -307,14 +314,14 @@ def put_target(url: str, content: bytes) -> UploadTarget:
 
 def test_a_pre_signed_url_gets_no_token(scripted):
     scripted.says(200)
-    Transfers(Http(1), Retrier()).put_file(put_target(scripted.url, b"x"), b"x")
+    transfers(scripted, Retrier()).put_file(put_target(scripted.url, b"x"), b"x")
     assert "Authorization" not in scripted.asked[0].headers
 
 
 def test_refused_bytes_that_are_not_the_announced_ones_start_over(scripted, sleeps):
     scripted.says(400)
     with pytest.raises(IntegrityError):
-        Transfers(Http(1), sleeps.retrier()).put_file(put_target(scripted.url, b"x"), b"y")
+        transfers(scripted, sleeps.retrier()).put_file(put_target(scripted.url, b"x"), b"y")
     assert sleeps == []
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from core.errors import (
     EscherError,
+    ForbiddenUrl,
     IntegrityError,
     NotEscherServer,
     ServerBusy,
@@ -108,10 +109,13 @@ class Case:
         self.sleeps: list[float] = []
         self.arrived = 0
         self.renewals: list[ScriptFile] = []
-        self.http = Http(4, read_seconds=0.5)
-        settings = Settings(home=folder, server_url=scripted.url)
         retrier = Retrier(policy, sleep=self.sleeps.append, random=lambda: 1.0)
-        self._downloads = Downloads(self.http, retrier, UrlPolicy(settings))
+        self.serve_from(scripted.url, retrier)
+
+    def serve_from(self, url: str, retrier: Retrier) -> None:
+        policy = UrlPolicy(Settings(server_url=url))
+        self.http = Http(4, read_seconds=0.5, addresses=policy.addresses)
+        self._downloads = Downloads(self.http, retrier, policy)
 
     @property
     def url(self) -> str:
@@ -381,7 +385,7 @@ def test_a_renewed_url_must_be_of_the_same_bytes_and_an_allowed_host(case, scrip
     case.fails(IntegrityError)
     scripted.says(403)
     case.renewals = [listed("https://evil.example/o" + SECRET)]
-    case.fails(NotEscherServer)
+    case.fails(ForbiddenUrl)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -401,9 +405,8 @@ def test_a_refusal_is_permanent(case, scripted, status):
 def test_nobody_listening_is_transient(case):
     case.scripted.url = "http://127.0.0.1:9"
     file = listed("http://127.0.0.1:9/o" + SECRET)
-    settings = Settings(server_url="http://127.0.0.1:9")
-    retrier = Retrier(sleep=case.sleeps.append)
-    case._downloads = Downloads(case.http, retrier, UrlPolicy(settings))
+    case.http.close()
+    case.serve_from("http://127.0.0.1:9", Retrier(sleep=case.sleeps.append))
     assert isinstance(case.fails(ServerUnreachable, file=file), TransientError)
 
 
@@ -500,7 +503,7 @@ def test_a_caller_that_gives_up_leaves_nothing(case):
 
 
 def test_a_url_that_is_not_allowed_is_never_called(case):
-    case.fails(NotEscherServer, file=listed("http://127.0.0.1:1/o" + SECRET))
+    case.fails(ForbiddenUrl, file=listed("http://127.0.0.1:1/o" + SECRET))
     assert case.scripted.asked == []
 
 

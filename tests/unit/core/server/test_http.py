@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransferInterrupted
-from core.server.http import Http, may_carry_content, url_label
+from core.server.http import Http, url_label
 from core.server.retry import Deadline
 
 
@@ -159,26 +159,6 @@ def test_a_header_that_cannot_be_sent_does_not_show_itself(http, scripted):
     with pytest.raises(NotEscherServer) as caught:
         send(http, scripted.url, headers={"x": "CANARY\r\ny: 1"})
     assert_no_canary(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "allowed"),
-    [
-        ("https://bucket.example/a?sig=1", True),
-        ("http://127.0.0.1:8788/a", True),
-        ("http://localhost/a", True),
-        ("http://[::1]:80/a", True),
-        ("http://bucket.example/a", False),
-        ("http://127.0.0.1.example/a", False),
-        ("http://127.0.0.1@evil.example/a", False),
-        ("https://user:word@bucket.example/a", False),
-        ("file:///etc/passwd", False),
-        ("https://[bad", False),
-        ("", False),
-    ],
-)
-def test_where_content_may_go(url: str, allowed: bool):
-    assert may_carry_content(url) is allowed
 
 
 def test_a_label_holds_no_query_and_no_user():
