@@ -17,7 +17,8 @@
         ├── UsageError              the request itself is wrong              (exit 2)
         ├── NotFound                                                         (exit 3)
         ├── InvalidPlaybook         metadata, parameters or files break a rule
-        │   └── UnsafePath          a name that would leave its folder
+        │   ├── UnsafePath          a name that would leave its folder
+        │   └── Unreadable          its reader took too long, too much memory, or broke
         ├── Refused                 policy says no                           (exit 5)
         │   ├── AlreadyExists       id@version is taken
         │   │   └── Unchanged       … by this very content
@@ -137,6 +138,10 @@ class InvalidPlaybook(PermanentError):
 
 class UnsafePath(InvalidPlaybook):
     title = "Unsafe path"
+
+
+class Unreadable(InvalidPlaybook):
+    title = "Can't be read"
 
 
 class Refused(PermanentError):

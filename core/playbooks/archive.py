@@ -1,6 +1,6 @@
 """Playbooks out of a tar archive, read as a stream; nothing is extracted to disk.
 
-Two readings. The first looks at names, types and sizes only, finds the playbooks (the folders that
+A child of the sandbox reads (`tarstream`); here is decided what its members mean. Two readings. The first looks at names, types and sizes only, finds the playbooks (the folders that
 hold ``metadata.json``) and refuses what is hostile. The second reads contents: a playbook is handed
 out when its last file has been read. Playbooks whose files lie scattered over the archive are
 shared out over further readings, so that no more than `SCATTERED_BYTES` (or one playbook) wait in
@@ -9,11 +9,21 @@ memory at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from core.errors import EscherError, InvalidPlaybook, UnsafePath, storage_error
+from core import sandbox
+from core.errors import (
+    EscherError,
+    InvalidPlaybook,
+    Unreadable,
+    UnsafePath,
+    UsageError,
+    storage_error,
+)
 from core.files import check_relative_path
 from core.models import (
     FORMATS,
@@ -24,10 +34,16 @@ from core.models import (
     parse_json_object,
 )
 from core.playbooks.limits import MAX_DEPTH, MIB, Limits
-from core.playbooks.tarstream import Damaged, Untrusted, members_of, opened
+from core.playbooks.tarstream import Damaged, Untrusted
 
 MAX_MEMBERS = 200_000
+MAX_ARCHIVE_BYTES = 1024 * MIB  # uncompressed
+STALL_SECONDS = 60.0  # the longest that a member, or a page of their names, may take
+READING_SECONDS = 300.0  # of waiting for one reading of the whole archive
 SCATTERED_BYTES = 64 * MIB
+_ERRORS: dict[str, type[EscherError]] = {
+    "Damaged": Damaged, "Untrusted": Untrusted, "UsageError": UsageError,
+}  # fmt: skip
 _BAD_MEMBER = "Make the archive anew from plain files."
 
 
@@ -108,22 +124,41 @@ def drafts_in_archive(
 def _list_members(path: Path) -> _Listing:
     listing = _Listing()
     try:
-        with opened(path) as (archive, stream):
-            for info in members_of(archive):
-                if len(listing.members) >= MAX_MEMBERS:
-                    raise Untrusted(
-                        f"{path.name} has more than {MAX_MEMBERS} members.", "Split the archive."
-                    )
-                name = info.name.removeprefix("./")
-                plain = info.isreg() and not info.issparse()
-                listing.members.append((name, info.size, plain))
-                if name not in {"", "."}:
-                    _check_member(name, listing, ordinary=plain or info.isdir())
-            while stream.read(MIB):  # to the end: gzip proves its checksum there
-                pass
+        for value, _ in _read(path, "list_members", {"max_members": MAX_MEMBERS}):
+            for name, size, kind in value["members"]:
+                plain_name = str(name).removeprefix("./")
+                plain = kind == "file"
+                listing.members.append((plain_name, int(size), plain))
+                if plain_name not in {"", "."}:
+                    _check_member(plain_name, listing, ordinary=plain or kind == "folder")
     except Damaged as error:
         listing.damage = error
     return listing
+
+
+def _read(path: Path, function: str, more: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:
+    """What a child reads of the archive; what it says went wrong is raised."""
+    kind: Any = None
+    argument = {"path": str(path.absolute()), "max_bytes": MAX_ARCHIVE_BYTES, **more}
+    try:
+        for value, content in sandbox.stream(
+            f"core.playbooks.tarstream:{function}",
+            argument,
+            seconds=STALL_SECONDS,
+            total_seconds=READING_SECONDS,
+        ):
+            if "error" in value:  # raised below: a child that came to its end is used again
+                kind, detail, remedy = value["error"]
+            else:
+                yield value, content
+    except Unreadable as error:
+        raise Untrusted(f"{path.name}: {error.detail}", error.remedy) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise Untrusted(f"{path.name} broke its reader.", _BAD_MEMBER) from error
+    if kind == "OSError":
+        raise OSError(int(detail), os.strerror(int(detail)), remedy)
+    if kind is not None:
+        raise _ERRORS.get(kind, Untrusted)(str(detail), str(remedy))
 
 
 def _check_member(name: str, listing: _Listing, *, ordinary: bool) -> None:
@@ -228,20 +263,25 @@ def _read_share(
         for member in playbook.members.values()
     }
     contents: dict[str, dict[str, bytes]] = {}
-    end = max(wanted, default=-1)
-    with opened(path) as (archive, _):
-        for position, info in enumerate(members_of(archive)):
-            if position in wanted:
-                playbook, member = wanted[position]
-                reader = archive.extractfile(info)
-                content = reader.read() if reader is not None else b""
-                if len(content) != member.size or info.size != member.size:
-                    raise Damaged(f"{path.name} changed while it was read.", "Try again.")
-                contents.setdefault(playbook.name, {})[member.path] = content
-                if position == playbook.last:
-                    yield playbook.name, _draft(playbook, contents.pop(playbook.name))
-            if position >= end:
-                break
+    asked = [[position, wanted[position][1].size] for position in sorted(wanted)]
+    content = bytearray()
+    for position, piece in _pieces(path, asked):
+        playbook, member = wanted[position]
+        content += piece
+        if len(content) < member.size:
+            continue
+        contents.setdefault(playbook.name, {})[member.path] = bytes(content)
+        content.clear()
+        if position == playbook.last:
+            yield playbook.name, _draft(playbook, contents.pop(playbook.name))
+
+
+def _pieces(path: Path, wanted: list[list[int]]) -> Iterator[tuple[int, memoryview]]:
+    for value, content in _read(path, "read_members", {"wanted": wanted}):
+        view = memoryview(content)
+        for position, size in value["parts"]:
+            yield position, view[:size]
+            view = view[size:]
 
 
 def _draft(playbook: _Found, files: dict[str, bytes]) -> PlaybookDraft | EscherError:

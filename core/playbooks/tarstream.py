@@ -1,28 +1,45 @@
-"""A tar archive as a stream of members that ends with an error, never quietly, when it is not whole.
+"""A tar archive as a stream of members; runs in a child of the sandbox and imports little.
 
-tarfile takes a damaged header for the archive's end, and reads headers of any size into memory;
-gzip proves its checksum only to those who read to the end. All three are mended here.
+tarfile takes a damaged header for the archive's end, believes any size that a header names, reads
+headers of any length and follows chains of them by recursion; gzip proves its checksum only to
+those who read to the end. All of that is mended or bounded here; what is left (slow parsing of a
+header, a fault in zlib) ends the child, and costs this archive.
+
+::
+
+    list_members({path, max_bytes, max_members})   {"members": [[name, size, kind], …]} …
+    read_members({path, max_bytes, wanted})        {"parts": [[position, size], …]} with content …
+    either may end with                            {"error": [kind, detail, remedy]}
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import re
 import tarfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from core.errors import InvalidPlaybook, UsageError
-from core.playbooks.limits import MIB
+from core.errors import EscherError, InvalidPlaybook, UsageError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_ARCHIVE_BYTES = 1024 * MIB  # uncompressed
-MAX_HEADER_BYTES = MIB  # of a long name or pax header, which tarfile reads whole
+MIB = 1 << 20
+MAX_HEADER_BYTES = 64 << 10  # of a long name or pax header; parsing takes its square
+MAX_CHAIN = 8  # extended headers before one member; each is a recursion of tarfile's
+MAX_NAME_CHARS = 2048  # longer ones are refused anyway, and are cut
+PART_BYTES = MIB
+_PAGE = 500
+_PAGE_SECONDS = 1.0
+_FREE_BYTES = 256 * MIB
+_MAX_RATIO = 200
+_DIGITS = re.compile(rb"\d{200}")
 _DAMAGED = "Fetch or make the archive again."
 
 
@@ -34,14 +51,79 @@ class Untrusted(Damaged):
     """Nor can what was read before be relied upon."""
 
 
+def list_members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, bytes]]:
+    """Every member's name, size and kind (``file``, ``folder``, ``other``), page by page."""
+    path, most = Path(argument["path"]), int(argument["max_members"])
+    page: list[tuple[str, int, str]] = []
+    count, told = 0, time.monotonic()
+    try:
+        with opened(path, int(argument["max_bytes"])) as (archive, stream):
+            for info in members_of(archive):
+                count += 1
+                if count > most:
+                    raise Untrusted(f"{path.name} has more than {most} members.", "Split it.")
+                page.append((info.name[:MAX_NAME_CHARS], info.size, _kind(info)))
+                if len(page) >= _PAGE or time.monotonic() - told > _PAGE_SECONDS:
+                    yield {"members": page}, b""
+                    page, told = [], time.monotonic()
+            while stream.read(MIB):  # to the end: gzip proves its checksum there
+                pass
+        yield {"members": page}, b""
+    except (EscherError, OSError) as error:
+        yield {"members": page}, b""
+        yield _failure(error), b""
+
+
+def read_members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, bytes]]:
+    """Contents of the ``wanted`` members (``[position, size]``, in order), several a message."""
+    path = Path(argument["path"])
+    wanted = {int(position): int(size) for position, size in argument["wanted"]}
+    end = max(wanted, default=-1)
+    parts: list[tuple[int, int]] = []
+    contents = bytearray()
+    try:
+        with opened(path, int(argument["max_bytes"])) as (archive, _):
+            for position, info in enumerate(members_of(archive)):
+                if position in wanted:
+                    reader = archive.extractfile(info)
+                    if reader is None or info.size != wanted[position]:
+                        raise Damaged(f"{path.name} changed while it was read.", "Try again.")
+                    left = info.size
+                    while left or not info.size:
+                        piece = reader.read(min(left, PART_BYTES))
+                        if len(piece) < min(left, PART_BYTES):
+                            raise Damaged(f"{path.name} changed while it was read.", "Try again.")
+                        left -= len(piece)
+                        parts.append((position, len(piece)))
+                        contents += piece
+                        if len(contents) >= PART_BYTES:
+                            yield {"parts": parts}, bytes(contents)
+                            parts, contents = [], bytearray()
+                        if not info.size:
+                            break
+                if position >= end:
+                    break
+        yield {"parts": parts}, bytes(contents)
+    except (EscherError, OSError) as error:
+        yield {"parts": parts}, bytes(contents)
+        yield _failure(error), b""
+
+
 def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # it would keep every one
+        if not 0 <= info.size <= _MAX_SIZE:  # a pax header may name any number
+            raise Untrusted("The archive has a member of unreasonable size.", _DAMAGED)
         yield info
+
+
+_MAX_SIZE = 1 << 40  # tarfile would skip it in steps; the cap on the whole ends anything real
 
 
 class _Header(tarfile.TarInfo):
     """Headers that end the reading instead of passing for the archive's end."""
+
+    chain = 0  # of a subclass for each archive
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -57,16 +139,62 @@ class _Header(tarfile.TarInfo):
         }  # fmt: skip
         if info.size < 0 or (extended and info.size > MAX_HEADER_BYTES):
             raise Untrusted("The archive has a header of unreasonable size.", _DAMAGED)
+        cls.chain = cls.chain + 1 if extended else 0
+        if cls.chain > MAX_CHAIN:
+            raise Untrusted("The archive has too many headers in a row.", _DAMAGED)
         return info
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        stream: Any = archive.fileobj
+        content = stream.read(-(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        _check_records(content[: self.size])
+        archive.fileobj = _Again(content, stream, archive)  # type: ignore[assignment]  # reads alike
+        taken: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]  # not in its hints
+        return taken
+
+    # a hole file is refused by whoever lists it: its map, of any length, is not even read
+    def _proc_gnusparse_00(self, following: tarfile.TarInfo, *_: object) -> None:
+        following.sparse = b""  # `issparse` asks for None alone
+
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
+
+
+class _Again:
+    """Gives back what was read already; then the stream stands in its place again."""
+
+    def __init__(self, content: bytes, stream: Any, archive: tarfile.TarFile) -> None:
+        self._content, self._stream, self._archive = content, stream, archive
+
+    def read(self, _size: int) -> bytes:
+        self._archive.fileobj = self._stream
+        return self._content
+
+    def tell(self) -> int:
+        at: int = self._stream.tell()
+        return at
+
+
+def _check_records(content: bytes) -> None:
+    """Refuse a pax header that is none: tarfile's patterns take the square of its length."""
+    at = 0
+    while at < len(content) and content[at]:
+        size, space, _ = content[at : at + 8].partition(b" ")
+        end = at + int(size) if space and size.isdigit() else 0
+        record = content[at:end]
+        if not (record.endswith(b"\n") and b"=" in record) or end > len(content):
+            raise Damaged("The archive has a damaged pax header.", _DAMAGED)
+        at = end
+    if _DIGITS.search(content):
+        raise Untrusted("The archive has a pax header of nothing but digits.", _DAMAGED)
 
 
 class _Capped(io.RawIOBase):
-    """Uncompressed bytes, no more than `MAX_ARCHIVE_BYTES`: a gzip bomb ends there."""
+    """Uncompressed bytes, no more than ``most``: a gzip bomb ends there."""
 
-    def __init__(self, source: io.BufferedReader | gzip.GzipFile, name: str) -> None:
+    def __init__(self, source: io.BufferedReader | gzip.GzipFile, name: str, most: int) -> None:
         self._source = source
         self._name = name
-        self._left = MAX_ARCHIVE_BYTES
+        self._most = self._left = most
 
     def readable(self) -> bool:
         return True
@@ -82,7 +210,7 @@ class _Capped(io.RawIOBase):
         self._left -= len(content)
         if self._left < 0:
             raise Untrusted(
-                f"{self._name} holds more than {MAX_ARCHIVE_BYTES // MIB} MiB uncompressed.",
+                f"{self._name} holds more than {self._most // MIB} MiB uncompressed.",
                 "Split the archive.",
             )
         view[: len(content)] = content
@@ -90,17 +218,36 @@ class _Capped(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
-    """The archive as a stream of members, and the stream itself."""
+def opened(path: Path, max_bytes: int) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
+    """The archive as a stream of members, and the stream itself.
+
+    At most ``max_bytes`` uncompressed, and less where a small file claims to hold very much.
+    """
     with path.open("rb") as file:
+        most = min(max_bytes, _FREE_BYTES + _MAX_RATIO * file.seek(0, io.SEEK_END))
+        file.seek(0)
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if not zipped and path.suffix in {".gz", ".tgz"}:
             raise UsageError(f"{path} is not gzip.", "Give a .tar.gz, .tgz or .tar.")
         source = gzip.GzipFile(fileobj=file) if zipped else file
-        stream = io.BufferedReader(_Capped(source, path.name), MIB)
+        stream = io.BufferedReader(_Capped(source, path.name, most), MIB)
+        header = type("_Header", (_Header,), {"chain": 0})
         try:
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=header) as archive:
                 yield archive, stream
-        except tarfile.TarError as error:
-            raise Damaged(f"{path.name} is not a whole tar archive: {error}.", _DAMAGED) from error
+        except (tarfile.TarError, IndexError, OverflowError, ValueError) as error:
+            what = error if isinstance(error, tarfile.TarError) else type(error).__name__
+            raise Damaged(f"{path.name} is not a whole tar archive: {what}.", _DAMAGED) from error
+
+
+def _kind(info: tarfile.TarInfo) -> str:
+    if info.isreg() and not info.issparse():
+        return "file"
+    return "folder" if info.isdir() else "other"
+
+
+def _failure(error: EscherError | OSError) -> dict[str, Any]:
+    if isinstance(error, EscherError):
+        return {"error": [type(error).__name__, error.detail, error.remedy]}
+    return {"error": ["OSError", error.errno or 0, str(error.filename or "")]}

@@ -10,23 +10,33 @@ python/          *.py                          ast.parse
 Other files beside them (a README, a Lambda's zip) are not checked. A script that does not parse
 is a warning, never an error: the user may keep a draft. No warning holds text of the script,
 since warnings end in logs and in the journal.
+
+The parsers run in children of the sandbox: a script that takes its parser down, or would hold this
+process for seconds, costs a warning that it could not be checked.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from core.playbooks.checks import cloudformation, json_text, python, shell, terraform
-from core.playbooks.checks.complaints import Complaint
+from core import sandbox
+from core.errors import EscherError, StorageError
+from core.playbooks.checks import shell
+from core.playbooks.checks.complaints import MAX_MESSAGE_CHARS, Complaint
 
 __all__ = ["MAX_BYTES", "ScriptWarning", "check_script", "check_scripts"]
 
 MAX_BYTES = 1024 * 1024
 """Larger files are not parsed, and a warning says so."""
+SECONDS = 10.0
+"""For one file; a parser's own deadline comes first where it has one."""
+TOTAL_SECONDS = 60.0
+"""For all files of a playbook; the rest is not checked, and a warning says so."""
+
+_MAX_COMPLAINTS = 50
 
 _SUFFIXES = {
     "cloudformation": frozenset({".yaml", ".yml", ".template", ".json"}),
@@ -52,66 +62,55 @@ class ScriptWarning:
 
 
 def check_script(path: str, content: bytes) -> list[ScriptWarning]:
-    """Parse one file by the parser of its format.
+    """`check_scripts` of one file: `path` is like `shell/stop.sh`."""
+    return check_scripts({path: content})
 
-    `path` is like `shell/stop.sh`: its first segment is the format. Never raises for what the
-    content is; bounded in time (10 s a parser) and by `MAX_BYTES`.
+
+def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
+    """Parse each file by the parser of its format; warnings come in the order of `files`.
+
+    A path's first segment is the format. Never raises for what a content is; bounded by `SECONDS`,
+    `TOTAL_SECONDS` and `MAX_BYTES`.
     """
-    return [ScriptWarning(path, line, message) for line, message in _complaints(path, content)]
-
-
-def check_scripts(
-    files: Mapping[str, bytes], max_workers: int | None = None
-) -> list[ScriptWarning]:
-    """Parse many files; warnings come in the order of `files`.
-
-    Shell scripts are a process each, so they are checked side by side in `max_workers` threads
-    (default: one a core, at most 8) while this thread does the others.
-    """
-    in_shell = [path for path in files if _format(path) == "shell"]
-    workers = max_workers or min(8, os.cpu_count() or 1)
-    if len(in_shell) < 2 or workers < 2:  # noqa: PLR2004 - nothing to do side by side
-        found = [warning for path in files for warning in check_script(path, files[path])]
-    else:
-        with ThreadPoolExecutor(workers, thread_name_prefix="bash-n") as pool:
-            pending = {path: pool.submit(check_script, path, files[path]) for path in in_shell}
-            checked = {
-                path: check_script(path, content)
-                for path, content in files.items()
-                if path not in pending
-            }
-            found = [
-                warning
-                for path in files
-                for warning in (pending[path].result() if path in pending else checked[path])
-            ]
+    parsed = [path for path, content in files.items() if _has_parser(path, content)]
+    bash = shell.bash_path()
+    try:
+        answers = sandbox.call(
+            "core.playbooks.checks.parsing:complaints",
+            [({"path": path, "bash": bash}, files[path]) for path in parsed],
+            seconds=SECONDS,
+            total_seconds=TOTAL_SECONDS,
+        )
+    except StorageError as error:  # no process is to be had now
+        answers = [error] * len(parsed)
+    said = dict(zip(parsed, answers, strict=True))
+    found = [
+        ScriptWarning(path, line, message)
+        for path, content in files.items()
+        for line, message in _complaints(path, content, said)
+    ]
     return _one_for_missing_bash(found)
 
 
-def _format(path: str) -> str:
-    return path.split("/", 1)[0]
+def _has_parser(path: str, content: bytes) -> bool:
+    return _is_checked(path) and len(content) <= MAX_BYTES
 
 
-def _complaints(path: str, content: bytes) -> list[Complaint]:
-    script_format, suffix = _format(path), PurePosixPath(path).suffix
-    if suffix not in _SUFFIXES.get(script_format, ()):
-        return []
-    if len(content) > MAX_BYTES:
-        return [Complaint(None, f"not checked: larger than {MAX_BYTES // 1024} KiB")]
-    if (at := content.find(b"\0")) >= 0:
-        return [Complaint(content.count(b"\n", 0, at) + 1, "it holds a NUL byte")]
-    if script_format == "python":
-        return python.check(content)
-    try:
-        # a byte order mark is no fault of JSON or YAML on Windows; bash chokes on it by itself
-        text = content.decode("utf-8" if script_format == "shell" else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        return [Complaint(content.count(b"\n", 0, error.start) + 1, "it is not UTF-8 text")]
-    if script_format == "shell":
-        return shell.check(text) if shell.is_for_bash(path, text) else []
-    if script_format == "cloudformation":
-        return cloudformation.check(text, json_only=suffix == ".json")
-    return json_text.check(text) if suffix == ".json" else terraform.check(text)
+def _is_checked(path: str) -> bool:
+    return PurePosixPath(path).suffix in _SUFFIXES.get(path.split("/", 1)[0], ())
+
+
+def _complaints(path: str, content: bytes, said: Mapping[str, Any]) -> Iterator[Complaint]:
+    if _is_checked(path) and len(content) > MAX_BYTES:
+        yield Complaint(None, f"not checked: larger than {MAX_BYTES // 1024} KiB")
+    if path not in said:
+        return
+    answer = said[path]
+    if isinstance(answer, EscherError):
+        yield Complaint(None, f"not checked: {answer.detail[:MAX_MESSAGE_CHARS]}")
+        return
+    for line, message in list(answer)[:_MAX_COMPLAINTS]:
+        yield Complaint(int(line) if line is not None else None, str(message)[:MAX_MESSAGE_CHARS])
 
 
 def _one_for_missing_bash(found: list[ScriptWarning]) -> list[ScriptWarning]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import ast
-import threading
 import warnings
 
 from core.playbooks.checks.complaints import Complaint, without_script_text
-
-# catch_warnings changes state of the whole process; parsing holds the interpreter lock anyway
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def check(content: bytes) -> list[Complaint]:
@@ -18,7 +14,7 @@ def check(content: bytes) -> list[Complaint]:
     Takes the bytes, for a `# coding:` line may choose their encoding.
     """
     try:
-        with _ONE_AT_A_TIME, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ast.parse(content)
     except SyntaxError as error:

@@ -14,7 +14,7 @@ from core.playbooks.checks.complaints import Complaint
 if TYPE_CHECKING:
     from lark import Lark
 
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 8.0  # before the sandbox would end the reader itself
 _TOKENS_BETWEEN_LOOKS = 256
 
 _BUILD = threading.Lock()

@@ -4,8 +4,10 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import pytest
 from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.models import PlaybookDraft
 from core.playbooks import archive as archive_module
-from core.playbooks import tarstream
 from core.playbooks.drafts import iter_drafts
+from core.playbooks.limits import Limits
 
 CORPUS = Path(__file__).parents[5] / "shared" / "corpus" / "corpus.tar.gz"
 
@@ -166,7 +168,7 @@ def test_a_wrong_checksum_is_believed(tmp_path):
 
 
 def test_a_bomb_ends_at_the_cap(tmp_path, monkeypatch):
-    monkeypatch.setattr(tarstream, "MAX_ARCHIVE_BYTES", 1 << 20)
+    monkeypatch.setattr(archive_module, "MAX_ARCHIVE_BYTES", 1 << 20)
     path = pack(tmp_path / "x.tar.gz", *book("a"), member("zeros", bytes(5 << 20)))
     assert path.stat().st_size < 20_000
     good, bad = read(path)
@@ -213,7 +215,7 @@ def test_noise_never_escapes_the_error_tree(tmp_path):
     path = pack(tmp_path / "x.tar", *book("a"), *book("b"))
     content = path.read_bytes()
     noise = random.Random(4)
-    for _ in range(300):
+    for _ in range(200):
         changed = bytearray(content)
         for _ in range(noise.randint(1, 4)):
             changed[noise.randrange(5000)] = noise.randrange(256)
@@ -228,3 +230,76 @@ def test_the_corpus_is_whole():
     found = list(iter_drafts(CORPUS))
     assert len(found) == 2998
     assert all(isinstance(item, PlaybookDraft) for _, item in found)
+
+
+# -- headers made to hang their reader --------------------------------------------------------
+
+
+def header(kind: bytes, content: bytes, name: str = "x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def pax(**fields: str) -> bytes:
+    records = b""
+    for key, value in fields.items():
+        body = f" {key}={value}\n".encode()
+        length = len(body)
+        while len(str(length)) + len(body) != length:
+            length = len(str(length)) + len(body)
+        records += str(length).encode() + body
+    return header(tarfile.XHDTYPE, records)
+
+
+FILE = header(tarfile.REGTYPE, b"echo\n", "b/shell/z.sh")
+MADE_TO_HANG = {
+    "a size of 10^20": pax(size="1" + "0" * 20) + FILE,
+    "a size of 10^4000": pax(size="1" + "0" * 4000) + FILE,
+    "a size below nothing": pax(size="-5") + FILE,
+    "a size that the header itself names": header(tarfile.REGTYPE, b"", "b/shell/z")[:124]
+    + b"\x80" + b"\xff" * 11 + bytes(376),
+    "a pax header of 1 MB": header(tarfile.XHDTYPE, b"1" * (1 << 20)) + FILE,
+    "a pax header of digits": header(tarfile.XHDTYPE, b"1" * (64 << 10)) + FILE,
+    "a pax value of digits": pax(comment="1" * (63 << 10)) + FILE,
+    "a pax header that counts wrong": header(tarfile.XHDTYPE, b"5 a=b\n" * 9000) + FILE,
+    "3000 pax headers": pax(comment="x") * 3000 + FILE,
+    "3000 global headers": header(tarfile.XGLTYPE, b"") * 3000 + FILE,
+    "3000 long names": header(tarfile.GNUTYPE_LONGNAME, b"y\0") * 3000 + FILE,
+    "a map of holes": pax(**{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    + header(tarfile.REGTYPE, b"9" * 4000 + b"\n" + b"1\n" * 200_000, "b/shell/z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MADE_TO_HANG)
+def test_a_header_made_to_hang_costs_the_archive_at_most(tmp_path, kind):
+    sound = pack(tmp_path / "sound.tar", *book("a"), *book("b")).read_bytes().rstrip(b"\0")
+    sound += bytes(-len(sound) % 512)
+    path = tmp_path / "x.tar"
+    path.write_bytes(sound + MADE_TO_HANG[kind] + bytes(1024))
+    began = time.monotonic()
+    good, bad = read(path)
+    assert time.monotonic() - began < 20
+    assert set(good) <= {"a", "b"}
+    if "z.sh" not in (good["b"].files if "b" in good else {}):
+        assert bad
+    # and the next archive is read as ever
+    assert set(read(tmp_path / "sound.tar")[0]) <= {"a", "b"}
+
+
+def test_an_archive_whose_reader_stalls_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "STALL_SECONDS", 1.0)
+    path = tmp_path / "x.tar"
+    os.mkfifo(path)  # nothing ever comes out of it
+    found = list(archive_module.drafts_in_archive(path, Limits()))
+    ((name, error),) = found
+    assert name == "x.tar"
+    assert isinstance(error, InvalidPlaybook)
+    assert "took longer" in error.detail
+
+
+def test_a_small_file_that_claims_to_be_huge_is_refused(tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(bytes(50 << 20), 9) * 8)  # as one stream of 400 MiB
+    _, bad = read(path)
+    assert "MiB uncompressed" in bad["x.tar.gz"].detail

@@ -169,16 +169,15 @@ def test_python_warnings_reach_nobody() -> None:
 def test_without_bash_there_is_one_warning_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "bash_path", lambda: None)
     files = {f"shell/{n}.sh": b"if\n" for n in range(5)} | {"python/a.py": b"("}
-    found = check_scripts(files, max_workers=2)
+    found = check_scripts(files)
     assert [w.path for w in found] == ["shell/0.sh", "python/a.py"]
     assert "bash" in found[0].message
 
 
-@pytest.mark.parametrize("max_workers", [1, 4, None])
-def test_many_files_give_the_same_warnings_as_one_by_one(max_workers: int | None) -> None:
+def test_many_files_give_the_same_warnings_as_one_by_one() -> None:
     files = {f"{p.split('/')[0]}/{i}-{Path(p).name}": BAD[p][0] for i in range(3) for p in BAD}
     one_by_one = [w for p, content in files.items() for w in check_script(p, content)]
-    assert check_scripts(files, max_workers=max_workers) == one_by_one
+    assert check_scripts(files) == one_by_one
 
 
 def test_importing_the_checks_loads_no_grammar() -> None:
