@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import Service
 from api.events import job_events
 from api.schemas import JobBody
+from core.models import Ref
+from core.secrets.findings import SecretFinding, findings_json
 from tasks import jobs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -25,7 +28,11 @@ def submit(
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Json:
-    """Make a job. The same Idempotency-Key and body again: the same job again."""
+    """Make a job. The same Idempotency-Key and body again: the same job again.
+
+    ``findings`` of a ``publish``: what looks like a secret in the versions that are queued by it.
+    """
+    found: dict[Ref, Sequence[SecretFinding]] = {}
     job = jobs.submit(
         service,
         body.kind,
@@ -34,10 +41,13 @@ def submit(
         as_=body.as_,
         path=body.path,
         format_=body.format,
+        secrets_gate=body.secrets_gate,
+        accept_findings=[(item.key, item.reason) for item in body.accept_findings],
+        on_findings=found.update,
         idempotency_key=idempotency_key,
     )
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
-    return {"job_id": job.job_id}
+    return {"job_id": job.job_id, **({"findings": findings_json(found)} if found else {})}
 
 
 @router.get("")

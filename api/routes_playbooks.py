@@ -105,6 +105,7 @@ def _stored(service: PlaybookService, result: StoreResult) -> Json:
         "playbook_id": result.ref.playbook_id,
         "version": result.ref.version,
         "warnings": list(result.warnings),
+        "findings": [finding.as_json() for finding in result.findings],
         "job_id": job.job_id,
     }
 

@@ -124,6 +124,13 @@ class ResolutionBody(_Request):
     take: Literal["theirs"] | None = None
 
 
+class AcceptedFinding(_Request):
+    """A finding of the scan for secrets that may pass, by its key, and why."""
+
+    key: Annotated[str, Field(min_length=1, max_length=64)]
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
 class JobBody(_Request):
     """The body of ``POST /v1/jobs``."""
 
@@ -136,6 +143,14 @@ class JobBody(_Request):
     ] = None
     path: Annotated[str | None, Field(max_length=4096)] = None
     format: str | None = None
+    secrets_gate: Annotated[
+        Literal["off", "warn", "block"] | None,
+        Field(description="The caller's setting; the stricter of it and the worker's counts."),
+    ] = None
+    accept_findings: Annotated[
+        list[AcceptedFinding],
+        Field(max_length=100, description="With publish: findings of the versions in refs."),
+    ] = []
 
 
 TextOrList = str | list[str]

@@ -29,6 +29,8 @@ def decide(
 
     ref, choice = Ref.parse(target), Decision.parse(decision)
     with open_service() as service:
+        if not as_json and choice is not Decision.DISCARD:  # before anything is queued
+            output.note_findings(service.findings(ref))
         playbook = service.decide(ref, choice)
         body = follow_ups.decided(service, ref, choice, playbook)
     if as_json:

@@ -19,6 +19,8 @@ from core.terminal import block, encodable, json_text, one_line, traceback_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from core.secrets.findings import SecretFinding
+
 PIPE_WIDTH = 400  # columns where no terminal says how many: ids and paths stay whole for grep
 INTERRUPTED = 130
 
@@ -78,6 +80,12 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+def note_findings(findings: Iterable[SecretFinding], of: object = "") -> None:
+    """A line for each place that looks like a secret, never what stands there."""
+    for finding in findings:
+        note(f"may be a secret: {of}{' ' if of else ''}{finding.as_text()}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int = 1) -> None:

@@ -108,12 +108,15 @@ def _report_stored(
     from core.models import SyncState
     from tasks import jobs
 
+    if not as_json:  # before anything is queued
+        output.note_findings(result.findings)
     job = jobs.changed(service, [result.ref])
     if as_json:
         output.print_json({
             "playbook_id": result.ref.playbook_id,
             "version": result.ref.version,
             "warnings": list(result.warnings),
+            "findings": [finding.as_json() for finding in result.findings],
             "job_id": job.job_id,
         })  # fmt: skip
         return
@@ -140,6 +143,9 @@ def import_(
     with open_service() as service:
         with progress.counting("Importing", _how_many(path), quiet=as_json) as on_progress:
             report = service.import_path(path, strategy=choice, on_progress=on_progress)
+        if not as_json:  # before anything is queued
+            for ref, findings in report.findings.items():
+                output.note_findings(findings, of=ref)
         job = jobs.changed(service, report.imported)
         if as_json:
             output.print_json({**report.as_json(), "job_id": job.job_id})

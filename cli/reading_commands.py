@@ -123,6 +123,7 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         ("content", playbook.content_digest),
         ("folder", folder),
         *(("warning", warning) for warning in playbook.warnings),
+        *(("secret?", finding.as_text()) for finding in playbook.findings),
     ]
     for name, value in facts:
         if value not in (None, ""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.errors import NotFound, UsageError
 from core.journal import Journal, VersionRecord
@@ -37,7 +38,9 @@ class Catalog:
         """A version (the latest of an id) with its files."""
         ref = self._store.resolve(target)
         files = tuple(file.entry for file in self._journal.versions.files(ref))
-        return self._store.get(ref).playbook(files)
+        record = self._store.get(ref)
+        findings = self._store.secrets.findings_of(record, files, self._store.published_files)
+        return replace(record.playbook(files), findings=findings)
 
     def versions_of(self, playbook_id: str) -> list[Playbook]:
         """Every version of a playbook, lowest first."""

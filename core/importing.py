@@ -24,6 +24,7 @@ def import_path(
     *,
     limits: Limits,
     strategy: Strategy | None = None,
+    gate: str | None = None,
     on_progress: Progress | None = None,
 ) -> ImportReport:
     """Store every playbook found at ``path``, batch by batch; a bad one holds back no other."""
@@ -31,11 +32,13 @@ def import_path(
     batch: list[tuple[str, PlaybookDraft]] = []
 
     def flush() -> None:
-        results = store.create_many([draft for _, draft in batch], strategy=strategy)
+        results = store.create_many([draft for _, draft in batch], strategy=strategy, gate=gate)
         for (name, _), result in zip(batch, results, strict=True):
             if result.error is None:
                 report.imported.append(result.ref)
                 report.warnings += len(result.warnings)
+                if result.findings:
+                    report.findings[result.ref] = result.findings
             elif isinstance(result.error, Unchanged):
                 report.existing.append(result.ref)
             else:

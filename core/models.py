@@ -24,6 +24,7 @@ from core.bounded_json import (
     read_stored_object,
 )
 from core.errors import InvalidPlaybook, UsageError
+from core.secrets.findings import SecretFinding
 from core.versions import parse_version
 
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
@@ -328,6 +329,7 @@ class Playbook:
     execution_count: int = 0
     success_count: int = 0
     last_executed: int | None = None
+    findings: tuple[SecretFinding, ...] = ()  # of the scan for secrets; a list of many has none
 
     @property
     def ref(self) -> Ref:
@@ -349,6 +351,7 @@ class Playbook:
         }
         if with_files:
             body["files"] = [file.as_json() for file in self.files]
+            body["findings"] = [finding.as_json() for finding in self.findings]
         return body
 
 

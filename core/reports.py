@@ -8,6 +8,9 @@ from typing import Any, Self
 
 from core.errors import EscherError
 from core.models import PlaybookSearchResult, Ref
+from core.secrets.findings import SecretFinding, findings_json
+
+MAX_FINDINGS = 500  # named in a report of many; `show` has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class ImportReport:
     existing: list[Ref] = field(default_factory=list)
     failed: list[tuple[str, EscherError]] = field(default_factory=list)
     warnings: int = 0
+    findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -47,6 +51,7 @@ class ImportReport:
             "imported": len(self.imported),
             "existing": len(self.existing),
             "warnings": self.warnings,
+            "findings": findings_json(self.findings)[:MAX_FINDINGS],
             "failed": [
                 {"name": name, "type": error.type, "detail": str(error)}
                 for name, error in self.failed

@@ -43,6 +43,7 @@ from core.playbooks.limits import Limits
 from core.playbooks.store import StoreResult
 from core.playbooks.verify import verify as verify_store
 from core.publishing.policy import PublishPlan
+from core.publishing.publisher import OnFindings
 from core.reports import (
     DeleteReport,
     Finding,
@@ -51,6 +52,7 @@ from core.reports import (
     VerifyReport,
 )
 from core.script_methods import ScriptMethods
+from core.secrets.gate import stricter
 from core.settings import Settings, load_settings
 from core.status import service_status
 from core.sync_methods import BackgroundSync, SyncMethods
@@ -184,12 +186,17 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         )
 
     def import_path(
-        self, path: Path, *, strategy: Strategy | None = None, on_progress: Progress | None = None
+        self,
+        path: Path,
+        *,
+        strategy: Strategy | None = None,
+        gate: str | None = None,
+        on_progress: Progress | None = None,
     ) -> ImportReport:
         """Take in a folder or archive in batches; what is there already, unchanged, is no failure."""
         limits = Limits.of(self.settings)
         return import_path(
-            self.store, path, limits=limits, strategy=strategy, on_progress=on_progress
+            self.store, path, limits=limits, strategy=strategy, gate=gate, on_progress=on_progress
         )
 
     def update(
@@ -215,7 +222,12 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         return self.show(str(ref))
 
     def decide(self, ref: Ref, decision: Decision) -> Playbook | None:
-        """The user's choice on an AI-generated version; as it then stands, None when discarded."""
+        """The user's choice on an AI-generated version; as it then stands, None when discarded.
+
+        `Refused` where it is to be uploaded and the secrets gate stops it.
+        """
+        if decision.strategy is not None and decision.strategy.is_uploaded:
+            self.refuse_secrets(ref)
         decide(self.store, ref, decision)
         return None if decision is Decision.DISCARD else self.show(str(ref))
 
@@ -260,10 +272,22 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         return self.catalog.list_page(**asked)
 
     # -- publishing -------------------------------------------------------------------------
-    def request_publish(self, targets: Sequence[str] | None, as_: Strategy | None) -> PublishPlan:
-        """Mark what is to be published (None: all that may be); what is left out, and why."""
+    def request_publish(
+        self,
+        targets: Sequence[str] | None,
+        as_: Strategy | None,
+        *,
+        gate: str | None = None,
+        on_findings: OnFindings | None = None,
+    ) -> PublishPlan:
+        """Mark what is to be published (None: all that may be); what is left out, and why.
+
+        ``gate`` is the asker's ``secrets_gate`` where that is another than this process' own: the
+        stricter counts. ``on_findings``: see `Publisher.request`.
+        """
         refs = None if targets is None else self.expand(targets)
-        return self.publisher.request(refs, as_)
+        level = stricter(self.settings.secrets_gate, gate)
+        return self.publisher.request(refs, as_, gate=level, on_findings=on_findings)
 
     def publish_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """All steps of Flow 2 in this process, batch by batch; each version's last outcome."""

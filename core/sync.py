@@ -35,7 +35,7 @@ from core.models import Ref
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan, ScanResult
-from core.publishing.publisher import Publisher
+from core.publishing.publisher import OnFindings, Publisher
 from core.publishing.pull import Puller, PullReport
 from core.scripts.library import Library
 from core.server.client import EscherServer
@@ -99,13 +99,19 @@ class Sync:
         self._executions = executions
         self._library = library
 
-    def run(self, under_way: Collection[Ref] = ()) -> SyncPlan:
+    def run(
+        self, under_way: Collection[Ref] = (), *, on_findings: OnFindings | None = None
+    ) -> SyncPlan:
         """Look, take in, and plan. ``under_way``: versions whose messages stand in the broker.
+
+        ``on_findings`` is told at once what looks like a secret in the edits that were taken in.
 
         Raises `StorageError` when the home can't be read or written; everything else is in the plan.
         """
         plan = SyncPlan(started_at=time.time())
         self._look_here(plan)
+        if on_findings is not None:
+            on_findings(plan.edits.findings)
         self._look_there(plan)
         self._fetch_contents(plan)
         self._look_at_library(plan)

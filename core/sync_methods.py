@@ -9,7 +9,7 @@ from typing import Any
 
 from core.errors import EscherError
 from core.models import Ref, SyncState
-from core.service_parts import ServiceParts
+from core.secret_methods import SecretMethods
 from core.sync import SyncPlan
 from core.sync_report import read_report, write_report
 
@@ -42,13 +42,13 @@ class BackgroundSync:
         self._thread.join(timeout)
 
 
-class SyncMethods(ServiceParts):
+class SyncMethods(SecretMethods):
     """What `PlaybookService` hands on to the sync."""
 
     # -- its parts --------------------------------------------------------------------------
     def look_at_both_sides(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """What changed here and there, taken in, and what is to be done now, see `core.sync`."""
-        return self.sync.run(under_way)
+        return self.sync.run(under_way, on_findings=self.tell_edit_findings)
 
     def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """What is to be done by what the journal knows, without looking at disk or server."""

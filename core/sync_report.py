@@ -10,10 +10,12 @@ from typing import Any
 from core.files import atomic_write, json_bytes, make_private_dir
 from core.journal import Journal
 from core.models import SyncState
+from core.secrets.findings import findings_json
 from core.settings import Settings
 from core.sync import SyncPlan
 
 FORMAT_VERSION = 1
+MAX_FINDINGS = 500  # in the report; `show` has them all
 MAX_REASONS = 200  # named in the report; the journal has them all
 SINCE = "sync_counters"  # in the journal's facts: the sums at the report before
 COUNTED = ("published", "deleted", "bytes_sent")
@@ -50,6 +52,7 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
             "forgotten": [str(ref) for ref in plan.edits.forgotten],
             "restored": [str(ref) for ref in plan.edits.restored],
         },
+        "findings": findings_json(plan.edits.findings)[:MAX_FINDINGS],
         "executions_sent": plan.executions.sent,
         "pending": counts["pending"],
         "deferred": counts["deferred"],

@@ -26,6 +26,7 @@ from core.errors import (
 from core.journal import Job, JobState
 from core.journal.claims import SYNC
 from core.models import Ref, Strategy, SyncState
+from core.publishing.publisher import OnFindings
 from core.reports import SearchAnswer
 from core.service import PlaybookService
 from core.settings import Settings
@@ -55,13 +56,21 @@ def submit(
     as_: str | None = None,
     path: str | None = None,
     format_: str | None = None,
+    secrets_gate: str | None = None,
+    accept_findings: Sequence[tuple[str, str]] = (),
+    accepted_by: str = "api",
     idempotency_key: str | None = None,
     wait: bool = False,
     inline: bool = False,
     on_progress: Progress | None = None,
+    on_findings: OnFindings | None = None,
 ) -> Job:
     """Make a job of one of the contract's kinds and start it; the job as it stands then.
 
+    ``secrets_gate`` is the asker's setting: the stricter of it and the worker's counts.
+    ``accept_findings``: each ``(key, reason)`` of a finding in these versions that is let pass,
+    of which ``accepted_by`` is kept. ``on_findings`` is told what the scan found before anything
+    is queued.
     ``inline`` runs it in this process whatever is running (a task that is itself run inline).
     """
     request: dict[str, Any] = {
@@ -72,6 +81,8 @@ def submit(
             "as": as_,
             "path": path,
             "format": format_,
+            "secrets_gate": service.check_gate(secrets_gate),
+            "accept_findings": [key for key, _ in accept_findings] or None,
         }.items()
         if value is not None
     }
@@ -79,7 +90,23 @@ def submit(
         known = service.journal.jobs.known(idempotency_key, kind, request)
         if known is not None:  # before anything is asked for again, or found to be done
             return service.journal.jobs.summary(known)
-    targets = _targets(service, kind, refs, all_=all_, as_=as_, path=path, format_=format_)
+    if accept_findings:
+        if kind != "publish" or all_:
+            raise UsageError(
+                "accept_findings goes with publish and refs.", "Name the one version in refs."
+            )
+        service.accept_findings(list(refs or ()), accept_findings, accepted_by)
+    targets = _targets(
+        service,
+        kind,
+        refs,
+        all_=all_,
+        as_=as_,
+        path=path,
+        format_=format_,
+        gate=secrets_gate,
+        on_findings=on_findings,
+    )
     job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)
     job = service.journal.jobs.summary(job_id)
     if not is_new:
@@ -99,6 +126,8 @@ def _targets(
     as_: str | None,
     path: str | None,
     format_: str | None,
+    gate: str | None,
+    on_findings: OnFindings | None,
 ) -> list[str]:
     """Check the request of a kind and name the refs it is about."""
     if kind in {"publish", "embed", "delete", "download"} and not (refs or all_):
@@ -106,7 +135,10 @@ def _targets(
     match kind:
         case "publish":
             plan = service.request_publish(
-                None if all_ else list(refs or ()), Strategy.parse(as_) if as_ else None
+                None if all_ else list(refs or ()),
+                Strategy.parse(as_) if as_ else None,
+                gate=gate,
+                on_findings=on_findings,
             )
             if plan.left_out and not plan.accepted and not all_:
                 raise Refused(

@@ -20,6 +20,8 @@ def submit(
     path: str | None = None,
     format: str | None = None,  # noqa: A002  the contract's name
     idempotency_key: str | None = None,
+    secrets_gate: str | None = None,
+    accept_findings: list[dict[str, str]] | None = None,
 ) -> str:
     """Make the same job as ``POST /v1/jobs``; its id."""
     from tasks import jobs
@@ -34,6 +36,11 @@ def submit(
         as_=as_,
         path=path,
         format_=format,
+        secrets_gate=secrets_gate,
+        accept_findings=[
+            (str(i.get("key")), str(i.get("reason", ""))) for i in accept_findings or ()
+        ],
+        accepted_by="celery",
         idempotency_key=key,
         inline=bool(self.request.is_eager),
     )
@@ -53,7 +60,9 @@ def import_(
         return {"imported": 0, "failed": 0}
     with whole_job(service, job_id):
         report = service.import_path(
-            Path(path), strategy=Strategy.parse(strategy) if strategy else None
+            Path(path),
+            strategy=Strategy.parse(strategy) if strategy else None,
+            gate=journal_jobs.summary(job_id).request.get("secrets_gate"),
         )
     state = JobState.SUCCEEDED
     if report.failed:

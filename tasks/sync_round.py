@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from core.errors import EscherError
@@ -17,8 +17,11 @@ from core.journal import Job, JobState
 from core.journal.claims import SYNC
 from core.journal.leases import this_process
 from core.models import Ref
+from core.secrets.findings import findings_json
+from core.secrets.gate import stricter
 from core.service import PlaybookService
 from core.sync import SyncPlan
+from core.sync_report import MAX_FINDINGS
 from tasks import broker, jobs, workflows
 from tasks.base import logger
 from tasks.leftovers import close_settled
@@ -81,7 +84,7 @@ def _round(
     for job in asked:
         journal_jobs.start(job.job_id)
     try:
-        report = _do(service, job_id, messages)
+        report = _do(service, job_id, messages, asked)
     except Exception as error:
         known = isinstance(error, EscherError)
         words = str(error) if known else f"Unexpected {type(error).__name__}; the log says more."
@@ -95,11 +98,19 @@ def _round(
 
 
 def _do(
-    service: PlaybookService, job_id: str | None, messages: broker.UnderWay | None
+    service: PlaybookService,
+    job_id: str | None,
+    messages: broker.UnderWay | None,
+    asked: Sequence[Job],
 ) -> dict[str, Any]:
     inline = messages is None
     names = set() if messages is None else messages.since(time.time() - LOST_BATCH_SECONDS)
     plan = service.look_at_both_sides(set(_refs(names)))
+    gate = stricter(*(job.request.get("secrets_gate") for job in asked))
+    service.publisher.tighten(plan.publish, gate)
+    if plan.edits.findings:  # to be read by those who wait, before anything is uploaded
+        early = {"findings": findings_json(plan.edits.findings)[:MAX_FINDINGS]}
+        service.journal.jobs.note_result([job.job_id for job in asked], early)
     _queue(service, plan, job_id, inline=inline)
     if messages is not None:
         known = messages.since(time.time() - LOST_JOB_SECONDS)

@@ -195,6 +195,16 @@ class Jobs:
                 )
             )
 
+    def note_result(self, job_ids: Sequence[str], result: Mapping[str, Any]) -> None:
+        """Write what open jobs have to tell already; their end replaces it."""
+        with self._database.write() as connection:
+            for part in _chunks(list(job_ids)):
+                connection.execute(
+                    update(table)
+                    .where(table.c.job_id.in_(part), table.c.finished_at.is_(None))
+                    .values(result=json.dumps(dict(result)))
+                )
+
     def note(
         self, step: str, outcomes: Mapping[str, Outcome], only_job: str | None = None
     ) -> list[str]:

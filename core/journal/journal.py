@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import core.journal.schema_secrets  # noqa: F401 — its tables are made with the others
 from core.errors import HomeMismatch
 from core.journal.claims import Claims
 from core.journal.conflicts import Conflicts

@@ -163,7 +163,7 @@ def _to_2(connection: Connection) -> None:
         connection,
         schema.versions,
         "made_here", "intake", "asked", "published_here", "published_by", "status_at",
-        "absent_since",
+        "absent_since", "publish_gate",
     )  # fmt: skip
     schema.metadata.create_all(connection)
     versions = schema.versions

@@ -43,6 +43,7 @@ class VersionRecord:
     warnings: tuple[str, ...] = ()
     sync_state: SyncState = SyncState.LOCAL
     publish_as: Strategy | None = None
+    publish_gate: str | None = None  # the secrets_gate of whoever asked to publish
     uploaded_digest: str | None = None
     s3_paths: dict[str, str] = field(default_factory=dict)
     published_digest: str | None = None

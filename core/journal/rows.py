@@ -40,7 +40,7 @@ def _metadata_columns(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 PLAIN_FIELDS = (
-    "area", "content_digest", "generation", "sync_state", "publish_as", "uploaded_digest",
+    "area", "content_digest", "generation", "sync_state", "publish_as", "publish_gate", "uploaded_digest",
     "published_digest", "revision", "published_at", "deleting", "error_type", "error", "attempts",
     "next_attempt_at", "made_here", "intake", "published_here", "published_by", "status_at",
     "absent_since", "indexed_digest", "health", "execution_count", "success_count", "last_executed",

@@ -67,6 +67,7 @@ versions = Table(
     # towards the server
     Column("sync_state", String(12), nullable=False),
     Column("publish_as", String(24)),  # the strategy asked for; kept until settled
+    Column("publish_gate", String(8)),  # the secrets_gate of whoever asked; kept until settled
     Column("uploaded_digest", String(71)),  # content whose files the server has
     Column("s3_paths", Text),
     Column("published_digest", String(71)),  # content the server has committed

@@ -226,7 +226,8 @@ class Versions:
     def withdraw(self, refs: Sequence[Ref]) -> None:
         """Take back the wish to publish of those that the server has not committed."""
         wished = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
-        back = {"sync_state": SyncState.LOCAL, "publish_as": None, "next_attempt_at": None}
+        back = {"sync_state": SyncState.LOCAL, "publish_as": None, "publish_gate": None}
+        back |= {"next_attempt_at": None}
         with self._database.write() as connection:
             for part in _chunks(refs):
                 connection.execute(

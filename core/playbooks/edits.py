@@ -43,6 +43,7 @@ from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager, disk_files, new_record
 from core.playbooks.store import PlaybookStore
 from core.playbooks.writing import FolderWriter
+from core.secrets.findings import SecretFinding, named
 from core.settings import Settings
 from core.versions import is_higher
 
@@ -63,6 +64,7 @@ class EditReport:
     moved: list[Ref] = field(default_factory=list)
     forgotten: list[Ref] = field(default_factory=list)
     restored: list[Ref] = field(default_factory=list)
+    findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
     unfetched: list[Ref] = field(default_factory=list)  # restored, but for the content
     deferred: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -123,7 +125,7 @@ class Edits:
     def _edit(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
         record = self._store.get(ref)
         if record.is_published:
-            kept, seen = self._keep_as_next(record, fetch)
+            kept, seen = self._keep_as_next(record, fetch, report)
             if kept != ref:
                 report.kept_as[ref] = kept
             self._restore(report, ref, fetch, seen)
@@ -131,10 +133,12 @@ class Edits:
         if record.deleting:
             return  # typed after the deletion was asked for: who removes it keeps a copy of that
         with self._store.leased([ref]):
-            self._take(self._intake.read_edit(record))
+            self._take(self._intake.read_edit(record), report)
         report.updated.append(ref)
 
-    def _keep_as_next(self, record: VersionRecord, fetch: Fetch) -> tuple[Ref, FolderStat]:
+    def _keep_as_next(
+        self, record: VersionRecord, fetch: Fetch, report: EditReport
+    ) -> tuple[Ref, FolderStat]:
         """Store the edit of a published version as a version of its own; that, and what was read.
 
         A crash may have come between storing and restoring: the edit is stored once. But who brings
@@ -156,6 +160,7 @@ class Edits:
         result = self._store.create_many([edit.draft], area=edit.area)[0]
         if result.error is not None and not isinstance(result.error, Unchanged):
             raise result.error
+        _tell(report, result.ref, result.findings)
         return result.ref, edit.seen
 
     def _restore(self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat) -> None:
@@ -174,13 +179,13 @@ class Edits:
             self._restore(report, ref, fetch, found.seen)
             return
         with self._store.leased([ref]):
-            self._take(self._intake.read_edit(record))
+            self._take(self._intake.read_edit(record), report)
         report.updated.append(ref)
 
     # -- added and moved --------------------------------------------------------------------
     def _add(self, report: EditReport, folder: FoundFolder) -> None:
         edit = self._intake.read_added(folder)
-        self._take(edit)
+        self._take(edit, report)
         if edit.draft.metadata.get("author") == "ai_generated":
             self._versions.withdraw([edit.ref])  # a copy is no decision; nobody has made one yet
         report.added.append(edit.ref)
@@ -190,7 +195,7 @@ class Edits:
         with self._store.leased([moved.ref]):
             if moved.folder.ref != moved.ref:
                 edit = self._intake.read_added(moved.folder, record)
-                self._take(edit)
+                self._take(edit, report)
                 self._forget(moved.ref)
                 report.forgotten.append(moved.ref)
                 report.moved.append(edit.ref)
@@ -246,8 +251,10 @@ class Edits:
                 self._versions.delete([ref], connection)
 
     # -- taking in --------------------------------------------------------------------------
-    def _take(self, edit: Edit) -> None:
+    def _take(self, edit: Edit, report: EditReport) -> None:
         """Write the row of what lies in the folder; seal it first where it has to be."""
+        secrets, published = self._store.secrets, published_form(edit.draft.files)
+        secrets.keep(secrets.scan_new(edit.draft.metadata, published))
         name = None
         if edit.must_be_written:
             name = self._stager.write(
@@ -255,10 +262,11 @@ class Edits:
             )
         try:
             place = edit.found.path if name is None else self._layout.staged(name)
-            files = disk_files(place, published_form(edit.draft.files))
+            files = disk_files(place, published)
             old = edit.former if edit.former and edit.former.ref == edit.ref else None
-            record = new_record(
-                edit.draft, edit.area, files, edit.generation + 1, check=True, old=old
+            record = self._store.gated(
+                new_record(edit.draft, edit.area, files, edit.generation + 1, check=True, old=old),
+                old.publish_gate if old is not None else None,
             )
             kind = "take" if name is None else "write"
             intent = Intent(edit.ref, kind, name, edit.area, edit.area, record, files)
@@ -275,6 +283,7 @@ class Edits:
             raise
         if edit.ref in failed:
             raise failed[edit.ref]
+        _tell(report, edit.ref, secrets.findings_of(record, [file.entry for file in files]))
 
     def _check_current(self, edit: Edit, old: VersionRecord | None) -> None:
         current = self._versions.get(edit.ref)
@@ -286,3 +295,10 @@ class Edits:
             or (current.generation, current.area) != (old.generation, old.area)
         ):
             raise LeaseHeld(f"{edit.ref} was changed meanwhile.", "It is looked at again.")
+
+
+def _tell(report: EditReport, ref: Ref, findings: tuple[SecretFinding, ...]) -> None:
+    """Note what the scan found in an edit, in the log too: nothing of it has left yet."""
+    if findings:
+        report.findings[ref] = findings
+        log.warning("%s may hold secrets: %s", ref, named(findings))

@@ -29,12 +29,16 @@ from core.models import (
     Strategy,
 )
 from core.playbooks.adoption import adopt
-from core.playbooks.moves import plan_moves
+from core.playbooks.moves import is_decision, plan_moves
 from core.playbooks.reading import PlaybookReader
+from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager
 from core.playbooks.successors import inherited_metadata, next_version, successor_metadata
 from core.playbooks.uniqueness import refuse_taken
 from core.playbooks.validation import normalise
+from core.secrets.findings import SecretFinding
+from core.secrets.gate import SecretsGate, stricter
+from core.secrets.kept import Scanned
 from core.settings import Settings
 from core.versions import parse_version
 
@@ -50,6 +54,7 @@ class StoreResult:
     ref: Ref
     warnings: tuple[str, ...] = ()
     error: EscherError | None = None
+    findings: tuple[SecretFinding, ...] = ()
 
 
 class PlaybookStore(PlaybookReader):
@@ -58,6 +63,7 @@ class PlaybookStore(PlaybookReader):
     def __init__(self, settings: Settings, journal: Journal, envelope: Envelope) -> None:
         super().__init__(settings, journal, envelope)
         self._stager = Stager(self.layout, envelope)
+        self.secrets = SecretsGate(settings, journal)
 
     # -- new versions -----------------------------------------------------------------------
     def create(
@@ -99,21 +105,30 @@ class PlaybookStore(PlaybookReader):
         strategy: Strategy | None = None,
         author: str | None = None,
         check_scripts: bool = True,
+        gate: str | None = None,
     ) -> list[StoreResult]:
         """Store new versions; one result a draft, in order, and a bad one holds back no other.
 
+        ``gate``: the ``secrets_gate`` of whoever asked; the stricter of it and our own counts.
         ``area`` None: ``ai-generated/`` for that author, else ``local/``. Raises `StorageError`
         when the home can't be written at all.
         """
         self._writer.prepare()
         results: list[StoreResult] = []
         stage = partial(
-            self._stage_new, area=area, strategy=strategy, author=author, check=check_scripts
+            self._stage_new,
+            area=area,
+            strategy=strategy,
+            author=author,
+            check=check_scripts,
+            gate=gate,
         )
         with ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="staging") as pool:
             for batch in _batches(drafts):
-                spread = pool.map(stage, batch) if len(batch) > 1 else map(stage, batch)
-                results.extend(self._store_new(list(spread)))
+                scans: list[Scanned] = []
+                work = partial(stage, scans=scans)
+                spread = pool.map(work, batch) if len(batch) > 1 else map(work, batch)
+                results.extend(self._store_new(list(spread), scans))
         return results
 
     def _stage_new(
@@ -124,6 +139,8 @@ class PlaybookStore(PlaybookReader):
         strategy: Strategy | None,
         author: str | None,
         check: bool,
+        gate: str | None,
+        scans: list[Scanned],
     ) -> Intent | StoreResult:
         now = int(time.time())
         try:
@@ -131,15 +148,27 @@ class PlaybookStore(PlaybookReader):
             home = area or (
                 Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
             )
-            return self._stager.stage(ready, home, check=check)
+            scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
+            intent = self._stager.stage(ready, home, check=check)
+            return replace(intent, record=self.gated(intent.record, gate))
         except EscherError as error:
             return StoreResult(_label(draft), error=error)
 
-    def _store_new(self, staged: list[Intent | StoreResult]) -> list[StoreResult]:
-        """Take staged versions in: one lock, two journal transactions."""
+    def gated(self, record: VersionRecord | None, gate: str | None = None) -> VersionRecord:
+        """A new row with the gate under which it is to be published: ``gate``, or a stricter one."""
+        assert record is not None  # only of a deletion's intent is there none
+        if record.publish_as is None:
+            return record
+        return replace(record, publish_gate=stricter(self.secrets.level, gate))
+
+    def _store_new(
+        self, staged: list[Intent | StoreResult], scans: Sequence[Scanned]
+    ) -> list[StoreResult]:
+        """Take staged versions in: one lock, two journal transactions, and one for the scans."""
         intents = [item for item in staged if isinstance(item, Intent)]
         errors: dict[str, EscherError] = {}  # by staged name: a ref may be there twice
         try:
+            self.secrets.keep(scans)
             if intents:
                 with self._writer.locked():
                     errors = refuse_taken(self.journal.versions, self.layout, intents)
@@ -152,10 +181,19 @@ class PlaybookStore(PlaybookReader):
             raise
         for name in errors:
             self._writer.discard(name)
+        found = self._findings([i for i in intents if i.staged not in errors])
         return [
-            _result(item, errors.get(str(item.staged))) if isinstance(item, Intent) else item
+            _result(item, errors.get(str(item.staged)), found.get(item.ref, ()))
+            if isinstance(item, Intent)
+            else item
             for item in staged
         ]
+
+    def _findings(self, intents: Sequence[Intent]) -> dict[Ref, tuple[SecretFinding, ...]]:
+        """What the scans found in what was just stored."""
+        return self.secrets.findings(
+            [(i.record, [row.entry for row in i.files]) for i in intents if i.record is not None]
+        )
 
     # -- changed versions -------------------------------------------------------------------
     def update(
@@ -202,7 +240,9 @@ class PlaybookStore(PlaybookReader):
         ready = normalise(replace(draft, metadata=raw), now=now, limits=self.limits)
         self._writer.prepare()
         with self.leased([ref]):
+            self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
             intent = self._stager.stage(ready, old.area, old=old, check=check, extra=extra)
+            intent = replace(intent, record=self.gated(intent.record, old.publish_gate))
             try:
                 with self._writer.locked():
                     current = self.journal.versions.get(ref)
@@ -218,7 +258,7 @@ class PlaybookStore(PlaybookReader):
                 raise
         if ref in failed:
             raise failed[ref]
-        return _result(intent, None)
+        return _result(intent, None, self._findings([intent]).get(ref, ()))
 
     def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:
         """Change server-owned fields (status, strategy, deprecation); None takes a field away.
@@ -236,7 +276,12 @@ class PlaybookStore(PlaybookReader):
         errors: list[EscherError] = []
         for batch in _batches(changes):
             with self._writer.locked():
-                intents = plan_moves(self.journal.versions, self.layout, batch, errors)
+                intents = [
+                    replace(intent, record=self.gated(intent.record))
+                    if is_decision(intent.from_area, intent.to_area)
+                    else intent
+                    for intent in plan_moves(self.journal.versions, self.layout, batch, errors)
+                ]
                 errors.extend(self._writer.apply(intents).values())
         if errors:
             raise errors[0]
@@ -285,9 +330,13 @@ def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + BATCH]
 
 
-def _result(intent: Intent, error: EscherError | None) -> StoreResult:
+def _result(
+    intent: Intent, error: EscherError | None, findings: tuple[SecretFinding, ...]
+) -> StoreResult:
+    if error is not None:
+        return StoreResult(intent.ref, error=error)
     warnings = intent.record.warnings if intent.record else ()
-    return StoreResult(intent.ref, warnings if error is None else (), error)
+    return StoreResult(intent.ref, warnings, findings=findings)
 
 
 def _label(draft: PlaybookDraft) -> Ref:

@@ -44,6 +44,7 @@ STALE_STAGING_SECONDS = 3600.0
 # What a write decides; all else of a row that exists already is the publisher's and is kept.
 _WRITTEN_FIELDS = (
     "area", "content_digest", "metadata", "generation", "warnings", "sync_state", "publish_as",
+    "publish_gate",
     "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
 )  # fmt: skip
 
@@ -215,6 +216,11 @@ def _merged(current: VersionRecord | None, intent: Intent) -> VersionRecord:
     if intent.kind == "move":
         moved = replace(current, area=wanted.area, metadata=wanted.metadata)
         if is_decision(intent.from_area, intent.to_area):
-            moved = replace(moved, sync_state=wanted.sync_state, publish_as=wanted.publish_as)
+            moved = replace(
+                moved,
+                sync_state=wanted.sync_state,
+                publish_as=wanted.publish_as,
+                publish_gate=wanted.publish_gate,
+            )
         return moved
     return replace(current, **{name: getattr(wanted, name) for name in _WRITTEN_FIELDS})

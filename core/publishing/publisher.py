@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from core.errors import EscherError
@@ -36,12 +36,19 @@ from core.publishing.ports import PulledVersions, Source, Vectors
 from core.publishing.removal import Removal
 from core.publishing.upload import Upload
 from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
+from core.secrets.findings import SecretFinding
+from core.secrets.gate import SecretsGate, stricter
 from core.server.client import EscherServer
 from core.settings import Settings
+
+OPEN_WISHES = frozenset({SyncState.PENDING, SyncState.DEFERRED})
+OnFindings = Callable[[Mapping[Ref, Sequence[SecretFinding]]], object]
+"""Told what the scan found in versions before they are marked to be published."""
 
 SETTLED: dict[str, Any] = {
     "sync_state": SyncState.PUBLISHED,
     "publish_as": None,
+    "publish_gate": None,
     "error_type": None,
     "error": None,
     "attempts": 0,
@@ -73,6 +80,7 @@ class Publisher:
         self._source = source
         self._vectors = vectors
         self._settings = settings
+        self._secrets = SecretsGate(settings, journal)
         self._owner = owner
         self._folders = folders
         self._clock = clock
@@ -80,9 +88,18 @@ class Publisher:
         self._threads = 2 * settings.transfer_concurrency
 
     # -- asking -----------------------------------------------------------------------------
-    def request(self, refs: Sequence[Ref] | None, as_: Strategy | None = None) -> PublishPlan:
+    def request(
+        self,
+        refs: Sequence[Ref] | None,
+        as_: Strategy | None = None,
+        *,
+        gate: str | None = None,
+        on_findings: OnFindings | None = None,
+    ) -> PublishPlan:
         """Mark versions to be published, in one transaction; None means all not yet published.
 
+        ``gate`` is the asker's ``secrets_gate``, kept with the wish; None leaves that of an earlier
+        wish. ``on_findings`` is told what the scan found in them before any is marked.
         `UsageError` when ``as_`` is no strategy that uploads; all else is in the plan.
         """
         check_choice(as_)
@@ -92,13 +109,18 @@ class Publisher:
         else:
             records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
             plan.left_out.update({str(ref): "not found" for ref in refs if ref not in records})
-        changes: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        wishes: dict[Ref, dict[str, Any]] = {}
         for ref, record in records.items():
             strategy, reason = decide(record, as_)
             if strategy is not None:
-                changes.append((ref, None, _asked({"publish_as": strategy})))
+                wished = {"publish_as": strategy, "publish_gate": self._gate_of(record, gate)}
+                wishes[ref] = _asked(wished)
             elif refs is not None or reason != ALREADY_PUBLISHED:
                 plan.left_out[str(ref)] = reason
+        self._look_at_secrets(plan, [records[ref] for ref in wishes], wishes, on_findings)
+        changes: list[tuple[Ref, int | None, dict[str, Any]]] = [
+            (ref, None, wished) for ref, wished in wishes.items()
+        ]
         if changes:
             marked = self._journal.versions.set_many(changes)
             for (ref, _, _), is_there in zip(changes, marked, strict=True):
@@ -107,6 +129,77 @@ class Publisher:
                 else:
                     plan.left_out[str(ref)] = "not found"
         return plan
+
+    def _gate_of(self, record: VersionRecord, gate: str | None) -> str:
+        """The setting to be kept: an open wish of somebody stricter stays; a new one replaces."""
+        is_open = record.sync_state in OPEN_WISHES
+        before = record.publish_gate if gate is None or is_open else None
+        return stricter(self._secrets.level, gate, before)
+
+    def _look_at_secrets(
+        self,
+        plan: PublishPlan,
+        records: Sequence[VersionRecord],
+        wishes: dict[Ref, dict[str, Any]],
+        on_findings: OnFindings | None,
+    ) -> None:
+        """Tell what the scan found, and leave out what `block` stops."""
+        blocked = [r for r in records if wishes[r.ref]["publish_gate"] == "block"]
+        looked_at = records if on_findings is not None else blocked
+        if not looked_at:
+            return
+        level = stricter(*(wishes[record.ref]["publish_gate"] for record in looked_at))
+        found = self.findings(looked_at, level=level)
+        if found and on_findings is not None:
+            on_findings(found)
+        stopped: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        for record in blocked:
+            refusal = self._secrets.refusal(record.ref, found.get(record.ref, ()))
+            if refusal is None:
+                continue
+            plan.left_out[str(record.ref)] = str(refusal)
+            del wishes[record.ref]
+            if record.sync_state in OPEN_WISHES:  # somebody laxer asked before: this stops that too
+                why = {"error_type": refusal.type, "error": str(refusal)}
+                stopped.append((record.ref, None, {"sync_state": SyncState.FAILED, **why}))
+        if stopped:
+            self._journal.versions.set_many(stopped)
+
+    def findings(
+        self, records: Sequence[VersionRecord], *, level: str | None = None
+    ) -> dict[Ref, tuple[SecretFinding, ...]]:
+        """What the scan found in versions, by ref; what was not scanned yet is scanned now."""
+        files = self._journal.versions.files_many([record.ref for record in records])
+        items = [(r, [row.entry for row in files.get(r.ref, ())]) for r in records]
+        return self._secrets.findings(items, self._source.published_files, level=level)
+
+    def tighten(self, refs: Sequence[Ref], gate: str | None) -> None:
+        """Have what is about to be published pass at least ``gate``: somebody stricter asked for it."""
+        if stricter(gate) == "off":
+            return
+        changes: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        for ref, record in self._journal.versions.get_many(list(refs)).items():
+            wanted = stricter(self._secrets.level, record.publish_gate, gate)
+            if record.publish_as is not None and wanted != record.publish_gate:
+                changes.append((ref, None, {"publish_gate": wanted}))
+        if changes:
+            self._journal.versions.set_many(changes)
+
+    def accept_findings(
+        self, refs: Sequence[Ref], wanted: Mapping[str, str], accepted_by: str
+    ) -> None:
+        """Let findings (``{key: reason}``) of these versions pass; each is one of theirs.
+
+        `NotFound` for a key that none of them has; then nothing is accepted.
+        """
+        records = list(self._journal.versions.get_many(list(refs)).values())
+        found = self.findings(records, level="block")
+        keys = {key: ref for ref, every in found.items() for key in (f.key for f in every)}
+        named = ", ".join(str(ref) for ref in refs)
+        self._secrets.check_acceptance(named, keys, wanted)
+        for record in records:
+            mine = [(f, wanted[f.key]) for f in found.get(record.ref, ()) if f.key in wanted]
+            self._secrets.accept(record.ref, mine, accepted_by)
 
     def request_delete(self, refs: Sequence[Ref]) -> list[Ref]:
         """Mark those that the server has, or may have, to be deleted there by `delete`.
@@ -135,7 +228,7 @@ class Publisher:
         """Bring the files into the tenant space; files only, nothing is visible there yet."""
         with open_batch(self._journal, refs, self._owner, self._judge) as batch:
             todo = self._still_to_do(batch, _upload_standing)
-            step = Upload(self._journal, self._server, self._source, self._settings.secrets_gate)
+            step = Upload(self._journal, self._server, self._source, self._secrets)
             batch.work(todo, step, self._threads)
             self._count("bytes_sent", self._server.take_sent())
             return batch.outcomes

@@ -3,53 +3,63 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from core.errors import EscherError, IntegrityError, Refused, TransferInterrupted
-from core.files import json_bytes, sha256_bytes
+from core.files import sha256_bytes
 from core.journal import Journal
 from core.journal.records import VersionRecord
-from core.models import METADATA_FILE, FileEntry, content_digest
+from core.models import FileEntry, content_digest
 from core.publishing.policy import forbidden
 from core.publishing.ports import Source
 from core.publishing.verdicts import WAITING, Verdict
+from core.secrets.findings import named
+from core.secrets.gate import SecretsGate, stricter
 from core.server.client import EscherServer
 
-SECRET_WARNING = "may hold a secret: "  # noqa: S105 — the beginning of a warning
-MAX_NAMED_FINDINGS = 10
+_FORMER_WARNING = "may hold a secret: "  # findings stood among the warnings once
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The bytes of a version, and what they are."""
+
+    contents: dict[str, bytes]
+    entries: tuple[FileEntry, ...]
 
 
 class Upload:
     """Uploads one version; errors are the batch's to judge."""
 
     def __init__(
-        self, journal: Journal, server: EscherServer, source: Source, secrets_gate: str
+        self, journal: Journal, server: EscherServer, source: Source, secrets: SecretsGate
     ) -> None:
         self._journal = journal
         self._server = server
         self._source = source
-        self._secrets_gate = secrets_gate
+        self._secrets = secrets
 
     def __call__(self, record: VersionRecord) -> Verdict:
-        """Read, scan, send. `WAITING` when the content became another one meanwhile."""
+        """Read, look at the secrets gate, send. `WAITING` when the content became another one."""
         reason = forbidden(record)
         if reason is not None:
             raise Refused(f"{record.ref} is not uploaded: {reason}.")
-        contents = self._read(record)
-        if contents is None:
+        read = self._read(record)
+        if read is None:
             return Verdict(WAITING)
-        state = self._pass_gate(record, contents)
+        self._pass_gate(record, read.entries, read.contents)
         try:
-            s3_paths = self._server.upload(record.ref, contents)
+            s3_paths = self._server.upload(record.ref, read.contents)
         except IntegrityError as error:
             # what is in memory is not what was announced: begin anew with what is on disk
             raise TransferInterrupted(error.detail, "It is read again and sent anew.") from None
         facts = {"uploaded_digest": record.content_digest, "s3_paths": s3_paths}
-        return Verdict(facts=facts, state=state)
+        return Verdict(facts=facts, state=_without_former_warnings(record))
 
-    def _read(self, record: VersionRecord) -> dict[str, bytes] | None:
+    def _read(self, record: VersionRecord) -> _Read | None:
         """The content of ``record``, hashed once more; None when it is no longer current."""
         try:
             contents = self._source.published_files(record.ref)
@@ -57,12 +67,12 @@ class Upload:
             if self._is_stale(record):
                 return None
             raise
-        entries = [
+        entries = tuple(
             FileEntry(path, len(content), sha256_bytes(content))
             for path, content in contents.items()
-        ]
+        )
         if content_digest(record.metadata, entries) == record.content_digest:
-            return contents
+            return _Read(contents, entries)
         if self._is_stale(record):
             return None
         raise IntegrityError(
@@ -75,29 +85,25 @@ class Upload:
         return current is None or current.content_digest != record.content_digest
 
     def _pass_gate(
-        self, record: VersionRecord, contents: Mapping[str, bytes]
-    ) -> dict[str, tuple[str, ...]]:
-        """Scan for secrets before anything leaves; the row's warnings when they change.
+        self, record: VersionRecord, entries: Sequence[FileEntry], contents: Mapping[str, bytes]
+    ) -> None:
+        """Look at what the scan found, before anything leaves; `Refused` under ``block``.
 
-        `Refused` under ``block``. Findings name path, line and kind, never what was found.
+        The stricter setting counts: this process' own, or that of whoever asked to publish.
         """
-        if self._secrets_gate == "off":
-            return {}
-        from core.publishing.secrets import scan  # compiles its patterns: only where they are used
+        level = stricter(self._secrets.level, record.publish_gate)
+        if level == "off":
+            return
+        found = self._secrets.findings_of(record, entries, lambda _: contents, level=level)
+        if not found:
+            return
+        refusal = self._secrets.refusal(record.ref, found) if level == "block" else None
+        if refusal is not None:
+            raise refusal
+        log.warning("%s is sent, and may hold secrets: %s", record.ref, named(found))
 
-        findings = [
-            finding.as_text()
-            for finding in scan({METADATA_FILE: json_bytes(record.metadata), **contents})
-        ]
-        if findings and self._secrets_gate == "block":
-            named = ", ".join(findings[:MAX_NAMED_FINDINGS])
-            more = len(findings) - MAX_NAMED_FINDINGS
-            raise Refused(
-                f"{record.ref} may hold secrets: {named}{f' and {more} more' if more > 0 else ''}.",
-                "Take them out, or mark a line with the comment `pragma: allowlist secret`.",
-            )
-        others = tuple(text for text in record.warnings if not text.startswith(SECRET_WARNING))
-        warnings = others + tuple(SECRET_WARNING + text for text in findings)
-        if findings:
-            log.warning("%s: %d findings of the secrets scan", record.ref, len(findings))
-        return {} if warnings == record.warnings else {"warnings": warnings}
+
+def _without_former_warnings(record: VersionRecord) -> dict[str, tuple[str, ...]]:
+    """The row's warnings, when they change: an earlier format kept findings among them."""
+    kept = tuple(text for text in record.warnings if not text.startswith(_FORMER_WARNING))
+    return {} if kept == record.warnings else {"warnings": kept}

@@ -16,7 +16,7 @@ def body(name="Stop idle databases", content="#!/usr/bin/env bash\necho hi\n", *
 def test_created_read_updated_and_deleted(client):
     made = client.post("/v1/playbooks", json=body(strategy="keep"))
     assert made.status_code == 201
-    assert set(made.json()) == {"playbook_id", "version", "warnings", "job_id"}
+    assert set(made.json()) == {"playbook_id", "version", "warnings", "findings", "job_id"}
     assert client.get(f"/v1/jobs/{made.json()['job_id']}").json()["kind"] == "embed"
 
     shown = client.get("/v1/playbooks/stop-idle-databases").json()

@@ -27,6 +27,7 @@ def full(record: VersionRecord) -> VersionRecord:
         warnings=("one", "two"),
         sync_state=SyncState.DEFERRED,
         publish_as=Strategy.REVIEW,
+        publish_gate="block",
         uploaded_digest="sha256:u",
         s3_paths={"shell/ä.sh": "s3://x"},
         published_digest="sha256:p",

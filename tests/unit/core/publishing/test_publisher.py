@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from core.errors import EscherError, IntegrityError
+from core.errors import EscherError, IntegrityError, NotFound, UsageError
 from core.files import sha256_bytes
 from core.journal.leases import this_process
 from core.models import Area, FileEntry, OutcomeState, Ref, Strategy, SyncState, content_digest
@@ -309,25 +309,110 @@ def test_other_content_is_an_open_conflict_and_nothing_is_overwritten(desk, tmp_
 LEAK = b"export AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLQ\n"
 
 
+def wish(desk, ref, gate):
+    """As a caller with this setting asks for it."""
+    return desk.publisher.request([ref], gate=gate)
+
+
+@pytest.mark.parametrize(
+    ("callers", "workers", "passes"),
+    [
+        ("off", "off", True),
+        ("off", "warn", True),
+        ("warn", "warn", True),
+        ("off", "block", False),
+        ("warn", "block", False),
+        ("block", "off", False),
+        ("block", "warn", False),
+    ],
+)
+def test_the_stricter_of_the_callers_and_the_workers_gate_counts(desk, callers, workers, passes):
+    ref = desk.shelf.add("leaky", LEAK)
+    desk.settings.secrets_gate = "off"
+    wish(desk, ref, callers)
+    desk.journal.versions.set(ref, publish_as=Strategy.REVIEW, publish_gate=callers,
+                              sync_state=SyncState.PENDING)  # fmt: skip
+    desk.settings.secrets_gate = workers
+    outcome = desk.publisher.upload([ref])[ref]
+    assert outcome.state is (OutcomeState.DONE if passes else OutcomeState.FAILED)
+    assert bool(desk.server.reference_stats()["bytes_received"]) == passes
+    if not passes:
+        record = desk.shelf.record(ref)
+        assert (record.sync_state, record.error_type) == (SyncState.FAILED, "Refused")
+        assert "shell/run.sh:1: AWS Access Key (certain" in (record.error or "")
+        assert "AKIA" not in (record.error or "")
+
+
 @pytest.mark.parametrize("gate", ["off", "warn", "block"])
-def test_the_secrets_gate(desk, gate):
-    desk.settings.secrets_gate = gate
+def test_findings_are_told_before_anything_is_marked(desk, gate):
+    ref, clean = desk.shelf.add("leaky", LEAK), desk.shelf.add("clean")
+    told = []
+
+    def listen(found):
+        told.append({ref: [f.as_json() for f in every] for ref, every in found.items()})
+        assert desk.state(ref) is SyncState.LOCAL
+
+    plan = desk.publisher.request([ref, clean], gate=gate, on_findings=listen)
+    assert clean in plan.accepted
+    assert (ref in plan.accepted) == (gate != "block")
+    [found] = told
+    [finding] = found[ref]
+    assert {name: finding[name] for name in ("path", "line", "kind", "degree")} == {
+        "path": "shell/run.sh", "line": 1, "kind": "AWS Access Key", "degree": "certain",
+    }  # fmt: skip
+    if gate == "block":
+        assert "AWS Access Key" in plan.left_out[str(ref)]
+        assert desk.state(ref) is SyncState.LOCAL
+
+
+def test_a_stricter_asker_stops_what_a_laxer_one_had_asked_for(desk):
+    ref = desk.shelf.add("leaky", LEAK)
+    wish(desk, ref, "warn")
+    assert str(ref) in wish(desk, ref, "block").left_out
+    assert desk.state(ref) is SyncState.FAILED
+    assert desk.publisher.upload([ref])[ref].state is not OutcomeState.DONE
+    assert wish(desk, ref, "warn").accepted == [ref]  # a new wish of his own
+    assert desk.publisher.upload([ref])[ref].state is OutcomeState.DONE
+
+
+def test_nobody_laxer_loosens_an_open_wish(desk):
+    ref = desk.shelf.add("clean")
+    wish(desk, ref, "block")
+    wish(desk, ref, "off")
+    desk.publisher.request([ref])
+    assert desk.shelf.record(ref).publish_gate == "block"
+    desk.publisher.tighten([ref], "warn")
+    assert desk.shelf.record(ref).publish_gate == "block"
+    desk.run(ref)
+    assert (desk.state(ref), desk.shelf.record(ref).publish_gate) == (SyncState.PUBLISHED, None)
+
+
+def test_an_accepted_finding_passes_until_its_file_changes(desk):
+    ref = desk.shelf.add("leaky", LEAK)
+    desk.settings.secrets_gate = "block"
+    [finding] = desk.publisher.findings([desk.shelf.record(ref)])[ref]
+    with pytest.raises(NotFound, match="no finding"):
+        desk.publisher.accept_findings([ref], {finding.key: "docs", "0" * 16: "?"}, "me")
+    with pytest.raises(UsageError, match="reason"):
+        desk.publisher.accept_findings([ref], {finding.key: " "}, "me")
+    assert str(ref) in desk.publisher.request([ref]).left_out
+    desk.publisher.accept_findings([ref], {finding.key: "AWS's own example"}, "me")
+    [accepted] = desk.publisher.findings([desk.shelf.record(ref)])[ref]
+    assert (accepted.key, accepted.accepted.by, accepted.accepted.reason) == (
+        finding.key, "me", "AWS's own example",
+    )  # fmt: skip
+    assert desk.publish(ref) == {ref: "done"}
+    other = desk.shelf.add("other", LEAK + b"# changed\n")
+    assert str(other) in desk.publisher.request([other]).left_out
+    same = desk.shelf.add("same", LEAK)
+    assert desk.publisher.request([same]).accepted == [same]
+
+
+def test_findings_of_earlier_versions_of_the_service_leave_the_warnings(desk):
     ref = desk.shelf.add("leaky", LEAK)
     desk.journal.versions.set(ref, warnings=("kept", "may hold a secret: old:1 gone"))
-    desk.publisher.request([ref])
-    outcome = desk.publisher.upload([ref])[ref]
-    record = desk.shelf.record(ref)
-    said = " ".join([*record.warnings, record.error or ""])
-    assert "AKIA" not in said
-    if gate == "block":
-        assert (outcome.state, outcome.error_type) == (OutcomeState.FAILED, "Refused")
-        assert "shell/run.sh:1" in said
-        assert desk.server.reference_stats()["bytes_received"] == 0
-    else:
-        assert outcome.state is OutcomeState.DONE
-        assert ("shell/run.sh:1" in said) == (gate == "warn")
-        assert ("old:1" in said) == (gate == "off")
-        assert "kept" in said
+    desk.publish(ref)
+    assert desk.shelf.record(ref).warnings == ("kept",)
 
 
 # -- deleting -------------------------------------------------------------------------------------

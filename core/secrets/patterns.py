@@ -1,4 +1,4 @@
-"""The scan for secrets that stands before every upload, built on detect-secrets' plugins.
+"""Lines that look like secrets, built on detect-secrets' plugins.
 
 The plugins are called directly, not through `detect_secrets.core.scan`: that one works on files
 on disk, keeps its settings in globals of the process, loads its plugins again for every setting
@@ -6,29 +6,27 @@ and may ask the network whether a key works. The plugin objects themselves are c
 without state, so one set serves all threads.
 
 Detectors by entropy are left out: over 2,998 real playbooks they found resource ids and digests.
-A line that ends in the comment `pragma: allowlist secret` is passed over, as detect-secrets does.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NamedTuple
 
-from core.publishing.assignments import Assignments
+from core.secrets.assignments import Assignments
+from core.secrets.findings import Degree
 
 if TYPE_CHECKING:
     from detect_secrets.plugins.base import BasePlugin, RegexBasedDetector
 
-MAX_BYTES = 1024 * 1024
-MAX_FINDINGS_PER_FILE = 100
-DEADLINE_SECONDS = 5.0
-TOO_LARGE = "not scanned: larger than 1 MiB"
-TOO_SLOW = f"not scanned to its end: took longer than {DEADLINE_SECONDS:.0f} s"
-TOO_MANY = f"not scanned to its end: {MAX_FINDINGS_PER_FILE} findings"
+KEYWORD = "Secret Keyword"
+
+# Raise it with every change of what is found, here or in the modules beside: what was kept of
+# earlier scans is then scanned again.
+_RULES = 1
 
 # Some plugins' patterns are cubic in a line's length, so long lines go in overlapping pieces.
 _PIECE_CHARS = 600
@@ -52,6 +50,7 @@ _NEEDS = {
     "GitHub Token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
     "GitLab Token": ("gl", "gr1348941"),
     "IBM COS HMAC Credentials": ("secret",),
+    "IBM Cloud IAM Key": ("key", "pwd", "pass", "token"),
     "JSON Web Token": ("eyj",),
     "Mailchimp Access Key": ("-us",),
     "NPM tokens": ("_authtoken",),
@@ -66,6 +65,7 @@ _NEEDS = {
 }
 # These run only over a piece of a line that holds a word of this length.
 _LONG_WORD = re.compile(r"[\w-]{22}")
+_LONG = 22
 _OF_LONG_WORDS = frozenset(
     {
         "Discord Bot Token", "IBM Cloud IAM Key", "Telegram Bot Token", "Twilio API Key",
@@ -80,56 +80,45 @@ _OURS = {
     "Azure Shared Access Signature": ("sig=", re.compile(r"[?&]sig=[0-9A-Za-z%/+]{40,}")),
     "GitHub Fine-Grained Token": ("github_pat_", re.compile(r"\bgithub_pat_\w{40,}")),
 }
+# Nor over a piece of a line without one of these, as they are written.
+_NEEDS_IN_PIECE = {
+    "Artifactory Credentials": ("AKC", "AP"),
+    "Telegram Bot Token": (":",),
+    "Twilio API Key": ("AC", "SK"),
+}
+# Forms that other things have, too: an id, a hash, a number beside a word.
+_WEAK = frozenset(
+    {
+        "Cloudant Credentials", "Discord Bot Token", "IBM COS HMAC Credentials",
+        "IBM Cloud IAM Key", "Mailchimp Access Key", "SoftLayer Credentials",
+        "Telegram Bot Token", "Twilio API Key",
+    }
+)  # fmt: skip
 _ALLOWED = re.compile(r"pragma: ?(?:allow|white)list[ -]secret")
 _REFERENCE_IN_URL = re.compile(r"[$<{%*]|(?:password|passwd|pass|pwd|token|secret)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SecretFinding:
-    """Where something looks like a secret, never what it is. `line` is 0 for a whole file."""
+class Match(NamedTuple):
+    """A line with a secret of a kind; ``marked``: an allow-list comment stands on it."""
 
-    path: str
     line: int
     kind: str
-
-    def as_text(self) -> str:
-        """`shell/stop.sh:12: AWS Access Key`."""
-        return f"{self.path}:{self.line}: {self.kind}" if self.line else f"{self.path}: {self.kind}"
+    degree: Degree
+    marked: bool
 
 
-def scan(files: Mapping[str, bytes]) -> list[SecretFinding]:
-    """Lines of `files` (path → content) that look like secrets, each (line, kind) once.
+@lru_cache(maxsize=1)
+def scanner_version() -> str:
+    """Changes whenever the same content may be found to hold something else."""
+    return f"{_RULES}/{version('detect-secrets')}"
 
-    Binary content is passed over. What could not be read to its end is a finding that says so:
-    larger than `MAX_BYTES`, slower than `DEADLINE_SECONDS`, more than `MAX_FINDINGS_PER_FILE`.
-    Safe in threads.
+
+def search(text: str, syntax_of: str, *, is_binary: bool = False) -> Iterator[Match | None]:
+    """Matches in a text, line by line; None after each piece of a line, to look at the clock.
+
+    ``syntax_of``: the file's path; its suffix tells whether a bare word may be a value. Of a binary
+    file the lines mean nothing, and words in it are no assignment: only forms are certain there.
     """
-    return [finding for path, content in files.items() for finding in _scan_file(path, content)]
-
-
-def _scan_file(path: str, content: bytes) -> list[SecretFinding]:
-    if len(content) > MAX_BYTES:
-        return [SecretFinding(path, 0, TOO_LARGE)]
-    if b"\0" in content:
-        return []
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        return []
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    found: dict[SecretFinding, None] = {}
-    for line, kind in _findings(path, text):
-        if kind:
-            found[SecretFinding(path, line, kind)] = None
-        if len(found) >= MAX_FINDINGS_PER_FILE:
-            return [*found, SecretFinding(path, 0, TOO_MANY)]
-        if time.monotonic() > deadline:
-            return [*found, SecretFinding(path, 0, TOO_SLOW)]
-    return list(found)
-
-
-def _findings(path: str, text: str) -> Iterator[tuple[int, str | None]]:
-    """(line, kind); kind None after each line in which nothing was found, to look at the clock."""
     lowered = text.lower()
     plugins = [
         (kind, plugin)
@@ -137,21 +126,36 @@ def _findings(path: str, text: str) -> Iterator[tuple[int, str | None]]:
         if kind not in _NEEDS or any(need in lowered for need in _NEEDS[kind])
     ]
     ours = [(kind, pattern) for kind, (need, pattern) in _OURS.items() if need in lowered]
-    assignments = Assignments(path)
+    assignments = Assignments(syntax_of) if Assignments.may_be_in(lowered) else None
     for number, line in enumerate(text.split("\n"), start=1):
-        if "list" in line and _ALLOWED.search(line):
-            continue
+        marked = "list" in line and _ALLOWED.search(line) is not None and not is_binary
+        at = 0 if is_binary else number
         for piece in _pieces(line):
-            yield from ((number, kind) for kind, pattern in ours if pattern.search(piece))
-            long_word = _LONG_WORD.search(piece)
-            for kind, plugin in plugins:
-                if kind in _OF_LONG_WORDS and not long_word:
-                    continue
-                if any(_counts(kind, secret) for secret in plugin.analyze_string(piece)):
-                    yield number, kind
-            if assignments.holds_secret(piece):
-                yield number, "Secret Keyword"
-            yield number, None
+            for kind in _forms(piece, plugins, ours):
+                degree = Degree.POSSIBLE if kind in _WEAK else Degree.CERTAIN
+                yield Match(at, kind, degree, marked)
+            if assignments is not None and assignments.holds_secret(piece):
+                degree = Degree.POSSIBLE if is_binary else Degree.CERTAIN
+                yield Match(at, KEYWORD, degree, marked)
+            yield None
+
+
+def _forms(
+    piece: str,
+    plugins: list[tuple[str, RegexBasedDetector]],
+    ours: list[tuple[str, re.Pattern[str]]],
+) -> Iterator[str]:
+    """Kinds of secrets that are known by their form."""
+    yield from (kind for kind, pattern in ours if pattern.search(piece))
+    has_long_word = len(piece) >= _LONG and _LONG_WORD.search(piece)
+    for kind, plugin in plugins:
+        if kind in _OF_LONG_WORDS and not has_long_word:
+            continue
+        needed = _NEEDS_IN_PIECE.get(kind)
+        if needed is not None and not any(need in piece for need in needed):
+            continue
+        if any(_counts(kind, secret) for secret in plugin.analyze_string(piece)):
+            yield kind
 
 
 def _counts(kind: str, secret: str) -> bool:

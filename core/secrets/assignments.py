@@ -72,12 +72,22 @@ _DECLARED = re.compile(
 _DECLARATION_REACHES = 8
 
 
+def takes_bare_values(path: str) -> bool:
+    """Whether a word without quotes is a value in such a file: all that a path is looked at for."""
+    return PurePosixPath(path).suffix in _BARE_VALUES
+
+
 class Assignments:
     """Reads one file's lines in their order."""
 
     def __init__(self, path: str) -> None:
-        self._bare = PurePosixPath(path).suffix in _BARE_VALUES
+        self._bare = takes_bare_values(path)
         self._declared, self._lines_since = "", 0
+
+    @staticmethod
+    def may_be_in(lowered: str) -> bool:
+        """Whether a text, in lower case, has any word that a secret is given to."""
+        return _KEYWORD.search(lowered) is not None
 
     def holds_secret(self, line: str) -> bool:
         """Whether the line gives a secret to a name that says so."""
