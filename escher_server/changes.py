@@ -20,6 +20,8 @@ from escher_server.versions import shown_files, shown_metadata
 
 router = APIRouter()
 _MAX_PAGE = 1000
+_PAGE_BYTES = 12 << 20  # clients take 16 MiB; a file's place is written out, so the half is reserve
+_ITEM_BYTES = 1024
 
 
 @router.get("/api/playbook/metadata/changes")
@@ -42,15 +44,25 @@ def changes(
         )
         .fetchall()
     )
-    page = rows[:limit]
+    page = _within_bytes(rows[:limit])
     end = page[-1]["seq"] if page else start
     return JSONResponse(
         {
             "changes": [_shown(row) for row in page],
             "cursor": _cursor(services, end),
-            "more": len(rows) > limit,
+            "more": len(rows) > len(page),
         }
     )
+
+
+def _within_bytes(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
+    """The first of ``rows`` that make an answer of a size clients take; one at least."""
+    size = 0
+    for count, row in enumerate(rows):
+        size += 2 * (len(row["metadata"]) + len(row["files"])) + _ITEM_BYTES
+        if size > _PAGE_BYTES:
+            return rows[: max(count, 1)]
+    return rows
 
 
 def _shown(row: sqlite3.Row) -> dict[str, Any]:

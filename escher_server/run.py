@@ -31,6 +31,7 @@ def uvicorn_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         server_header=False,
+        proxy_headers=False,  # who throttled addresses are is not for a header to say
     )
 
 

@@ -139,7 +139,7 @@ class UrlPolicy:
                 f"The server wants content {doing} {host}, a link-local or metadata address.",
                 _DO_NOT_TRUST,
             )
-        if scheme == "http" and not self._may_go_in_clear(host):
+        if scheme == "http" and not self._settings.may_go_in_clear(host):
             raise ForbiddenUrl(
                 f"The server wants content {doing} {host} over plain http.",
                 "Content goes over https only, or over http on this machine and to a host that "
@@ -185,9 +185,6 @@ class UrlPolicy:
             own_machine = self._own.host in LOOPBACK_HOSTS and self._is_known(place)
             return place == self._own or own_machine
         return reach is Reach.PUBLIC or (reach is Reach.PRIVATE and self._is_known(place))
-
-    def _may_go_in_clear(self, host: str) -> bool:
-        return host in LOOPBACK_HOSTS or host in getattr(self._settings, "allow_http_hosts", ())
 
     def _is_known(self, place: _Place) -> bool:
         """Whether it is the server's own, or listed."""

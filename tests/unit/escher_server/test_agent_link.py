@@ -14,6 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from escher_server import agent_connection
 from escher_server.agent_connection import MAX_WAITING_FRAMES, Link
+from escher_server.database import open_database
+from escher_server.tenants import list_tokens, new_token, revoke_token
 
 Session = Any
 Ask = Callable[..., "Future[list[dict[str, Any]]]"]
@@ -337,3 +339,18 @@ def test_another_tenants_clients_are_not_asked(hasty: Any, ask: Ask) -> None:
         assert ask(hasty).result(10) == []
         other.send_json({"type": "ping", "id": "p"})
         assert other.receive_json()["type"] == "pong"
+
+
+def test_a_link_ends_when_its_token_is_revoked(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_connection, "PING_SECONDS", 0.05)
+    database = open_database(server.data_dir)
+    token = new_token(database, "acme", "member", "ann")
+    with linked(server, token=token) as session:
+        [record] = [it for it in list_tokens(database) if it.member == "ann"]
+        revoke_token(database, record.token_id)
+        database.close()
+        assert all_until_closed(session)[1] == agent_connection.POLICY
+    with pytest.raises(WebSocketDenialResponse), connect(server, token=token):
+        pass

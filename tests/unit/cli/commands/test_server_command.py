@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import sqlite3
 import stat
 
 import pytest
@@ -49,3 +51,56 @@ def test_more_tokens_for_tests(run, home, served):
 def test_a_malformed_token_is_wrong_usage(run, served, token):
     assert run("server", "--token", token).code == 2
     assert served == []
+
+
+class TestTokens:
+    @pytest.fixture
+    def data_dir(self, home):
+        from escher_server.tenants import ensure_tenant
+
+        (home / "server").mkdir(parents=True)
+        ensure_tenant(home / "server", "local", "reviewer", "OWN-TOKEN", "owner")
+        return home / "server"
+
+    def test_a_member_s_is_made_listed_and_revoked(self, run, data_dir):
+        made = run("server", "tokens", "add", "ann", "--json")
+        assert made.code == 0, made.err
+        told = json.loads(made.out)
+        assert {name: told[name] for name in ("tenant_id", "member", "role")} == {
+            "tenant_id": "local", "member": "ann", "role": "member",
+        }  # fmt: skip
+        assert len(told["token"]) >= 32
+        listed = json.loads(run("server", "tokens", "ls", "--json").out)["tokens"]
+        assert [(token["member"], token["role"]) for token in listed] == [
+            ("ann", "member"),
+            ("owner", "reviewer"),
+        ]
+        assert told["token"] not in run("server", "tokens", "ls").out
+        assert run("server", "tokens", "revoke", listed[0]["token_id"]).code == 0
+        listed = json.loads(run("server", "tokens", "ls", "--json").out)["tokens"]
+        assert [token["revoked_at"] is not None for token in listed] == [True, False]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("add", "a b"), 2),
+            (("add", "ann", "--role", "king"), 2),
+            (("add", "ann", "--tenant", "../x"), 2),
+            (("revoke", "000000000000"), 3),
+            (("revoke", "%"), 3),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, run, data_dir, arguments, code):
+        assert run("server", "tokens", *arguments).code == code
+
+    def test_without_a_server_there_are_none(self, run, home):
+        assert run("server", "tokens", "ls").code == 3
+        assert not (home / "server").exists()
+
+    def test_data_of_a_newer_server_is_no_traceback(self, run, data_dir):
+        connection = sqlite3.connect(data_dir / "escher.db")
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+        connection.commit()
+        done = run("server", "tokens", "ls")
+        assert done.code == 2
+        assert "schema 99" in done.err

@@ -232,9 +232,11 @@ class TestANameThatAnswersOtherwise:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (told.pop(0), port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        monkeypatch.setattr("core.server.url_policy.UrlPolicy._may_go_in_clear", lambda *_: True)
         settings = Settings(
-            home=tmp_path, server_url="http://127.0.0.1:1", download_hosts=f"cdn.example:{port}"
+            home=tmp_path,
+            server_url="http://127.0.0.1:1",
+            download_hosts=f"cdn.example:{port}",
+            allow_http_hosts="cdn.example",
         )
         policy = UrlPolicy(settings, resolve)
         monkeypatch.setattr("core.server.client.UrlPolicy", lambda _: policy)

@@ -248,6 +248,22 @@ class TestNeverWhateverIsListed:
         assert not allowed(policy(tmp_path), url)
 
 
+def test_plain_http_goes_where_it_may_go_to_the_server_too(tmp_path):
+    settings = Settings(
+        home=tmp_path,
+        server_url="http://escher.internal:8788",
+        allow_http_hosts="escher.internal, store.internal",
+        download_hosts="store.internal:80, other.internal:80",
+    )
+    inside = UrlPolicy(settings)
+    assert allowed(inside, "http://escher.internal:8788/a")
+    assert allowed(inside, "http://store.internal/a")
+    assert not allowed(inside, "http://other.internal/a")
+    with pytest.raises(ForbiddenUrl) as caught:
+        inside.check("http://other.internal/a")
+    assert "allow_http_hosts" in caught.value.remedy
+
+
 class TestLoopback:
     @pytest.mark.parametrize(
         ("entry", "yes", "no"),
