@@ -31,6 +31,11 @@ _SCHEMA = {
         "detail": {"type": "string"},
         "remedy": {"type": "string"},
         "retry_after": {"type": "number", "description": "seconds"},
+        "versions": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "of not-runnable: each version with the reason",
+        },
     },
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -47,9 +52,11 @@ def problem_response(
     remedy: str = "",
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
 ) -> Response:
     """One problem document; ``retry_after`` in seconds goes into the header too."""
     body: dict[str, Any] = {"type": type_, "title": title, "status": status, "detail": detail}
+    body |= members or {}
     more = dict(headers or {})
     if remedy:
         body["remedy"] = remedy
@@ -79,6 +86,7 @@ def _escher(_request: Request, error: Exception) -> Response:
         detail=error.detail,
         remedy=error.remedy,
         retry_after=error.retry_after,
+        members=error.members,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from api.dependencies import Service
 from api.names import known_id, known_ref
-from api.schemas import SearchBody
+from api.schemas import RunQuery, SearchBody
 from tasks import follow_ups, jobs
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -24,9 +24,19 @@ def search(body: SearchBody, service: Service) -> Json:
 
 
 @router.get("/scripts/{playbook_id}/{version}/{format}")
-def script(playbook_id: str, version: str, format: str, service: Service) -> Json:  # noqa: A002  the contract's name
-    """Where the verified entry script stands; ``version`` may be ``latest``."""
+def script(
+    playbook_id: str,
+    version: str,
+    format: str,  # noqa: A002  the contract's name
+    service: Service,
+    allow: Annotated[RunQuery, Query()],
+) -> Json:
+    """Where the verified entry script of a version that may be run stands; it may be ``latest``.
+
+    409 ``not-runnable`` lists each version with the reason why it may not be run here.
+    """
     target = known_id(playbook_id)
     if version != LATEST:
         target = str(known_ref(playbook_id, version))
-    return follow_ups.script_resolved(service, service.locate_script(target, format))
+    found = service.locate_script(target, format, **allow.model_dump())
+    return follow_ups.script_resolved(service, found)

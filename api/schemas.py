@@ -28,6 +28,13 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
+class RunQuery(_Request):
+    """What a caller who wants to run a script overrides for this call; see ``docs/trust.md``."""
+
+    allow_unreviewed: Annotated[bool, Field(description="Also what nobody reviewed.")] = False
+    allow_deprecated: Annotated[bool, Field(description="Also what is deprecated.")] = False
+
+
 class Script(_Request):
     """A script as text in ``content``, or any bytes in ``content_base64``."""
 

@@ -113,9 +113,10 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def problem(error: EscherError) -> dict[str, str]:
+def problem(error: EscherError) -> dict[str, Any]:
     """The error as the contract's ``{type, title, detail}``, with its remedy."""
-    body = {"type": error.type, "title": error.title, "detail": error.detail}
+    body: dict[str, Any] = {"type": error.type, "title": error.title, "detail": error.detail}
+    body |= error.members
     if error.remedy:
         body["remedy"] = error.remedy
     return body

@@ -148,16 +148,33 @@ def resolve(
         str,
         typer.Option("--format", help="shell, cloudformation, arm, terraform or python."),
     ],
+    allow_unreviewed: Annotated[
+        bool, typer.Option("--allow-unreviewed", help="Run what nobody reviewed, too.")
+    ] = False,
+    allow_deprecated: Annotated[
+        bool, typer.Option("--allow-deprecated", help="Run what is deprecated, too.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """The path of a verified entry script."""
+    """The path of the verified entry script of a version that may be run.
+
+    Without a version it is the highest that was approved; `run_policy` says what else may be run.
+    Warnings go to standard error.
+    """
     with open_service() as service:
-        script = service.locate_script(target, format_)
+        script = service.locate_script(
+            target,
+            format_,
+            allow_unreviewed=allow_unreviewed,
+            allow_deprecated=allow_deprecated,
+        )
         if script.listing.key.is_library:  # others have nothing to follow up, and Celery is slow
             from tasks import follow_ups
 
             follow_ups.script_resolved(service, script)
     if as_json:
         output.print_json(script.as_json())
-    else:
-        output.say(str(script.path))
+        return
+    for warning in script.standing.warnings:
+        output.note(f"warning: {warning}")
+    output.say(str(script.path))

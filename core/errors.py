@@ -23,6 +23,8 @@
         │   ├── AlreadyExists       id@version is taken
         │   │   └── Unchanged       … by this very content
         │   ├── HomeMismatch        the home belongs to another server or tenant
+        │   ├── NotRunnable         no version that was asked for may be run here
+        │   ├── StateBesideContent  state of a run lies beside the scripts
         │   └── Conflict            409 412: the server holds something else
         ├── ServerRejected          any other 4xx, in the server's words
         │   ├── NotEscherServer     an answer that is not the contract's
@@ -53,6 +55,7 @@ class EscherError(Exception):
     title: ClassVar[str] = "Failed"
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
+    slug: ClassVar[str] = ""  # the contract's name of the problem, where it has one
 
     def __init__(self, detail: str, remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(detail, remedy, retry_after)
@@ -66,7 +69,12 @@ class EscherError(Exception):
     @property
     def type(self) -> str:
         """The error's stable name, as programs see it (``type`` of a problem document)."""
-        return type(self).__name__
+        return self.slug or type(self).__name__
+
+    @property
+    def members(self) -> dict[str, object]:
+        """What a problem document says besides the usual."""
+        return {}
 
 
 class TransientError(EscherError):
@@ -160,6 +168,33 @@ class Unchanged(AlreadyExists):
 
 class HomeMismatch(Refused):
     title = "Home belongs to another tenant"
+
+
+class NotRunnable(Refused):
+    """What may not be run; ``versions`` says of each ``{version, status, …, reason}``."""
+
+    title = "May not be run"
+    slug = "not-runnable"
+
+    def __init__(
+        self,
+        detail: str,
+        remedy: str = "",
+        retry_after: float | None = None,
+        versions: list[dict[str, object]] | None = None,
+    ) -> None:
+        super().__init__(detail, remedy, retry_after)
+        self.args = (detail, remedy, retry_after, versions)
+        self.versions = versions or []
+
+    @property
+    def members(self) -> dict[str, object]:
+        return {"versions": self.versions}
+
+
+class StateBesideContent(Refused):
+    title = "State beside the content"
+    slug = "state-beside-content"
 
 
 class Conflict(Refused):

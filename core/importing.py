@@ -32,7 +32,9 @@ def import_path(
     batch: list[tuple[str, PlaybookDraft]] = []
 
     def flush() -> None:
-        results = store.create_many([draft for _, draft in batch], strategy=strategy, gate=gate)
+        results = store.create_many(
+            [draft for _, draft in batch], strategy=strategy, intake="import", gate=gate
+        )
         for (name, _), result in zip(batch, results, strict=True):
             if result.error is None:
                 report.imported.append(result.ref)

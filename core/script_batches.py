@@ -61,7 +61,7 @@ class ScriptBatches:
         except NotFound:
             if "@" in target:
                 return Ref.parse(target)
-            return self._downloads.latest(target, format_)
+            return self._downloads.latest(target, format_)[0]
 
     def _keys(
         self, refs: Sequence[Ref], format_: str | None

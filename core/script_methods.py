@@ -9,6 +9,8 @@ from typing import Any
 from core.models import Ref
 from core.scripts.entries import ResolvedScript, ScriptKey
 from core.scripts.eviction import EvictReport
+from core.scripts.resolver import Asking
+from core.scripts.run_policy import Allow
 from core.service_parts import ServiceParts
 
 
@@ -16,13 +18,31 @@ class ScriptMethods(ServiceParts):
     """What `PlaybookService` hands on to its script manager."""
 
     # -- the mission's methods --------------------------------------------------------------
-    def resolve_script(self, playbook_id: str, format: str, version: str = "latest") -> Path:  # noqa: A002  the contract's name
-        """The path of the entry script, from disk, cache or server, every byte just proven."""
-        return self.locate_script(f"{playbook_id}@{version}", format).path
+    def resolve_script(
+        self,
+        playbook_id: str,
+        format: str,  # noqa: A002  the contract's name
+        version: str = "latest",
+        *,
+        allow_unreviewed: bool = False,
+        allow_deprecated: bool = False,
+    ) -> Path:
+        """The path of the entry script of a version that may be run, every byte just proven.
 
-    def download_script(self, s3_path: str) -> Path:
-        """The file at ``s3_path``, in the cache with all of its format folder."""
-        return self.script_manager.download(s3_path)
+        `NotRunnable` where none may; see `core.scripts.run_policy` for who may be run.
+        """
+        return self.locate_script(
+            f"{playbook_id}@{version}",
+            format,
+            allow_unreviewed=allow_unreviewed,
+            allow_deprecated=allow_deprecated,
+        ).path
+
+    def download_script(
+        self, s3_path: str, *, allow_unreviewed: bool = False, allow_deprecated: bool = False
+    ) -> Path:
+        """The file at ``s3_path``, in the cache with all of its format folder; as `resolve_script`."""
+        return self.script_manager.download(s3_path, Allow(allow_unreviewed, allow_deprecated))
 
     def cache_script(
         self,
@@ -32,7 +52,7 @@ class ScriptMethods(ServiceParts):
         path: str,
         content: bytes,
     ) -> Path:
-        """Keep ``content`` as a file of a cached format folder; where it stands now."""
+        """Keep ``content``, bytes that the version is known to have, in the cache; where it stands."""
         return self.script_manager.put(ScriptKey(Ref(playbook_id, version), format), path, content)
 
     def evict_old_cache(self) -> int:
@@ -40,18 +60,30 @@ class ScriptMethods(ServiceParts):
         return self.evict_cache().bytes_freed
 
     # -- with more of an answer ---------------------------------------------------------------
-    def locate_script(self, target: str, format: str) -> ResolvedScript:  # noqa: A002  the contract's name
-        """`resolve_script` with all files, their checksums, and where they came from."""
-        return self.script_manager.resolver.resolve(target, format)
+    def locate_script(
+        self,
+        target: str,
+        format: str,  # noqa: A002  the contract's name
+        *,
+        allow_unreviewed: bool = False,
+        allow_deprecated: bool = False,
+    ) -> ResolvedScript:
+        """`resolve_script` with the whole answer: files, status, publisher, warnings."""
+        asking = Asking(Allow(allow_unreviewed, allow_deprecated))
+        return self.script_manager.resolver.resolve(target, format, asking)
 
     def lease_script(
         self,
         target: str,
         format: str,  # noqa: A002  the contract's name
         seconds: float | None = None,
+        *,
+        allow_unreviewed: bool = False,
+        allow_deprecated: bool = False,
     ) -> AbstractContextManager[ResolvedScript]:
         """`locate_script` for a ``with``: a sensitive playbook's clear text goes at its end."""
-        return self.script_manager.resolver.lease(target, format, seconds)
+        asking = Asking(Allow(allow_unreviewed, allow_deprecated))
+        return self.script_manager.resolver.lease(target, format, seconds, asking)
 
     def evict_cache(self) -> EvictReport:
         """`evict_old_cache`, and all that it did."""

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import IntegrityError, NotFound, Refused, UsageError
-from core.files import check_distinct, check_relative_path, sha256_bytes
+from core.files import check_relative_path, sha256_bytes
 from core.journal import Journal
 from core.journal.downloads import DownloadState
 from core.journal.leases import this_process
+from core.journal.script_rows import ScriptRow
 from core.models import FORMATS, Area, FileEntry, Ref, entry_script
 from core.playbooks.store import PlaybookStore
 from core.reports import Finding
 from core.scripts.cache import ScriptCache
-from core.scripts.cached import CacheHit
+from core.scripts.cached import PARTIAL, CacheHit
 from core.scripts.clear_text import ClearText
 from core.scripts.download import ScriptDownloads
 from core.scripts.entries import Listing, ScriptKey
@@ -26,6 +27,7 @@ from core.scripts.eviction import EvictReport
 from core.scripts.insertion import insert, with_file
 from core.scripts.layout import CacheLayout, listed
 from core.scripts.resolver import ScriptResolver
+from core.scripts.run_policy import NOTHING, Allow
 from core.scripts.shelf import LibraryShelf
 from core.server.client import EscherServer
 from core.settings import Settings
@@ -102,15 +104,22 @@ class ScriptManager:
         )
 
     # -- into the cache ---------------------------------------------------------------------
-    def download(self, s3_path: str) -> Path:
+    def download(self, s3_path: str, allow: Allow = NOTHING) -> Path:
         """The file that ``s3_path`` names, its whole format folder downloaded and verified.
 
         ``s3://escher-tenant-data/tenants/<tenant>/playbooks/<id>/v<version>/<format>/<path>`` or
         ``s3://escher-library/playbooks/…``. `UsageError` for another path, `Refused` for another
-        tenant's, `NotFound` when the version has no such file.
+        tenant's, `NotRunnable` as for a resolve, `NotFound` when the version has no such file.
         """
         key, path = self._read_s3_path(s3_path)
-        hit = self.downloads.fetch(key, self._published(key))
+        row = self.resolver.permit(key, allow)
+        if row is not None and not row.published:
+            raise Refused(
+                f"{key.ref} was not published from here: what the server has under that name is"
+                " another's.",
+                f"`escher-playbooks resolve {key.ref}` gives this machine's.",
+            )
+        hit = self.downloads.fetch(key, row.files if row is not None else None)
         if path not in {file.path for file in hit.listing.files}:
             raise NotFound(f"{key} has no file {path!r}.", "Check the s3_path.")
         return hit.folder / path
@@ -118,8 +127,9 @@ class ScriptManager:
     def put(self, key: ScriptKey, path: str, content: bytes) -> Path:
         """Keep ``content`` as one file of a cached format folder, beside those that are there.
 
-        `IntegrityError` when the version was published with other bytes at that path, `Refused`
-        for a sensitive one.
+        Only bytes that the version is known to have are taken, from the journal or the server's
+        listing: `IntegrityError` for others, `Refused` for a sensitive version. A folder that
+        lacks files is not run before they are there.
         """
         Ref.parse(str(key.ref))
         if key.format not in FORMATS:
@@ -135,30 +145,38 @@ class ScriptManager:
                 f"{key.ref} is sensitive: its scripts are kept encrypted, and the cache is not.",
                 "Resolve it: clear text stands in a private folder, for a while.",
             )
-        published = self._published(key)
-        if published is not None and entry not in published:
+        known = row.files if row is not None else self._listed(key)
+        if entry not in known:
             raise IntegrityError(
-                f"{key} was published without these bytes as {path}.",
-                "A published version never changes: give another version.",
+                f"{key} is not known to have these bytes as {path}.",
+                "A version's content never changes: give the right bytes, or another version.",
             )
-        files = with_file(self.cache, key, entry, content)
-        check_distinct(list(files))
-        return self._insert(key, files).folder / path
+        held = with_file(self.cache, key, entry, content)
+        files = {
+            file.path: held[file.path]
+            for file in known
+            if file.path in held and sha256_bytes(held[file.path]) == file.checksum
+        }
+        return self._insert(key, files, row, whole=len(files) == len(known)).folder / path
 
-    def _insert(self, key: ScriptKey, files: dict[str, bytes]) -> CacheHit:
-        row = self._journal.script_rows.find(*key.ref, key.format)
+    def _insert(
+        self, key: ScriptKey, files: dict[str, bytes], row: ScriptRow | None, *, whole: bool
+    ) -> CacheHit:
         named = row.entry_points if row is not None else None
         entry_point, _ = entry_script(key.format, list(files), named)
         assert entry_point is not None  # there is at least one file
         entries = tuple(
             FileEntry(path, len(body), sha256_bytes(body)) for path, body in sorted(files.items())
         )
-        return insert(self._journal, self.cache, Listing(key, entries, entry_point), files)
+        listing = Listing(key, entries, entry_point)
+        return insert(self._journal, self.cache, listing, files, whole=whole)
 
-    def _published(self, key: ScriptKey) -> tuple[FileEntry, ...] | None:
-        """The files of a published version, None where only the server knows them."""
-        row = self._journal.script_rows.find(*key.ref, key.format)
-        return row.files if row is not None and row.published else None
+    def _listed(self, key: ScriptKey) -> tuple[FileEntry, ...]:
+        """The files of a version that only the server knows; a whole cached entry tells them too."""
+        hit = self.cache.find(key)
+        if hit is not None and hit.source != PARTIAL:
+            return hit.listing.files
+        return self.downloads.listing(key).files
 
     def _read_s3_path(self, s3_path: str) -> tuple[ScriptKey, str]:
         own = _TENANT_PATH.fullmatch(s3_path)

@@ -6,6 +6,7 @@
     quarantined    one row a folder in cache/quarantine/
     downloads      who fetches a format folder now, the room it reserved, and how the last try ended
     counters       hits, misses, evicted_bytes …: sums over all processes
+    server_statuses  what the server said of versions that this home does not have, and when
     proofs         the stat of a file above 1 MiB at its last hashing; it stands in for a day
 
 Size rule: Σ cache_entries.size_bytes + Σ quarantined.size_bytes + Σ downloads.reserved_bytes is at
@@ -88,4 +89,17 @@ proofs = Table(
     Column("inode", BigInteger, nullable=False),
     Column("checksum", String(71), nullable=False),
     Column("verified_at", Float, nullable=False),
+)
+
+server_statuses = Table(
+    "server_statuses",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("status", String(20)),  # None: it told none
+    Column("strategy", String(24)),
+    Column("published_by", String(200)),
+    Column("deprecated_by", String(200)),
+    Column("told_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
 )

@@ -70,6 +70,9 @@ def _row(
         content_digest(draft.metadata, [file.entry for file in files]),
         draft.metadata,
         generation=generation,
+        # what stands in synced/ may be anybody's: `keys claim` says otherwise
+        made_here=found.area is not Area.SYNCED,
+        intake="adopt",
         **({} if found.area is Area.SYNCED else wish(metadata.storage_strategy, found.area, None)),
     )
     return record, files

@@ -157,7 +157,7 @@ class Edits:
                 row.content_digest
             ):
                 return row.ref, edit.seen
-        result = self._store.create_many([edit.draft], area=edit.area)[0]
+        result = self._store.create_many([edit.draft], area=edit.area, intake="edit")[0]
         if result.error is not None and not isinstance(result.error, Unchanged):
             raise result.error
         _tell(report, result.ref, result.findings)
@@ -265,7 +265,15 @@ class Edits:
             files = disk_files(place, published)
             old = edit.former if edit.former and edit.former.ref == edit.ref else None
             record = self._store.gated(
-                new_record(edit.draft, edit.area, files, edit.generation + 1, check=True, old=old),
+                new_record(
+                    edit.draft,
+                    edit.area,
+                    files,
+                    edit.generation + 1,
+                    intake="edit" if edit.former else "adopt",
+                    check=True,
+                    old=old,
+                ),
                 old.publish_gate if old is not None else None,
             )
             kind = "take" if name is None else "write"

@@ -84,8 +84,8 @@ class PulledFolders:
                 errors |= self._write(intents)
         return errors
 
-    def _stage_metadata(self, pulled: Pulled) -> Intent | EscherError:
-        record, entries = pulled
+    def _stage_metadata(self, taken: Pulled) -> Intent | EscherError:
+        record, entries = taken
         try:
             self.check(record, entries)
             name = uuid.uuid4().hex
@@ -93,7 +93,8 @@ class PulledFolders:
         except EscherError as error:
             return error
         files = tuple(DiskFile(entry, 0, 0, 0, 0) for entry in entries)
-        return Intent(record.ref, "write", name, None, Area.SYNCED, record, files)
+        pulled = replace(record, made_here=False, intake="pull")
+        return Intent(record.ref, "write", name, None, Area.SYNCED, pulled, files)
 
     def check(self, record: VersionRecord, entries: Sequence[FileEntry]) -> None:
         """Names from the network: they must be able to stand in a folder, and stay in theirs."""

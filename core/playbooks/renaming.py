@@ -55,7 +55,7 @@ def keep_as(
     kept = replace(draft, metadata=successor_metadata(base, version))
     area = Area.AI_GENERATED if record.area is Area.AI_GENERATED else Area.LOCAL
     wanted = Strategy.LOCAL_ONLY if draft.metadata.get("sensitive") else strategy
-    result = store.create_many([kept], area=area, strategy=wanted)[0]
+    result = store.create_many([kept], area=area, strategy=wanted, intake="edit")[0]
     if result.error is not None and not isinstance(result.error, Unchanged):
         raise result.error
     return result.ref

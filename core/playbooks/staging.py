@@ -43,16 +43,22 @@ class Stager:
         draft: PlaybookDraft,
         area: Area,
         *,
+        intake: str,
         check: bool,
         old: VersionRecord | None = None,
         extra: Sequence[str] = (),
     ) -> Intent:
-        """Write a normalised draft's folder into staging, synced, with the row that goes with it."""
+        """Write a normalised draft's folder into staging, synced, with the row that goes with it.
+
+        ``intake``: how it came in, see `core.journal.records.VersionRecord`.
+        """
         ref = PlaybookMetadata.model_validate(draft.metadata).ref
         generation = old.generation + 1 if old else 1
         name = self.write(ref, draft.metadata, draft.files, generation)
         files = disk_files(self._layout.staged(name), published_form(draft.files))
-        record = new_record(draft, area, files, generation, check=check, old=old, extra=extra)
+        record = new_record(
+            draft, area, files, generation, intake=intake, check=check, old=old, extra=extra
+        )
         return Intent(ref, "write", name, old.area if old else None, area, record, files)
 
     def write(
@@ -72,11 +78,12 @@ def new_record(
     files: Sequence[DiskFile],
     generation: int,
     *,
+    intake: str,
     check: bool,
     old: VersionRecord | None = None,
     extra: Sequence[str] = (),
 ) -> VersionRecord:
-    """The row of a normalised draft's content, with what is odd about it."""
+    """The row of a normalised draft's content, made here, with what is odd about it."""
     metadata = PlaybookMetadata.model_validate(draft.metadata)
     warnings = [*extra, *draft_warnings(draft)]
     if check:
@@ -88,6 +95,8 @@ def new_record(
         draft.metadata,
         generation=generation,
         warnings=tuple(warnings[:MAX_WARNINGS]),
+        made_here=True,
+        intake=intake,
         **wish(metadata.storage_strategy, area, old),
     )
 

@@ -75,6 +75,7 @@ class PlaybookStore(PlaybookReader):
         version: str | None = None,
         strategy: Strategy | None = None,
         author: str | None = None,
+        intake: str = "create",
         check_scripts: bool = True,
     ) -> StoreResult:
         """Store one new version, durably when this returns; raises what was wrong with it."""
@@ -89,6 +90,7 @@ class PlaybookStore(PlaybookReader):
             area=area,
             strategy=strategy,
             author=author,
+            intake=intake,
             check_scripts=check_scripts,
         )[0]
         if isinstance(result.error, Unchanged):  # good news for an import, not for a create
@@ -104,13 +106,15 @@ class PlaybookStore(PlaybookReader):
         area: Area | None = None,
         strategy: Strategy | None = None,
         author: str | None = None,
+        intake: str = "create",
         check_scripts: bool = True,
         gate: str | None = None,
     ) -> list[StoreResult]:
         """Store new versions; one result a draft, in order, and a bad one holds back no other.
 
         ``gate``: the ``secrets_gate`` of whoever asked; the stricter of it and our own counts.
-        ``area`` None: ``ai-generated/`` for that author, else ``local/``. Raises `StorageError`
+        ``area`` None: ``ai-generated/`` for that author, else ``local/``. ``intake``: how they
+        came in (create, update, edit, import). Raises `StorageError`
         when the home can't be written at all.
         """
         self._writer.prepare()
@@ -120,6 +124,7 @@ class PlaybookStore(PlaybookReader):
             area=area,
             strategy=strategy,
             author=author,
+            intake=intake,
             check=check_scripts,
             gate=gate,
         )
@@ -138,6 +143,7 @@ class PlaybookStore(PlaybookReader):
         area: Area | None,
         strategy: Strategy | None,
         author: str | None,
+        intake: str,
         check: bool,
         gate: str | None,
         scans: list[Scanned],
@@ -149,7 +155,7 @@ class PlaybookStore(PlaybookReader):
                 Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
             )
             scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-            intent = self._stager.stage(ready, home, check=check)
+            intent = self._stager.stage(ready, home, intake=intake, check=check)
             return replace(intent, record=self.gated(intent.record, gate))
         except EscherError as error:
             return StoreResult(_label(draft), error=error)
@@ -222,6 +228,7 @@ class PlaybookStore(PlaybookReader):
                 replace(draft, metadata=successor_metadata(raw, target)),
                 # what follows an undecided playbook of an AI waits for a decision, too
                 area=previous.area if previous.area is Area.AI_GENERATED else Area.LOCAL,
+                intake="update",
                 check_scripts=check_scripts,
             )
         return self._replace(previous, replace(draft, metadata=raw), check_scripts)
@@ -241,7 +248,9 @@ class PlaybookStore(PlaybookReader):
         self._writer.prepare()
         with self.leased([ref]):
             self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-            intent = self._stager.stage(ready, old.area, old=old, check=check, extra=extra)
+            intent = self._stager.stage(
+                ready, old.area, intake="update", old=old, check=check, extra=extra
+            )
             intent = replace(intent, record=self.gated(intent.record, old.publish_gate))
             try:
                 with self._writer.locked():

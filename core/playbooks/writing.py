@@ -44,8 +44,8 @@ STALE_STAGING_SECONDS = 3600.0
 # What a write decides; all else of a row that exists already is the publisher's and is kept.
 _WRITTEN_FIELDS = (
     "area", "content_digest", "metadata", "generation", "warnings", "sync_state", "publish_as",
-    "publish_gate",
-    "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
+    "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
+    "made_here", "intake",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from core.errors import IntegrityError, StorageError
 from core.journal import Journal
 from core.scripts.cache_lock import CacheLock
-from core.scripts.cached import CacheEntry, CacheHit, Staged
+from core.scripts.cached import PARTIAL, CacheEntry, CacheHit, Staged
 from core.scripts.counting import Tally
 from core.scripts.entries import Listing, ScriptKey
 from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheRoom, EvictReport
@@ -258,7 +258,7 @@ class ScriptCache:
             place.root,
             manifest.source,
             fetched_at,
-            self._room.is_fresh(fetched_at),
+            self._room.is_fresh(fetched_at) and manifest.source != PARTIAL,
         )
 
     def _set_aside(self, key: ScriptKey, wrong: str) -> None:

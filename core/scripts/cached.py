@@ -8,6 +8,9 @@ from typing import Any
 
 from core.scripts.entries import Listing, ScriptKey
 
+# The source of an entry that was handed in file by file and is not whole yet: nobody runs it.
+PARTIAL = "partial"
+
 
 @dataclass(frozen=True, slots=True)
 class CacheHit:
@@ -15,7 +18,7 @@ class CacheHit:
 
     listing: Listing
     folder: Path
-    source: str  # tenant | library
+    source: str  # tenant | library | partial
     fetched_at: float
     fresh: bool
 

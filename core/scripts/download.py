@@ -15,31 +15,37 @@ of them one attempt: across threads, processes and hosts. Each step reads the st
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from core.errors import EscherError, TransferInterrupted
+from core.errors import EscherError, NotEscherServer, TransferInterrupted
 from core.journal import Journal
 from core.journal.downloads import DownloadState
 from core.journal.leases import this_process
+from core.journal.script_rows import ToldStatus
 from core.models import DONE, FORMATS, FileEntry, Outcome, Ref
 from core.scripts.cache import ScriptCache
 from core.scripts.cached import CacheHit, Staged
 from core.scripts.claim import Claim
-from core.scripts.entries import ScriptKey
+from core.scripts.entries import LIBRARY_PREFIX, Listing, ScriptKey
 from core.scripts.layout import CacheLayout, listed, remove
 from core.scripts.library import Library
-from core.scripts.listing import check_version, difference
+from core.scripts.listing import check_offer, check_version, difference
 from core.scripts.outcomes import WAITING, error_of, outcome_of
 from core.scripts.single_flight import SingleFlight, pauses
 from core.scripts.staging import Expected, Means, StagingRun, Traffic, row_key
+from core.scripts.standing import told_by
 from core.scripts.verification import verify_staged
+from core.server.answers import Script
 from core.server.client import EscherServer
+from core.server.problems import CHECK_URL
 from core.settings import Settings
 
+log = logging.getLogger(__name__)
 LATEST = "latest"
 BATCH = 128  # scripts; of `bring`. Between batches the connections idle while the journal commits
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
@@ -81,10 +87,32 @@ class ScriptDownloads:
         self._flights: SingleFlight[ScriptKey, CacheHit] = SingleFlight()
 
     # -- what the server has ----------------------------------------------------------------
-    def latest(self, playbook_id: str, format_: str | None = None) -> Ref:
-        """The version that the server calls the latest, of the tenant's or the library's."""
+    def latest(self, playbook_id: str, format_: str | None = None) -> tuple[Ref, ToldStatus]:
+        """The version that the server calls the latest, and what it says of it."""
         script = self._server.script(Ref(playbook_id, LATEST), format_)
-        return check_version(script, playbook_id)
+        ref = check_version(script, playbook_id)
+        return ref, self._note(ref, script)
+
+    def tell(self, ref: Ref, format_: str | None = None) -> ToldStatus:
+        """What the server says of a version; kept in the journal with the time of it."""
+        script = self._server.script(ref, format_)
+        if Ref(script.playbook_id, script.version) != ref:
+            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
+        return self._note(ref, script)
+
+    def _note(self, ref: Ref, script: Script) -> ToldStatus:
+        told = told_by(script, self._clock())
+        if told.status is None and ref.playbook_id.startswith(LIBRARY_PREFIX):
+            try:
+                told = told._replace(status=self.library.keep(ref).get("status"))
+            except EscherError as error:
+                log.info("the status of %s is taken for approved: %s", ref, error)
+        self._journal.script_rows.note_told({ref: told})
+        return told
+
+    def listing(self, key: ScriptKey) -> Listing:
+        """What the server has under ``key``, without a byte of it."""
+        return check_offer(self._server.script(key.ref, key.format), key, self._settings).listing
 
     def formats_of(self, ref: Ref) -> list[str]:
         """The formats that the server has of a version."""

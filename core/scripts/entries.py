@@ -66,6 +66,32 @@ class Listing:
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an answer says of the version it is of.
+
+    ``status_as_of``: when the status was told by the server, else set here (Unix seconds; None:
+    it was never told).
+    """
+
+    status: str | None
+    status_as_of: int | None = None
+    made_here: bool = False
+    publisher: str | None = None
+    signature: str = "unsigned"
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            "status_as_of": self.status_as_of,
+            "made_here": self.made_here,
+            "publisher": self.publisher,
+            "signature": self.signature,
+            "warnings": list(self.warnings),
+        }
+
+
 @dataclass(frozen=True)
 class ResolvedScript:
     """A verified script: the answer of ``resolve`` and ``GET /v1/scripts/…``.
@@ -78,6 +104,7 @@ class ResolvedScript:
     listing: Listing
     folder: Path
     source: Source
+    standing: Standing
     stale: bool = False
     expires_at: int | None = None
 
@@ -104,6 +131,7 @@ class ResolvedScript:
             "folder": str(self.folder / self.listing.key.format),
             "files": [file.as_json() for file in self.listing.files],
             "stale": self.stale,
+            **self.standing.as_json(),
         }
         if self.expires_at is not None:
             body["expires_at"] = self.expires_at

@@ -15,16 +15,23 @@ from core.journal import Journal
 from core.journal.leases import this_process
 from core.models import FileEntry
 from core.scripts.cache import ScriptCache
-from core.scripts.cached import CacheHit
+from core.scripts.cached import PARTIAL, CacheHit
 from core.scripts.claim import Claim
 from core.scripts.entries import Listing, ScriptKey
 from core.scripts.staging import LIBRARY, TENANT, row_key
 
 
 def insert(
-    journal: Journal, cache: ScriptCache, listing: Listing, files: Mapping[str, bytes]
+    journal: Journal,
+    cache: ScriptCache,
+    listing: Listing,
+    files: Mapping[str, bytes],
+    *,
+    whole: bool = True,
 ) -> CacheHit:
     """Make ``{path: bytes}``, which are what ``listing`` says, the cached entry of its key.
+
+    ``whole`` False: more files belong to it, and until they are there nobody runs it.
 
     Raises `LeaseHeld` while it is being downloaded, `CacheFull`, `Refused` (larger than the cache)
     or `StorageError`.
@@ -36,7 +43,7 @@ def insert(
         if key not in claim.rows:
             raise LeaseHeld(f"{key} is just being downloaded.", "Try again in a moment.")
         try:
-            hit = _insert(journal, cache, claim, listing, files)
+            hit = _insert(journal, cache, claim, listing, files, whole=whole)
         except EscherError as error:
             claim.settle({key: error})
             raise
@@ -49,6 +56,8 @@ def _insert(
     claim: Claim,
     listing: Listing,
     files: Mapping[str, bytes],
+    *,
+    whole: bool,
 ) -> CacheHit:
     key = listing.key
     size = cache.footprint(listing)
@@ -57,7 +66,9 @@ def _insert(
         cache.make_room(size, connection)
         journal.downloads.reserve({row_key(key): size}, claim.owner, connection)
     write_tree(claim.folders[key], dict(files))
-    source = LIBRARY if key.is_library else TENANT
+    source = PARTIAL
+    if whole:
+        source = LIBRARY if key.is_library else TENANT
     hit = cache.promote(
         claim.folders[key], listing, source, settle=lambda opened: claim.done([key], opened)
     )

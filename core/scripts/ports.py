@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from core.journal.script_rows import ToldStatus
 from core.models import Area, FileEntry, Ref
 from core.scripts.cached import CacheHit
 from core.scripts.entries import ScriptKey
@@ -45,5 +46,8 @@ class Downloads(Protocol):
     def fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None) -> CacheHit:
         """Bring the entry into the cache; its files are ``expected`` where that is given."""
 
-    def latest(self, playbook_id: str, format_: str | None) -> Ref:
-        """The server's highest version."""
+    def latest(self, playbook_id: str, format_: str | None) -> tuple[Ref, ToldStatus]:
+        """The version that the server calls the latest, and what it says of it."""
+
+    def tell(self, ref: Ref, format_: str | None) -> ToldStatus:
+        """What the server says of a version, asked now."""

@@ -7,8 +7,10 @@
       changed on disk: published, the cache or the server answers; else it is an edit
     not in the journal ───────────────────────────────────────► cache, fresh ──► the server
 
-What the journal lists is what must be there: a file too many, too few or with another byte is no
-answer. Where the server can't be reached, ``serve_stale`` allows an entry older than the TTL.
+Which version that is, and whether it may be run at all, is decided before a byte is looked at
+(`core.scripts.run_policy`). What the journal lists is what must be there: a file too many, too few
+or with another byte is no answer. Where the server can't be reached, ``serve_stale`` allows an entry
+older than the TTL.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import NamedTuple, TypeVar
 from core.errors import (
     EscherError,
     IntegrityError,
+    LeaseHeld,
     NotFound,
     ServerBusy,
     ServerUnreachable,
@@ -31,16 +34,31 @@ from core.errors import (
     WrongKey,
 )
 from core.files import sha256_bytes
-from core.journal.script_rows import KEPT_ANSWERS, ScriptRow, ScriptRows
+from core.journal.script_rows import (
+    KEPT_ANSWERS,
+    ScriptRow,
+    ScriptRows,
+    ToldStatus,
+    VersionFacts,
+)
 from core.models import FORMATS, Area, Ref, entry_script
-from core.scripts.cached import CacheHit
+from core.scripts.cached import PARTIAL, CacheHit
 from core.scripts.clear_text import ClearLease, ClearText
-from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source
+from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source, Standing
 from core.scripts.ports import Cache, Downloads, StoredVersions
 from core.scripts.proof import Proofs, prove
+from core.scripts.run_policy import (
+    NOTHING,
+    Allow,
+    Choice,
+    RunPolicy,
+    check_named,
+    choose_latest,
+    decide,
+)
+from core.scripts.standing import facts_here, facts_there
 from core.scripts.target import read_target
 from core.settings import Settings
-from core.versions import sorted_versions
 
 LOOKS = 5  # a version may be replaced or moved while it is looked at, and then again
 # Having failed to reach the server, what may be answered without it is, for so long, at once.
@@ -54,12 +72,32 @@ _log = logging.getLogger(__name__)
 _E = TypeVar("_E", bound=EscherError)
 
 
-class _Answer(NamedTuple):
-    """What a row came to; ``folder`` as text, since a look-up has no time for paths."""
+class Asking(NamedTuple):
+    """How a caller asks: what is overridden for this call."""
 
+    allow: Allow = NOTHING
+
+
+PLAIN = Asking()
+_Asked = tuple[str, str | None, str, Asking]  # id, version (None: the latest), format
+_Seen = ScriptRow | tuple[VersionFacts, ...] | None
+
+
+class _Answer(NamedTuple):
+    """What ``seen`` in the journal came to; ``folder`` as text: a look-up has no time for paths."""
+
+    seen: _Seen
     row: ScriptRow
     script: ResolvedScript
     folder: str
+
+
+class _Cached(NamedTuple):
+    """An answer from the cache, good for as long as entry and status are the same."""
+
+    listing: Listing
+    told: ToldStatus | None
+    script: ResolvedScript
 
 
 class ScriptResolver:
@@ -87,80 +125,120 @@ class ScriptResolver:
         self._clear = clear
         self._take_edit = take_edit
         self._given_up_until = 0.0  # monotonic
-        self._answers: dict[tuple[str, str | None, str], _Answer] = {}
-        self._cached: dict[ScriptKey, ResolvedScript] = {}
+        self._answers: dict[_Asked, _Answer] = {}
+        self._cached: dict[tuple[ScriptKey, Asking], _Cached] = {}
 
-    def resolve(self, target: str, format_: str) -> ResolvedScript:
+    def resolve(self, target: str, format_: str, asking: Asking = PLAIN) -> ResolvedScript:
         """``id``, ``id@version`` or ``id@latest`` in one format; every byte was just proven.
 
-        Raises `UsageError`, `NotFound`, `IntegrityError` (changed on disk, and not yet taken as an
-        edit), or why the server could not give it.
+        Raises `UsageError`, `NotFound`, `NotRunnable`, `IntegrityError` (changed on disk, and not
+        yet taken as an edit), or why the server could not give it.
         """
-        return self._resolve(target, format_, held=False, seconds=None)
+        return self._resolve(target, format_, asking, held=False, seconds=None)
 
     @contextmanager
     def lease(
-        self, target: str, format_: str, seconds: float | None = None
+        self, target: str, format_: str, seconds: float | None = None, asking: Asking = PLAIN
     ) -> Iterator[ResolvedScript]:
         """`resolve` for the length of a ``with``: clear text goes at its end.
 
         ``seconds`` bounds how long clear text may stand (default ``clear_text_seconds``).
         """
-        script = self._resolve(target, format_, held=True, seconds=seconds)
+        script = self._resolve(target, format_, asking, held=True, seconds=seconds)
         try:
             yield script
         finally:
             if script.expires_at is not None:
                 self._clear.release(ClearLease(script.folder, script.expires_at))
 
+    def permit(self, key: ScriptKey, allow: Allow = NOTHING) -> ScriptRow | None:
+        """Its row where this home has the version; `NotRunnable` when it may not be run here."""
+        row = self._rows.find(*key.ref, key.format)
+        if row is not None:
+            check_named(facts_here(key.ref.playbook_id, row.facts), self._policy, allow)
+            return row
+        self._check_shared(key.ref)
+        self._elsewhere(key, allow)
+        return None
+
     # -- known here ---------------------------------------------------------------------------
+    @property
+    def _policy(self) -> RunPolicy:
+        return self._settings.run_policy
+
     def _resolve(
-        self, target: str, format_: str, *, held: bool, seconds: float | None
+        self, target: str, format_: str, asking: Asking, *, held: bool, seconds: float | None
     ) -> ResolvedScript:
         playbook_id, version = read_target(target)
         if format_ not in FORMATS:
             raise UsageError(f"Format {format_!r} is unknown.", f"Use one of {', '.join(FORMATS)}.")
         wrong: IntegrityError | None = None
-        asked = (playbook_id, version, format_)
+        asked = (playbook_id, version, format_, asking)
         for _ in range(LOOKS):
-            row = self._rows.find(*asked)
+            seen: _Seen
+            if version is None:
+                seen = self._rows.versions_of(playbook_id, format_)
+            else:
+                seen = self._rows.find(playbook_id, version, format_)
             known = self._answers.get(asked)
             # the journal says what it said: only the bytes are left to be proven
-            if known is not None and known.row is row and self._is_there(known):
+            if known is not None and known.seen is seen and self._is_there(known):
                 return known.script
+            if not seen:
+                return self._unknown(asked)
+            choice = self._choose(asked, seen)
+            row = (
+                seen if isinstance(seen, ScriptRow) else self._rows.find(*choice.facts.ref, format_)
+            )
             if row is None:
-                return self._unknown(playbook_id, version, format_)
-            listing = _listing(row, format_)
+                continue  # it was deleted meanwhile
+            listing, standing = _listing(row, format_), choice.standing
             try:
                 if row.sensitive:
-                    return self._in_clear(row, listing, held=held, seconds=seconds)
-                return self._keep(asked, row, self._stand(row, listing))
+                    return self._in_clear(row, listing, standing, held=held, seconds=seconds)
+                return self._keep(asked, seen, row, self._stand(row, listing, standing))
             except WrongKey:
                 raise
             except IntegrityError as error:
                 wrong = error
-            if self._rows.find(*asked) != row:
+            if self._rows.find(*row.ref, format_) != row:
                 continue  # it was replaced or moved meanwhile
             if row.published:
-                return self._cached_or_fetched(listing.key, listing, wrong.detail)
-            if not self._settle(row, listing):
+                return self._cached_or_fetched(listing.key, standing, listing, wrong.detail)
+            if not self._settle(row, listing, standing):
                 break
-        assert wrong is not None  # else it was answered
+        if wrong is None:
+            raise LeaseHeld(f"{target} is just being changed.", "Try again.")
         raise wrong
+
+    def _choose(self, asked: _Asked, seen: ScriptRow | tuple[VersionFacts, ...]) -> Choice:
+        """The version to run; `NotRunnable` when there is none, `NotFound` without the format."""
+        playbook_id, _, format_, asking = asked
+        if isinstance(seen, ScriptRow):
+            facts = facts_here(playbook_id, seen.facts)
+            if not seen.facts.has_format:
+                raise _no_script(seen.ref, format_)
+            return check_named(facts, self._policy, asking.allow)
+        choice = choose_latest(
+            [facts_here(playbook_id, facts) for facts in seen], self._policy, asking.allow
+        )
+        if choice is None:
+            raise _no_script(playbook_id, format_)
+        return choice
 
     def _is_there(self, known: _Answer) -> bool:
         format_ = known.script.listing.key.format
         return prove(known.folder, format_, known.row.files, self._proofs) is None
 
     def _keep(
-        self, asked: tuple[str, str | None, str], row: ScriptRow, script: ResolvedScript
+        self, asked: _Asked, seen: _Seen, row: ScriptRow, script: ResolvedScript
     ) -> ResolvedScript:
         if len(self._answers) >= KEPT_ANSWERS:
             self._answers.clear()
-        self._answers[asked] = _Answer(row, script, str(script.folder))
+        self._answers[asked] = _Answer(seen, row, script, str(script.folder))
         return script
 
-    def _stand(self, row: ScriptRow, listing: Listing) -> ResolvedScript:
+    def _stand(self, row: ScriptRow, listing: Listing, standing: Standing) -> ResolvedScript:
         """The folder in ``playbooks/`` that holds exactly the journal's files."""
         first = ""
         # its own area first; a version on its way into another one stands there already
@@ -168,12 +246,18 @@ class ScriptResolver:
             folder = self._stored.folder_in(area, row.ref)
             wrong = prove(folder, listing.key.format, row.files, self._proofs)
             if wrong is None:
-                return ResolvedScript(listing, folder, _source(area))
+                return ResolvedScript(listing, folder, _source(area), standing)
             first = first or f"{row.ref} was changed on disk: {wrong} in {folder}."
         raise IntegrityError(first, _EDITED)
 
     def _in_clear(
-        self, row: ScriptRow, listing: Listing, *, held: bool, seconds: float | None
+        self,
+        row: ScriptRow,
+        listing: Listing,
+        standing: Standing,
+        *,
+        held: bool,
+        seconds: float | None,
     ) -> ResolvedScript:
         clear = self._stored.read(row.ref)
         files = {file.path: clear.get(file.path, b"") for file in row.files}
@@ -181,14 +265,15 @@ class ScriptResolver:
             if sha256_bytes(files[file.path]) != file.checksum:
                 raise IntegrityError(f"{row.ref} {file.path} was changed on disk.", _EDITED)
         lease = self._clear.write(files, held=held, seconds=seconds)
-        return ResolvedScript(listing, lease.folder, _source(row.area), expires_at=lease.ends_at)
+        source = _source(row.area)
+        return ResolvedScript(listing, lease.folder, source, standing, expires_at=lease.ends_at)
 
-    def _settle(self, row: ScriptRow, listing: Listing) -> bool:
+    def _settle(self, row: ScriptRow, listing: Listing, standing: Standing) -> bool:
         """Whether to look again: a writer was just at work, or the edit was taken in."""
         if not row.sensitive:  # reading those has waited already
             try:
                 with self._stored.locked():
-                    self._stand(row, listing)
+                    self._stand(row, listing, standing)
             except StorageError as error:  # a home that can't be written has no writer
                 _log.debug("not waited for a writer: %s", error.detail)
             except IntegrityError:
@@ -200,52 +285,132 @@ class ScriptResolver:
         return self._take_edit is not None and self._take_edit(row.ref)
 
     # -- from the cache or the server -----------------------------------------------------------
-    def _unknown(self, playbook_id: str, version: str | None, format_: str) -> ResolvedScript:
+    def _unknown(self, asked: _Asked) -> ResolvedScript:
+        """Of a version, or of a playbook, that the journal does not know."""
+        playbook_id, version, format_, asking = asked
         if version is not None:
-            ref = Ref(playbook_id, version)
-            return self._cached_or_fetched(ScriptKey(ref, format_), None)
-        if self._given_up and (cached := self._latest_cached(playbook_id, format_)):
+            key = ScriptKey(Ref(playbook_id, version), format_)
+            self._check_shared(key.ref)
+            return self._named_elsewhere(key, asking)
+        if self._given_up and (cached := self._latest_cached(playbook_id, format_, asking)):
             return cached
         try:
-            ref = self._downloads.latest(playbook_id, format_)
+            ref, told = self._downloads.latest(playbook_id, format_)
         except EscherError as error:
             if self._is_out_of_reach(error):
-                cached = self._latest_cached(playbook_id, format_)
+                cached = self._latest_cached(playbook_id, format_, asking)
                 if cached is not None:
                     return cached
             raise _explained(error, _not_here(playbook_id)) from error
-        return self._cached_or_fetched(ScriptKey(ref, format_), None)
+        choice = choose_latest([facts_there(ref, told)], self._policy, asking.allow)
+        assert choice is not None  # it has the format: it was asked for it
+        return self._cached_or_fetched(ScriptKey(ref, format_), choice.standing, None)
 
-    def _latest_cached(self, playbook_id: str, format_: str) -> ResolvedScript | None:
-        """The highest version in the cache that may be answered while the server can't be asked."""
-        for version in reversed(sorted_versions(self._cache.cached_versions(playbook_id, format_))):
-            hit = self._cache.find(ScriptKey(Ref(playbook_id, version), format_))
+    def _check_shared(self, ref: Ref) -> None:
+        """Refuse the server's versions of an id that is this home's own."""
+        if self._rows.is_private(ref.playbook_id):
+            raise NotFound(
+                f"There is no {ref} on this machine, and {ref.playbook_id} is private here: no"
+                " version of it was published from here or pulled.",
+                "What the server has under that id is never run; `escher-playbooks conflicts`"
+                " shows it.",
+            )
+
+    def _named_elsewhere(self, key: ScriptKey, asking: Asking) -> ResolvedScript:
+        """A version that only the server knows, by its name."""
+        told = self._rows.told(key.ref)
+        hit = self._find(key)
+        known = self._cached.get((key, asking))
+        if (
+            hit is not None
+            and hit.fresh
+            and known is not None
+            and known.told is told
+            and known.listing is hit.listing
+        ):
+            self._cache.hit()
+            return known.script
+        choice = self._elsewhere(key, asking.allow)
+        script = self._cached_or_fetched(key, choice.standing, None)
+        if script.source is Source.CACHE and not script.stale:
+            if len(self._cached) >= KEPT_ANSWERS:
+                self._cached.clear()
+            told = self._rows.told(key.ref)
+            self._cached[key, asking] = _Cached(script.listing, told, script)
+        return script
+
+    def _elsewhere(self, key: ScriptKey, allow: Allow) -> Choice:
+        """Whether a version that only the server knows may be run; it is asked where it matters.
+
+        What it said last counts while the bytes of that are fresh, and while it is out of reach.
+        """
+        told = self._rows.told(key.ref)
+        hit = self._find(key)
+        usable = hit is not None and (hit.fresh or self._settings.serve_stale)
+        facts = facts_there(key.ref, told)
+        if usable and self._given_up:
+            return check_named(facts, self._policy, allow)
+        known = told is not None and hit is not None and hit.fresh
+        if known and decide(facts, self._policy).runs(allow):
+            return check_named(facts, self._policy, allow)
+        try:
+            told = self._downloads.tell(key.ref, key.format)
+            self._given_up_until = 0.0
+        except EscherError as error:
+            if not (self._is_out_of_reach(error) and usable):
+                why = _not_here(key.ref)
+                if hit is not None:
+                    why = f"The cached {key} is older than cache_ttl_days, and serve_stale is off."
+                raise _explained(error, why) from error
+        return check_named(facts_there(key.ref, told), self._policy, allow)
+
+    def _find(self, key: ScriptKey) -> CacheHit | None:
+        hit = self._cache.find(key)
+        return None if hit is None or hit.source == PARTIAL else hit
+
+    def _latest_cached(
+        self, playbook_id: str, format_: str, asking: Asking
+    ) -> ResolvedScript | None:
+        """The latest of what is cached and may be run, while the server can't be asked.
+
+        None where nothing that may be answered is cached; `NotRunnable` where none of it may run.
+        """
+        hits: dict[Ref, CacheHit] = {}
+        for version in self._cache.cached_versions(playbook_id, format_):
+            ref = Ref(playbook_id, version)
+            hit = self._find(ScriptKey(ref, format_))
             if hit is not None and (hit.fresh or self._settings.serve_stale):
-                return self._from_cache(hit, hit.listing, stale=not hit.fresh)
-        return None
+                hits[ref] = hit
+        if not hits:
+            return None
+        versions = [facts_there(ref, self._rows.told(ref)) for ref in hits]
+        choice = choose_latest(versions, self._policy, asking.allow)
+        assert choice is not None
+        hit = hits[choice.facts.ref]
+        return self._from_cache(hit, hit.listing, choice.standing, stale=not hit.fresh)
 
     def _cached_or_fetched(
-        self, key: ScriptKey, known: Listing | None, why: str | None = None
+        self, key: ScriptKey, standing: Standing, known: Listing | None, why: str | None = None
     ) -> ResolvedScript:
         """A fresh entry, else the server's; ``why`` disk has no answer goes into the error.
 
         ``known``: what the journal lists. Another content under that name is no answer.
         """
-        hit = self._cache.find(key)
+        hit = self._find(key)
         if hit is not None and known is not None and hit.listing.digest != known.digest:
             hit = None
         if hit is not None and hit.fresh:
-            return self._from_cache(hit, known or hit.listing)
+            return self._from_cache(hit, known or hit.listing, standing)
         may_be_stale = hit is not None and self._settings.serve_stale
         if hit is not None and may_be_stale and self._given_up:
-            return self._from_cache(hit, known or hit.listing, stale=True)
+            return self._from_cache(hit, known or hit.listing, standing, stale=True)
         self._cache.miss()
         try:
             fetched = self._downloads.fetch(key, known.files if known else None)
             self._given_up_until = 0.0
         except EscherError as error:
             if self._is_out_of_reach(error) and hit is not None and may_be_stale:
-                return self._from_cache(hit, known or hit.listing, stale=True)
+                return self._from_cache(hit, known or hit.listing, standing, stale=True)
             if why is None and hit is not None:
                 why = f"The cached {key} is older than cache_ttl_days, and serve_stale is off."
             raise _explained(error, why or _not_here(key.ref)) from error
@@ -257,7 +422,7 @@ class ScriptResolver:
         source = Source.DOWNLOAD
         if hit is not None and hit.listing.digest == fetched.listing.digest:
             source = Source.CACHE  # the server still lists the same bytes: none were sent
-        return ResolvedScript(known or fetched.listing, fetched.folder, source)
+        return ResolvedScript(known or fetched.listing, fetched.folder, source, standing)
 
     @property
     def _given_up(self) -> bool:
@@ -270,19 +435,12 @@ class ScriptResolver:
         return True
 
     def _from_cache(
-        self, hit: CacheHit, listing: Listing, *, stale: bool = False
+        self, hit: CacheHit, listing: Listing, standing: Standing, *, stale: bool = False
     ) -> ResolvedScript:
         self._cache.hit()
         if stale:
             _log.warning("%s: a stale entry is served, as the server is out of reach", listing.key)
-            return ResolvedScript(listing, hit.folder, Source.CACHE, stale=True)
-        script = self._cached.get(listing.key)
-        if script is None or script.listing is not listing:  # made once for as long as it stands
-            if len(self._cached) >= KEPT_ANSWERS:
-                self._cached.clear()
-            script = ResolvedScript(listing, hit.folder, Source.CACHE)
-            self._cached[listing.key] = script
-        return script
+        return ResolvedScript(listing, hit.folder, Source.CACHE, standing, stale=stale)
 
 
 def _listing(row: ScriptRow, format_: str) -> Listing:
@@ -292,10 +450,12 @@ def _listing(row: ScriptRow, format_: str) -> Listing:
     else:
         entry, _ = entry_script(format_, [file.path for file in row.files], row.entry_points)
     if entry is None:
-        raise NotFound(
-            f"{row.ref} has no {format_} script.", "`escher-playbooks show` lists its files."
-        )
+        raise _no_script(row.ref, format_)
     return Listing(ScriptKey(row.ref, format_), row.files, entry)
+
+
+def _no_script(what: object, format_: str) -> NotFound:
+    return NotFound(f"{what} has no {format_} script.", "`escher-playbooks show` lists its files.")
 
 
 def _source(area: Area) -> Source:

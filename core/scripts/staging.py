@@ -26,7 +26,8 @@ from core.forks import ForkLock
 from core.journal import Journal
 from core.journal.downloads import DownloadKey
 from core.journal.leases import DEFAULT_SECONDS
-from core.models import FileEntry
+from core.journal.script_rows import ToldStatus
+from core.models import FileEntry, Ref
 from core.scripts.cache import ScriptCache
 from core.scripts.cached import CacheHit, Staged
 from core.scripts.entries import Listing, ScriptKey
@@ -34,6 +35,7 @@ from core.scripts.library import Library
 from core.scripts.listing import Offer, check_offer, difference, mismatch
 from core.scripts.manifest import footprint
 from core.scripts.outcomes import in_words
+from core.scripts.standing import told_by
 from core.scripts.threads import in_threads
 from core.server.answers import ScriptFile
 from core.server.client import EscherServer
@@ -127,6 +129,7 @@ class StagingRun:
         self._failed: dict[ScriptKey, EscherError] = {}
         self._offers: dict[ScriptKey, Offer] = {}
         self._made: set[str] = set()
+        self._told: dict[Ref, ToldStatus] = {}
 
     def run(self) -> dict[ScriptKey, Result]:
         """Do it; no error is raised for a script's sake."""
@@ -139,6 +142,9 @@ class StagingRun:
                 results[key] = answer
             else:
                 self._failed[key] = in_words(key, answer)
+        self._means.journal.script_rows.note_told(
+            {ref: told for ref, told in self._told.items() if told.status is not None}
+        )
         self._make_room()
         if self._offers:
             self._means.cache.layout.prepare()
@@ -173,6 +179,8 @@ class StagingRun:
 
     def _offer(self, key: ScriptKey) -> Offer:
         script = self._means.server.script(key.ref, key.format)
+        if self._expected.get(key) is None:  # nobody here knows more of it than the server says
+            self._told[key.ref] = told_by(script, time.time())
         self._renewal.beat()
         return check_offer(script, key, self._means.settings)
 

@@ -185,7 +185,8 @@ class Script(Reply):
     """Files of a version with their pre-signed GETs; format and entry point where it is one format.
 
     The last five tell of the whole version, as the changes feed does, so that its digest can be
-    computed before a byte is taken; each is None from a server of before they were told.
+    computed before a byte is taken; each is None from a server of before they were told. A server
+    that tells no status gives no right to run what it hands out.
     """
 
     playbook_id: str

@@ -12,7 +12,7 @@ from support.rag import metadata
 from core.errors import BrokerUnreachable
 from core.journal import JobState
 from core.models import DONE, FileEntry, Ref
-from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source
+from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source, Standing
 from core.service import PlaybookService
 from tasks import follow_ups, jobs, workflows
 from tasks.leftovers import close_settled
@@ -40,7 +40,8 @@ def used(service: PlaybookService) -> PlaybookService:
 
 def script(ref: Ref = REF, source: Source = Source.DOWNLOAD) -> ResolvedScript:
     entry = FileEntry("shell/a.sh", 1, "sha256:" + "a" * 64)
-    return ResolvedScript(Listing(ScriptKey(ref, "shell"), (entry,), entry.path), Path("x"), source)
+    listing = Listing(ScriptKey(ref, "shell"), (entry,), entry.path)
+    return ResolvedScript(listing, Path("x"), source, Standing("approved"))
 
 
 def test_what_came_is_indexed_at_once(used: PlaybookService, sent: list[Any]) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from core.journal import Journal
 from core.journal.records import DiskFile
-from core.journal.script_rows import KEPT_ANSWERS, ScriptRow
+from core.journal.schema import pins
+from core.journal.script_rows import KEPT_ANSWERS, ScriptRow, ToldStatus, VersionFacts
 from core.models import Area, FileEntry, Ref
 
 SUM = "sha256:" + "b" * 64
@@ -49,14 +50,15 @@ def test_one_format_of_one_version(journal, put_files):
               revision=3, generation=7)  # fmt: skip
     row = journal.script_rows.find("a", "1.0.0", "shell")
     assert row == ScriptRow(
-        Ref("a", "1.0.0"), Area.SYNCED, sensitive=False, published=True, generation=7,
-        entry_points={"shell": "b.sh"},
+        Ref("a", "1.0.0"), sensitive=False, generation=7, entry_points={"shell": "b.sh"},
         files=(FileEntry("shell/a.sh", 10, SUM), FileEntry("shell/b.sh", 10, SUM)),
+        facts=row.facts,
     )  # fmt: skip
+    assert (row.area, row.published) == (Area.SYNCED, True)
     assert _paths(journal.script_rows.find("a", "1.0.0", "terraform")) == ["terraform/main.tf"]
     assert _paths(journal.script_rows.find("a", "1.0.0", "python")) == []
     assert journal.script_rows.find("a", "1.0.1", "shell") is None
-    assert journal.script_rows.find("b", None, "shell") is None
+    assert journal.script_rows.find("b", "1.0.0", "shell") is None
 
 
 def test_what_is_sensitive_or_unpublished_says_so(journal, put_files):
@@ -65,24 +67,62 @@ def test_what_is_sensitive_or_unpublished_says_so(journal, put_files):
     assert (row.sensitive, row.published, row.entry_points) == (True, False, None)
 
 
-def test_the_latest_is_by_precedence(journal, put_files):
-    for version in ("1.9.0", "1.10.0", "1.10.0-rc.1"):
-        put_files(f"a@{version}", ["shell/a.sh"])
-    assert journal.script_rows.find("a", None, "shell").ref.version == "1.10.0"
-    put_files("a@2.0.0", ["python/a.py"])
-    assert _paths(journal.script_rows.find("a", None, "shell")) == [], "the latest has no shell"
+def test_all_versions_with_what_may_be_decided_from(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"], area=Area.SYNCED, revision=1, published_by="mia",
+              status_at=77, metadata={"status": "deprecated", "deprecated_by": "1.1.0",
+                                      "storage_strategy": "uploaded_trusted"})  # fmt: skip
+    put_files("a@1.1.0", ["python/a.py"], made_here=True, metadata={"updated_at": 88})
+    journal.conflicts.open(Ref("a", "1.1.0"), "open_conflict", "they differ")
+    found = {facts.version: facts for facts in journal.script_rows.versions_of("a", "shell")}
+    assert found == {
+        "1.0.0": VersionFacts(
+            "1.0.0", Area.SYNCED, "deprecated", "uploaded_trusted", published=True,
+            made_here=False, health="ok", published_by="mia", status_at=77, in_conflict=False,
+            deprecated_by="1.1.0", has_format=True,
+        ),
+        "1.1.0": VersionFacts(
+            "1.1.0", Area.LOCAL, "ready", "local_only", published=False, made_here=True,
+            health="ok", published_by=None, status_at=88, in_conflict=True, has_format=False,
+        ),
+    }  # fmt: skip
+    assert journal.script_rows.find("a", "1.0.0", "shell").facts == found["1.0.0"]
+    assert journal.script_rows.find("a", "1.1.0", "shell").facts == found["1.1.0"]
+    assert journal.script_rows.versions_of("b", "shell") == ()
 
 
-@pytest.mark.parametrize("version", ["1.0.0", None])
-def test_any_commit_is_seen_at_the_next_look(journal, other, put_files, version):
-    assert journal.script_rows.find("a", version, "shell") is None
+def test_an_id_is_private_until_a_version_was_published_or_pulled(journal, put_files):
+    rows = journal.script_rows
+    assert not rows.is_private("a"), "it is nobody's here"
+    put_files("a@1.0.0", ["shell/a.sh"])
+    assert rows.is_private("a")
+    put_files("a@1.1.0", ["shell/a.sh"], revision=3)
+    assert not rows.is_private("a")
+    put_files("b@1.0.0", ["shell/a.sh"])
+    pin = {"playbook_id": "b", "version": "0.9.0", "content_digest": SUM, "source": "server",
+           "pinned_at": 1}  # fmt: skip
+    with journal.database.write() as connection:
+        connection.execute(pins.insert(), [pin])
+    assert not rows.is_private("b"), "one was here and is deleted"
+
+
+def test_what_the_server_told_is_kept(journal, other):
+    ref = Ref("a", "1.0.0")
+    assert journal.script_rows.told(ref) is None
+    for told in (ToldStatus("pending_review", None, "mia", None, 5),
+                 ToldStatus("approved", "uploaded_trusted", "mia", "2.0.0", 9)):  # fmt: skip
+        other.script_rows.note_told({ref: told})
+        assert journal.script_rows.told(ref) == told
+
+
+def test_any_commit_is_seen_at_the_next_look(journal, other, put_files):
+    assert journal.script_rows.find("a", "1.0.0", "shell") is None
     put_files("a@1.0.0", ["shell/a.sh"], other)
-    assert _paths(journal.script_rows.find("a", version, "shell")) == ["shell/a.sh"]
+    assert _paths(journal.script_rows.find("a", "1.0.0", "shell")) == ["shell/a.sh"]
     put_files("a@1.0.0", ["shell/b.sh"])  # by this process
-    assert _paths(journal.script_rows.find("a", version, "shell")) == ["shell/b.sh"]
+    assert _paths(journal.script_rows.find("a", "1.0.0", "shell")) == ["shell/b.sh"]
     with other.database.write() as connection:
         other.versions.delete([Ref("a", "1.0.0")], connection)
-    assert journal.script_rows.find("a", version, "shell") is None
+    assert journal.script_rows.find("a", "1.0.0", "shell") is None
 
 
 def test_an_answer_is_kept_until_then(journal, put_files):
@@ -104,7 +144,7 @@ def test_threads_share_it_while_it_is_written(journal, other, put_files):
 
     def look() -> None:
         while not done.is_set():
-            seen.append(_paths(journal.script_rows.find("a", None, "shell")))
+            seen.append(_paths(journal.script_rows.find("a", "1.0.0", "shell")))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -120,22 +160,22 @@ def test_threads_share_it_while_it_is_written(journal, other, put_files):
 
 def test_a_forked_child_opens_its_own(journal, put_files):
     put_files("a@1.0.0", ["shell/a.sh"])
-    assert journal.script_rows.find("a", None, "shell") is not None
+    assert journal.script_rows.find("a", "1.0.0", "shell") is not None
     inherited = journal.script_rows._connection
     child = os.fork()
     if child == 0:
-        found = journal.script_rows.find("a", None, "shell") is not None
+        found = journal.script_rows.find("a", "1.0.0", "shell") is not None
         own = journal.script_rows._connection is not inherited
         os._exit(0 if found and own else 1)
     assert os.waitpid(child, 0)[1] == 0
-    put_files("a@2.0.0", ["shell/a.sh"])
-    assert journal.script_rows.find("a", None, "shell").ref.version == "2.0.0"
+    put_files("a@1.0.0", ["shell/b.sh"])
+    assert _paths(journal.script_rows.find("a", "1.0.0", "shell")) == ["shell/b.sh"]
 
 
 def test_it_opens_again_after_close(journal, put_files):
     put_files("a@1.0.0", ["shell/a.sh"])
     for _ in range(2):
-        assert journal.script_rows.find("a", None, "shell") is not None
+        assert journal.script_rows.find("a", "1.0.0", "shell") is not None
         journal.script_rows.close()
 
 
@@ -143,10 +183,21 @@ def test_the_same_by_plain_selects(journal, put_files, monkeypatch):
     """As on PostgreSQL, which has no data_version."""
     put_files("a@1.0.0", ["shell/a.sh", "python/a.py"], metadata={"entry_points": {"x": "y"}})
     put_files("a@1.1.0", ["shell/a.sh"], revision=1)
-    wanted = [("1.0.0", "shell"), (None, "shell"), ("1.0.0", "python"), ("9.9.9", "shell")]
-    before = [journal.script_rows.find("a", *key) for key in wanted]
+    wanted = [("1.0.0", "shell"), ("1.1.0", "shell"), ("1.0.0", "python"), ("9.9.9", "shell")]
+
+    def look() -> list[object]:
+        rows = journal.script_rows
+        found = [rows.find("a", *key) for key in wanted]
+        return [
+            *found,
+            rows.versions_of("a", "shell"),
+            rows.is_private("a"),
+            rows.told(Ref("a", "1.0.0")),
+        ]
+
+    before = look()
     monkeypatch.setattr(type(journal.database), "is_sqlite", False)
-    assert [journal.script_rows.find("a", *key) for key in wanted] == before
+    assert look() == before
 
 
 def test_a_damaged_journal_is_told_in_words(journal, put_files, monkeypatch):
@@ -157,7 +208,7 @@ def test_a_damaged_journal_is_told_in_words(journal, put_files, monkeypatch):
 
     monkeypatch.setattr(journal.script_rows, "_open", broken)
     with pytest.raises(StorageError, match="malformed"):
-        journal.script_rows.find("a", None, "shell")
+        journal.script_rows.find("a", "1.0.0", "shell")
 
 
 def test_another_process_sees_what_this_one_commits(journal, put_files, url):
@@ -166,7 +217,7 @@ def test_another_process_sees_what_this_one_commits(journal, put_files, url):
         "import json, sys\nfrom core.journal import Journal\n"
         f"journal = Journal({url!r})\n"
         "for line in sys.stdin:\n"
-        "    row = journal.script_rows.find('a', None, 'shell')\n"
+        "    row = journal.script_rows.find('a', '1.0.0', 'shell')\n"
         "    print(json.dumps([file.path for file in row.files]), flush=True)\n"
     )
     with subprocess.Popen(

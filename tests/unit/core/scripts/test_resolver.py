@@ -16,6 +16,7 @@ from core.errors import (
     EscherError,
     IntegrityError,
     NotFound,
+    NotRunnable,
     ServerRejected,
     ServerUnreachable,
     StorageError,
@@ -24,6 +25,7 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal import Journal
+from core.journal.script_rows import ScriptRows, ToldStatus
 from core.models import Area, FileEntry, Move, Ref
 from core.playbooks.store import PlaybookStore
 from core.script_service import Stored
@@ -31,7 +33,8 @@ from core.scripts.cached import CacheHit
 from core.scripts.clear_text import ClearText
 from core.scripts.entries import Listing, ScriptKey, Source
 from core.scripts.proof import Proofs
-from core.scripts.resolver import ScriptResolver
+from core.scripts.resolver import Asking, ScriptResolver
+from core.scripts.run_policy import Allow
 from core.settings import Settings
 
 ID = "stop-idle-databases"
@@ -44,6 +47,7 @@ MODULE = {
 }
 
 
+UNREVIEWED = Asking(Allow(unreviewed=True))
 ELSEWHERE = ScriptKey(Ref("elsewhere", "1.0.0"), "shell")
 SCRIPT = {"shell/x.sh": b"echo x\n"}
 
@@ -86,8 +90,11 @@ class FakeCache:
 class FakeDownloads:
     """A server that has what it is given, or fails with ``error``."""
 
-    def __init__(self, cache: FakeCache) -> None:
+    def __init__(self, cache: FakeCache, rows: ScriptRows) -> None:
         self.cache = cache
+        self.rows = rows
+        self.status: dict[Ref, str | None] = {}  # "approved" where nothing is said
+        self.told: list[Ref] = []
         self.error: EscherError | None = None
         self.has: dict[ScriptKey, dict[str, bytes]] = {}
         self.asked: list[tuple[ScriptKey, tuple[FileEntry, ...] | None]] = []
@@ -100,13 +107,24 @@ class FakeDownloads:
             raise NotFound(f"The server has no {key}.")
         return self.cache.put(key, self.has[key])
 
-    def latest(self, playbook_id: str, format_: str | None) -> Ref:
+    def latest(self, playbook_id: str, format_: str | None) -> tuple[Ref, ToldStatus]:
         if self.error is not None:
             raise self.error
         versions = [key.ref for key in self.has if key.ref.playbook_id == playbook_id]
         if not versions:
             raise NotFound(f"The server has no {playbook_id}.")
-        return max(versions)
+        ref = max(versions)
+        return ref, self.tell(ref, format_)
+
+    def tell(self, ref: Ref, format_: str | None) -> ToldStatus:
+        self.told.append(ref)
+        if self.error is not None:
+            raise self.error
+        if not any(key.ref == ref for key in self.has):
+            raise NotFound(f"The server has no {ref}.")
+        told = ToldStatus(self.status.get(ref, "approved"), None, "mia", None, 77)
+        self.rows.note_told({ref: told})
+        return told
 
 
 class Bench:
@@ -118,7 +136,7 @@ class Bench:
         self.journal = Journal(self.settings.effective_journal_url)
         self.store = PlaybookStore(self.settings, self.journal, Envelope(MasterKey(b"k" * 32)))
         self.cache = FakeCache(home / "cache" / "scripts")
-        self.downloads = FakeDownloads(self.cache)
+        self.downloads = FakeDownloads(self.cache, self.journal.script_rows)
         self.clear = ClearText(self.settings, spawn=lambda *_: None)
         self.edits: list[Ref] = []
         self.on_edit: Callable[[Ref], bool] = lambda ref: False
@@ -136,6 +154,13 @@ class Bench:
     def _take_edit(self, ref: Ref) -> bool:
         self.edits.append(ref)
         return self.on_edit(ref)
+
+    def cached(
+        self, key: ScriptKey, files: dict[str, bytes], *, fresh: bool = True, status="approved"
+    ) -> CacheHit:
+        """An entry of a version that the server told the status of when it was fetched."""
+        self.journal.script_rows.note_told({key.ref: ToldStatus(status, None, "mia", None, 55)})
+        return self.cache.put(key, files, fresh=fresh)
 
     def create(self, version: str = "1.0.0", **options: Any) -> Ref:
         return self.store.create(draft(**options), version=version, check_scripts=False).ref
@@ -209,7 +234,9 @@ class TestFromDisk:
 
     def test_what_an_ai_wrote_is_local(self, bench):
         bench.create(author="ai_generated")
-        found = bench.resolver.resolve(ID, "shell")
+        with pytest.raises(NotRunnable, match="waits for a decision"):
+            bench.resolver.resolve(ID, "shell")
+        found = bench.resolver.resolve(ID, "shell", UNREVIEWED)
         assert found.source is Source.LOCAL
         assert "ai-generated" in found.path.parts
 
@@ -242,6 +269,134 @@ class TestFromDisk:
             with pytest.raises(UsageError):
                 bench.resolver.resolve(target, format_)
         assert bench.downloads.asked == []
+
+
+class TestWhoMayBeRun:
+    """The decision at the point of use; the table itself is in ``test_run_policy``."""
+
+    def settle(self, bench, ref: Ref, status: str, *, made_here: bool = False) -> Ref:
+        """As a version of this tenant stands here after a sync."""
+        bench.publish(ref)
+        strategy = "uploaded_trusted" if status == "approved" else "uploaded_for_review"
+        bench.store.move([Move(ref, Area.SYNCED, {"status": status, "storage_strategy": strategy})])
+        bench.journal.versions.set(ref, made_here=made_here, published_by="mia", status_at=77)
+        return ref
+
+    @pytest.mark.parametrize("status", ["pending_review", "rejected", "broken", "draft"])
+    def test_what_nobody_approved_does_not_beat_the_approved(self, bench, status):
+        self.settle(bench, bench.create("1.0.0"), "approved")
+        newer = self.settle(bench, bench.create("1.0.1"), status)
+        for target in (ID, f"{ID}@latest"):
+            found = bench.resolver.resolve(target, "shell")
+            assert found.ref.version == "1.0.0"
+            assert f"{newer} was passed over" in found.standing.warnings[0]
+        with pytest.raises(NotRunnable):
+            bench.resolver.resolve(str(newer), "shell")
+        if status in {"pending_review", "draft"}:
+            found = bench.resolver.resolve(str(newer), "shell", UNREVIEWED)
+            assert found.ref == newer
+            assert "run all the same" in found.standing.warnings[0]
+        else:
+            with pytest.raises(NotRunnable):
+                bench.resolver.resolve(str(newer), "shell", UNREVIEWED)
+
+    def test_the_answer_says_what_it_is_of(self, bench):
+        ref = self.settle(bench, bench.create(), "approved")
+        body = bench.resolver.resolve(ID, "shell").as_json()
+        assert {name: body[name] for name in (
+            "version", "status", "status_as_of", "made_here", "publisher", "signature", "warnings",
+        )} == {
+            "version": ref.version, "status": "approved", "status_as_of": 77, "made_here": False,
+            "publisher": "mia", "signature": "unsigned", "warnings": [],
+        }  # fmt: skip
+        mine = bench.create("1.1.0-rc.1", files={"python/a.py": b"1\n"})
+        body = bench.resolver.resolve(str(mine), "python").as_json()
+        assert (body["status"], body["made_here"], body["publisher"]) == ("ready", True, None)
+        assert "nobody reviewed it" in body["warnings"][0]
+
+    def test_a_verdict_counts_at_the_very_next_resolve(self, bench):
+        ref = self.settle(bench, bench.create(), "approved")
+        assert bench.resolver.resolve(ID, "shell").ref == ref
+        bench.store.set_metadata(ref, {"status": "rejected"})
+        for target in (ID, str(ref)):
+            with pytest.raises(NotRunnable, match="rejected"):
+                bench.resolver.resolve(target, "shell")
+
+    def test_a_private_id_is_never_the_servers(self, bench):
+        """The server's 99.0.0 of that name is not even asked for."""
+        mine = bench.create()
+        theirs = ScriptKey(Ref(ID, "99.0.0"), "shell")
+        bench.downloads.has[theirs] = {"shell/main.sh": b"rm -rf /\n"}
+        bench.cached(theirs, {"shell/main.sh": b"rm -rf /\n"})
+        assert bench.resolver.resolve(ID, "shell").ref == mine
+        with pytest.raises(NotFound, match="private here"):
+            bench.resolver.resolve(str(theirs.ref), "shell", UNREVIEWED)
+        assert (bench.downloads.asked, bench.downloads.told) == ([], [])
+        bench.publish(mine)
+        assert bench.resolver.resolve(str(theirs.ref), "shell").ref == theirs.ref
+
+    def test_of_an_open_conflict_this_machines_side_runs_with_a_warning(self, bench):
+        ref = bench.create()
+        bench.journal.conflicts.open(ref, "open_conflict", "they differ")
+        found = bench.resolver.resolve(ID, "shell")
+        assert found.source is Source.LOCAL
+        assert any("the server says otherwise" in warning for warning in found.standing.warnings)
+
+    @pytest.mark.parametrize("status", [None, "pending_review", "needs_update", "deprecated"])
+    def test_what_only_the_server_knows_is_unreviewed_unless_it_says_so(self, bench, status):
+        bench.downloads.has[ELSEWHERE] = SCRIPT
+        bench.downloads.status[ELSEWHERE.ref] = status
+        for target in ("elsewhere", "elsewhere@1.0.0"):
+            with pytest.raises(NotRunnable):
+                bench.resolver.resolve(target, "shell")
+        assert bench.downloads.asked == [], "not a byte was taken"
+        both = Asking(Allow(unreviewed=True, deprecated=True))
+        found = bench.resolver.resolve("elsewhere@1.0.0", "shell", both)
+        assert (found.source, found.standing.status) == (Source.DOWNLOAD, status)
+        assert found.standing.publisher == "mia"
+
+    def test_offline_the_status_is_what_was_known_then(self, bench):
+        bench.cached(ELSEWHERE, SCRIPT)
+        rejected = ScriptKey(Ref("elsewhere", "1.1.0"), "shell")
+        bench.cached(rejected, SCRIPT, status="rejected")
+        bench.downloads.error = OFFLINE
+        found = bench.resolver.resolve("elsewhere", "shell")
+        assert (found.ref, found.standing.status_as_of) == (ELSEWHERE.ref, 55)
+        with pytest.raises(NotRunnable, match="rejected"):
+            bench.resolver.resolve(str(rejected.ref), "shell")
+
+    def test_an_approval_since_then_is_asked_for(self, bench):
+        bench.cached(ELSEWHERE, SCRIPT, status="pending_review")
+        bench.downloads.has[ELSEWHERE] = SCRIPT
+        found = bench.resolver.resolve("elsewhere@1.0.0", "shell")
+        assert (found.source, found.standing.status) == (Source.CACHE, "approved")
+        assert len(bench.downloads.told) == 1
+        bench.resolver.resolve("elsewhere@1.0.0", "shell")
+        assert len(bench.downloads.told) == 1, "from then on it is known"
+
+    def test_the_escher_librarys_are_reviewed(self, bench):
+        key = ScriptKey(Ref("escher-stop-rds", "1.0.0"), "shell")
+        bench.downloads.has[key] = SCRIPT
+        bench.downloads.status[key.ref] = None
+        found = bench.resolver.resolve(key.ref.playbook_id, "shell")
+        assert (found.standing.status, found.standing.warnings) == ("approved", ())
+        bench.downloads.status[key.ref] = "deprecated"
+        with pytest.raises(NotRunnable):
+            bench.resolver.resolve(key.ref.playbook_id, "shell")
+        bench.journal.script_rows.note_told({key.ref: ToldStatus("archived", None, None, None, 9)})
+        bench.downloads.status[key.ref] = "archived"
+        with pytest.raises(NotRunnable):
+            bench.resolver.resolve(str(key.ref), "shell")
+
+    @pytest.mark.parametrize("policy", ["approved", "own", "any"])
+    def test_the_policy_is_that_of_the_process_that_resolves(self, make_bench, policy):
+        bench = make_bench(run_policy=policy)
+        bench.create()
+        if policy == "approved":
+            with pytest.raises(NotRunnable, match="run_policy = approved"):
+                bench.resolver.resolve(ID, "shell", UNREVIEWED)
+        else:
+            assert bench.resolver.resolve(ID, "shell").source is Source.LOCAL
 
 
 class TestChangedOnDisk:
@@ -337,7 +492,7 @@ class TestUnknownHere:
     FILES = SCRIPT
 
     def test_a_fresh_entry_answers_without_the_server(self, bench):
-        hit = bench.cache.put(self.KEY, self.FILES)
+        hit = bench.cached(self.KEY, self.FILES)
         found = bench.resolver.resolve("elsewhere@1.0.0", "shell")
         assert (found.source, found.folder, found.stale) == (Source.CACHE, hit.folder, False)
         assert bench.downloads.asked == []
@@ -350,15 +505,15 @@ class TestUnknownHere:
         assert bench.downloads.asked == [(self.KEY, None)] * 2
 
     def test_a_stale_entry_that_the_server_still_lists_sends_nothing(self, bench):
-        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.cached(self.KEY, self.FILES, fresh=False)
         bench.downloads.has[self.KEY] = self.FILES
         assert bench.resolver.resolve("elsewhere@1.0.0", "shell").source is Source.CACHE
-        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.cached(self.KEY, self.FILES, fresh=False)
         bench.downloads.has[self.KEY] = {"shell/x.sh": b"echo y\n"}
         assert bench.resolver.resolve("elsewhere@1.0.0", "shell").source is Source.DOWNLOAD
 
     def test_the_latest_is_the_servers(self, bench):
-        bench.cache.put(self.KEY, self.FILES)
+        bench.cached(self.KEY, self.FILES)
         newer = ScriptKey(Ref("elsewhere", "1.1.0"), "shell")
         bench.downloads.has[newer] = self.FILES
         assert bench.resolver.resolve("elsewhere", "shell").ref == newer.ref
@@ -374,7 +529,7 @@ class TestUnknownHere:
     def test_offline_the_latest_is_the_highest_in_the_cache(self, bench):
         bench.downloads.error = OFFLINE
         for version, fresh in (("1.9.0", True), ("1.10.0", True), ("1.11.0", False)):
-            bench.cache.put(ScriptKey(Ref("elsewhere", version), "shell"), self.FILES, fresh=fresh)
+            bench.cached(ScriptKey(Ref("elsewhere", version), "shell"), self.FILES, fresh=fresh)
         found = bench.resolver.resolve("elsewhere", "shell")
         assert (found.ref.version, found.stale) == ("1.10.0", False)
 
@@ -387,7 +542,7 @@ class TestStale:
     def test_is_served_only_where_the_setting_allows(self, make_bench, target, caplog):
         strict, lenient = make_bench(), make_bench(serve_stale=True)
         for bench in (strict, lenient):
-            bench.cache.put(self.KEY, self.FILES, fresh=False)
+            bench.cached(self.KEY, self.FILES, fresh=False)
             bench.downloads.error = OFFLINE
         why = "serve_stale is off" if "@" in target else "There is no"
         with pytest.raises(ServerUnreachable, match=why):
@@ -399,12 +554,12 @@ class TestStale:
 
     def test_the_server_is_not_asked_again_and_again(self, make_bench):
         bench = make_bench(serve_stale=True)
-        bench.cache.put(ELSEWHERE, SCRIPT, fresh=False)
+        bench.cached(ELSEWHERE, SCRIPT, fresh=False)
         bench.downloads.error = OFFLINE
         for _ in range(5):
             assert bench.resolver.resolve("elsewhere@1.0.0", "shell").stale
             assert bench.resolver.resolve("elsewhere", "shell").stale
-        assert len(bench.downloads.asked) == 1
+        assert (len(bench.downloads.told), bench.downloads.asked) == (1, [])
         bench.cache.held.clear()
         bench.downloads.error, bench.downloads.has[ELSEWHERE] = None, SCRIPT
         assert bench.resolver.resolve("elsewhere", "shell").source is Source.DOWNLOAD
@@ -412,7 +567,7 @@ class TestStale:
     @pytest.mark.parametrize("error", [ServerRejected("gone"), CacheFull("full")])
     def test_is_not_served_when_the_server_spoke(self, make_bench, error):
         bench = make_bench(serve_stale=True)
-        bench.cache.put(self.KEY, self.FILES, fresh=False)
+        bench.cached(self.KEY, self.FILES, fresh=False)
         bench.downloads.error = error
         with pytest.raises(type(error)):
             bench.resolver.resolve("elsewhere@1.0.0", "shell")

@@ -1,0 +1,307 @@
+"""Who may be run: the one decision behind every path that this service hands out.
+
+::
+
+    status of a version                                 latest          ID@VERSION
+    1  approved or active, as the server says           candidate       yes
+    2  deprecated, and was approved                     passed over     yes, with a warning
+    3  made here, and nobody's verdict on it            candidate only where nothing is of row 1
+                                                                        yes, saying so
+    4  another machine's, and not approved              passed over     allow_unreviewed, or
+                                                                        allow_deprecated
+    5  written by an AI and not decided, a draft        passed over     allow_unreviewed
+    6  rejected, broken, archived, a wrong or a         passed over     never
+       revoked signature
+
+``run_policy``: ``approved`` takes rows 1 and 2 alone and nothing overrides it, ``own`` is the table,
+``any`` makes row 4 a candidate. What an override allows is the latest only where nothing else is.
+Nothing is looked up here: the facts are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from core.errors import NotRunnable
+from core.models import Ref, Status, Strategy
+from core.scripts.entries import Standing
+from core.versions import parse_version, sorted_versions
+
+RunPolicy = Literal["approved", "own", "any"]
+# What a version's signature may say; nothing is signed yet, so every answer says UNSIGNED.
+UNSIGNED, SIGNATURE_WRONG, SIGNATURE_REVOKED = "unsigned", "wrong", "revoked"
+_REVIEWED = frozenset({Status.APPROVED, Status.ACTIVE})
+_REFUSED = frozenset({Status.REJECTED, Status.BROKEN, Status.ARCHIVED})
+_BAD_SIGNATURES = frozenset({SIGNATURE_WRONG, SIGNATURE_REVOKED})
+
+
+class Verdict(StrEnum):
+    """What a version is to who asks for it to be run."""
+
+    CANDIDATE = "candidate"  # may be the latest, and may be asked for by its name
+    OWN = "own"  # a candidate where the playbook has no reviewed version
+    NAMED = "named"  # runs when it is asked for by its version, with a warning
+    OVERRIDE = "override"  # runs with ``allow_unreviewed`` or ``allow_deprecated``
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the decision is made from.
+
+    ``published``: the status is the server's word (also of a version that only the server knows).
+    ``was_approved``: a reviewer's approval stands behind it, whatever its status is now.
+    ``status`` None: nobody has told it.
+    """
+
+    ref: Ref
+    status: str | None
+    published: bool
+    made_here: bool = False
+    undecided: bool = False  # waits in ai-generated/
+    was_approved: bool = False
+    in_conflict: bool = False
+    broke_here: bool = False  # three failures in a row were reported on this machine
+    signature: str = UNSIGNED
+    has_format: bool = True
+    deprecated_by: str | None = None
+    publisher: str | None = None
+    status_at: int | None = None
+
+
+class Allow(NamedTuple):
+    """What a caller overrides for one call."""
+
+    unreviewed: bool = False
+    deprecated: bool = False
+
+
+NOTHING = Allow()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the table says of one version; ``reason`` in words, ``remedy`` where there is one."""
+
+    verdict: Verdict
+    reason: str
+    needs: Literal["unreviewed", "deprecated"] | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def runs(self, allow: Allow) -> bool:
+        """Whether it may be run when it is asked for by its version."""
+        if self.verdict is Verdict.OVERRIDE:
+            return allow.unreviewed if self.needs == "unreviewed" else allow.deprecated
+        return self.verdict is not Verdict.REFUSED
+
+
+def was_approved(status: str | None, strategy: str | None, *, is_library: bool) -> bool:
+    """Whether a reviewer's approval stands behind what the server has under that strategy."""
+    return is_library or status == Status.APPROVED or strategy == Strategy.TRUSTED
+
+
+def decide(facts: RunFacts, policy: RunPolicy = "own") -> Decision:
+    """The row of the table that a version is in, as ``policy`` reads it."""
+    found = _row(facts)
+    if policy == "approved" and not _is_reviewed(facts):
+        return Decision(
+            Verdict.REFUSED, f"{found.reason}, and run_policy = approved takes nothing else"
+        )
+    if policy == "any" and found.verdict is Verdict.OVERRIDE and not _is_undecided(facts):
+        found = Decision(Verdict.CANDIDATE, found.reason, None, (f"{found.reason}.",))
+    return Decision(
+        found.verdict, found.reason, found.needs, (*found.warnings, *_more_warnings(facts))
+    )
+
+
+def _row(facts: RunFacts) -> Decision:
+    status = facts.status
+    if facts.signature in _BAD_SIGNATURES:
+        return Decision(Verdict.REFUSED, f"its signature is {facts.signature}")
+    if status in _REFUSED:
+        return Decision(Verdict.REFUSED, f"it is {status}")
+    if facts.undecided:
+        reason = "it was written by an AI and waits for a decision"
+        return _override(reason, "unreviewed")
+    if status == Status.DRAFT:
+        return _override("it is a draft", "unreviewed")
+    if facts.published and status in _REVIEWED:
+        return Decision(Verdict.CANDIDATE, f"it is {status}")
+    if status == Status.DEPRECATED:
+        return _deprecated(facts)
+    if facts.made_here:
+        reason = f"nobody reviewed it (made here, {status})"
+        return Decision(Verdict.OWN, reason, None, (f"{facts.ref}: {reason}.",))
+    told = f"it is {status}"
+    if status is None:
+        told = "its status is not known"
+    elif not facts.published:
+        told = f"only its own file says {status}"
+    return _override(f"another machine's, and nobody approved it ({told})", "unreviewed")
+
+
+def _deprecated(facts: RunFacts) -> Decision:
+    reason = (
+        f"it is deprecated by {facts.deprecated_by}" if facts.deprecated_by else "it is deprecated"
+    )
+    if facts.published and facts.was_approved:
+        return Decision(Verdict.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
+    if facts.made_here:
+        reason = f"{reason}, and nobody reviewed it (made here)"
+        return Decision(Verdict.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
+    return _override(f"another machine's: {reason}, and nobody ever approved it", "deprecated")
+
+
+def _override(reason: str, needs: Literal["unreviewed", "deprecated"]) -> Decision:
+    return Decision(Verdict.OVERRIDE, reason, needs, ())
+
+
+def _is_reviewed(facts: RunFacts) -> bool:
+    """Rows 1 and 2."""
+    if facts.undecided or not facts.published or facts.signature in _BAD_SIGNATURES:
+        return False
+    return facts.status in _REVIEWED or (facts.status == Status.DEPRECATED and facts.was_approved)
+
+
+def _is_undecided(facts: RunFacts) -> bool:
+    """Row 5: no policy makes it a candidate."""
+    return facts.undecided or facts.status == Status.DRAFT
+
+
+def _more_warnings(facts: RunFacts) -> Iterable[str]:
+    if facts.in_conflict:
+        yield (
+            f"{facts.ref}: the server says otherwise, and this machine's side is run;"
+            " `escher-playbooks conflicts` shows it."
+        )
+    if facts.broke_here:
+        yield f"{facts.ref}: it failed three times in a row on this machine."
+
+
+# -- which one --------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The version to run, and what the caller is to be told."""
+
+    facts: RunFacts
+    warnings: tuple[str, ...]
+
+    @property
+    def standing(self) -> Standing:
+        """As an answer tells it."""
+        facts = self.facts
+        return Standing(
+            facts.status,
+            facts.status_at,
+            facts.made_here,
+            facts.publisher,
+            facts.signature,
+            self.warnings,
+        )
+
+
+def check_named(facts: RunFacts, policy: RunPolicy, allow: Allow = NOTHING) -> Choice:
+    """The version that was asked for by its name; `NotRunnable` says why it does not run."""
+    decision = decide(facts, policy)
+    if not decision.runs(allow):
+        raise not_runnable([facts], policy)
+    return Choice(facts, _told(facts, decision))
+
+
+def choose_latest(
+    versions: Sequence[RunFacts], policy: RunPolicy, allow: Allow = NOTHING
+) -> Choice | None:
+    """The highest candidate that has the format asked for; None where no version has it.
+
+    A pre-release only where no release is a candidate. Where nothing is one, what ``allow``
+    overrides. Raises `NotRunnable`, with each version and its reason.
+    """
+    by_version = {facts.ref.version: facts for facts in versions}
+    decisions = {version: decide(facts, policy) for version, facts in by_version.items()}
+    reviewed = any(
+        decision.verdict is Verdict.CANDIDATE and _is_reviewed(by_version[version])
+        for version, decision in decisions.items()
+    )
+    wanted = {Verdict.CANDIDATE} if reviewed else {Verdict.CANDIDATE, Verdict.OWN}
+    having = [version for version, facts in by_version.items() if facts.has_format]
+    found = [version for version in having if decisions[version].verdict in wanted]
+    if not found and allow != NOTHING:
+        found = [version for version in having if decisions[version].runs(allow)]
+    if not found:
+        if not having:
+            return None
+        raise not_runnable([by_version[version] for version in having], policy)
+    version = _highest(found)
+    chosen = by_version[version]
+    return Choice(chosen, (*_passed_over(version, by_version, decisions),
+                           *_told(chosen, decisions[version])))  # fmt: skip
+
+
+def _highest(versions: Sequence[str]) -> str:
+    ordered = sorted_versions(versions)
+    releases = [version for version in ordered if not parse_version(version).prerelease]
+    return (releases or ordered)[-1]
+
+
+def _passed_over(
+    version: str, by_version: dict[str, RunFacts], decisions: dict[str, Decision]
+) -> Iterable[str]:
+    """A word on the highest version above the chosen one."""
+    if len(by_version) == 1:
+        return
+    highest = sorted_versions(by_version)[-1]
+    if highest == version:
+        return
+    facts, decision = by_version[highest], decisions[highest]
+    why = decision.reason
+    if not facts.has_format:
+        why = "it has no script of this format"
+    elif decision.verdict is Verdict.CANDIDATE:
+        why = "it is a pre-release"
+    yield f"{facts.ref} was passed over: {why}."
+
+
+def _told(facts: RunFacts, decision: Decision) -> tuple[str, ...]:
+    if decision.verdict is Verdict.OVERRIDE:
+        return (f"{facts.ref} is run all the same: {decision.reason}.", *decision.warnings)
+    return decision.warnings
+
+
+def not_runnable(versions: Sequence[RunFacts], policy: RunPolicy) -> NotRunnable:
+    """The error that lists versions with their reasons, and says what would let one run."""
+    by_version = {facts.ref.version: facts for facts in versions}
+    listed: list[dict[str, object]] = []
+    remedies: dict[str, None] = {}
+    for version in reversed(sorted_versions(by_version)):
+        facts = by_version[version]
+        decision = decide(facts, policy)
+        listed.append({
+            "version": version, "status": facts.status, "status_as_of": facts.status_at,
+            "made_here": facts.made_here, "publisher": facts.publisher, "reason": decision.reason,
+        })  # fmt: skip
+        remedies[_remedy(facts, decision)] = None
+    playbook_id = versions[0].ref.playbook_id
+    words = "; ".join(f"{item['version']}: {item['reason']}" for item in listed)
+    return NotRunnable(
+        f"No version of {playbook_id} may be run here: {words}."
+        if len(listed) > 1
+        else f"{versions[0].ref} may not be run here: {listed[0]['reason']}.",
+        " ".join(remedy for remedy in remedies if remedy),
+        versions=listed,
+    )
+
+
+def _remedy(facts: RunFacts, decision: Decision) -> str:
+    if decision.verdict is Verdict.OVERRIDE:
+        flag = f"--allow-{decision.needs}"
+        if facts.undecided:
+            return f"Decide on it (`escher-playbooks decide {facts.ref} keep`), or give {flag}."
+        return f"Have it approved, or name the version and give {flag}."
+    if decision.verdict is Verdict.NAMED:
+        return f"Name the version ({facts.ref}) to run it all the same."
+    if facts.status == Status.REJECTED:
+        return "Publish a new version for review."
+    return ""

@@ -1,0 +1,269 @@
+"""Who may be run: the whole table, each row under each policy and override, and which is the latest."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from typing import Any
+
+import pytest
+
+from core.errors import NotRunnable
+from core.models import Ref, Status
+from core.scripts.run_policy import (
+    NOTHING,
+    SIGNATURE_REVOKED,
+    SIGNATURE_WRONG,
+    Allow,
+    RunFacts,
+    Verdict,
+    check_named,
+    choose_latest,
+    decide,
+    was_approved,
+)
+
+ID = "stop-rds"
+UNREVIEWED, DEPRECATED = Allow(unreviewed=True), Allow(deprecated=True)
+BOTH = Allow(unreviewed=True, deprecated=True)
+CANDIDATE, OWN, NAMED, OVERRIDE, REFUSED = Verdict
+
+
+def facts(version: str = "1.0.0", status: str | None = "ready", **fields: Any) -> RunFacts:
+    fields = {"published": True, "made_here": False} | fields
+    return RunFacts(Ref(ID, version), status, **fields)
+
+
+def approved(version: str, **fields: Any) -> RunFacts:
+    return facts(version, "approved", was_approved=True, **fields)
+
+
+def own(version: str, status: str = "ready", **fields: Any) -> RunFacts:
+    return facts(version, status, made_here=True, **({"published": False} | fields))
+
+
+def theirs(version: str, status: str = "pending_review", **fields: Any) -> RunFacts:
+    return facts(version, status, **fields)
+
+
+# what it is: (its facts, its verdict by the table, what lets it run where it is an override)
+TABLE: dict[str, tuple[RunFacts, Verdict, Allow]] = {
+    "1 approved": (approved("1.0.0"), CANDIDATE, NOTHING),
+    "1 approved and made here": (approved("1.0.0", made_here=True), CANDIDATE, NOTHING),
+    "1 active": (facts(status="active"), CANDIDATE, NOTHING),
+    "2 deprecated after approval": (
+        facts(status="deprecated", was_approved=True), NAMED, NOTHING),
+    "2 deprecated after approval, made here": (
+        facts(status="deprecated", was_approved=True, made_here=True), NAMED, NOTHING),
+    "3 ready": (own("1.0.0"), OWN, NOTHING),
+    "3 pending review": (own("1.0.0", "pending_review", published=True), OWN, NOTHING),
+    "3 needs update": (own("1.0.0", "needs_update"), OWN, NOTHING),
+    "3 active by its own word": (own("1.0.0", "active"), OWN, NOTHING),
+    "3 approved by its own word": (own("1.0.0", "approved"), OWN, NOTHING),
+    "3 deprecated, never approved": (own("1.0.0", "deprecated"), NAMED, NOTHING),
+    "4 pending review": (theirs("1.0.0"), OVERRIDE, UNREVIEWED),
+    "4 needs update": (theirs("1.0.0", "needs_update"), OVERRIDE, UNREVIEWED),
+    "4 ready": (theirs("1.0.0", "ready"), OVERRIDE, UNREVIEWED),
+    "4 approved by a file found in synced": (
+        theirs("1.0.0", "approved", published=False), OVERRIDE, UNREVIEWED),
+    "4 a status that nobody told": (facts(status=None), OVERRIDE, UNREVIEWED),
+    "4 deprecated, never approved": (theirs("1.0.0", "deprecated"), OVERRIDE, DEPRECATED),
+    "5 written by an AI": (own("1.0.0", undecided=True), OVERRIDE, UNREVIEWED),
+    "5 written by an AI, calls itself active": (
+        own("1.0.0", "active", undecided=True), OVERRIDE, UNREVIEWED),
+    "5 a draft of mine": (own("1.0.0", "draft"), OVERRIDE, UNREVIEWED),
+    "5 a draft of theirs": (theirs("1.0.0", "draft"), OVERRIDE, UNREVIEWED),
+    "6 rejected": (theirs("1.0.0", "rejected"), REFUSED, NOTHING),
+    "6 rejected, made here": (own("1.0.0", "rejected", published=True), REFUSED, NOTHING),
+    "6 broken": (own("1.0.0", "broken"), REFUSED, NOTHING),
+    "6 archived": (theirs("1.0.0", "archived"), REFUSED, NOTHING),
+    "6 archived, once approved": (
+        facts(status="archived", was_approved=True), REFUSED, NOTHING),
+    "6 approved under a wrong signature": (
+        approved("1.0.0", signature=SIGNATURE_WRONG), REFUSED, NOTHING),
+    "6 made here under a revoked one": (
+        own("1.0.0", signature=SIGNATURE_REVOKED), REFUSED, NOTHING),
+}  # fmt: skip
+ROWS = [pytest.param(*row, id=name) for name, row in TABLE.items()]
+
+
+def _runs(of: RunFacts, policy: Any, allow: Allow) -> bool:
+    try:
+        check_named(of, policy, allow)
+    except NotRunnable:
+        return False
+    return True
+
+
+def _is_latest(of: RunFacts, policy: Any, allow: Allow = NOTHING) -> bool:
+    try:
+        return choose_latest([of], policy, allow) is not None
+    except NotRunnable:
+        return False
+
+
+class TestTheTable:
+    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
+    def test_own(self, of: RunFacts, verdict: Verdict, needs: Allow) -> None:
+        assert decide(of).verdict is verdict
+        assert _is_latest(of, "own") == (verdict in {CANDIDATE, OWN})
+        for allow in (NOTHING, UNREVIEWED, DEPRECATED, BOTH):
+            expected = verdict in {CANDIDATE, OWN, NAMED} or (
+                verdict is OVERRIDE and allow in {needs, BOTH}
+            )
+            assert _runs(of, "own", allow) == expected
+
+    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
+    def test_approved_takes_rows_1_and_2_and_nothing_overrides_it(
+        self, of: RunFacts, verdict: Verdict, needs: Allow
+    ) -> None:
+        name = next(name for name, row in TABLE.items() if row[0] is of)
+        for allow in (NOTHING, UNREVIEWED, DEPRECATED, BOTH):
+            assert _runs(of, "approved", allow) == (name[0] in "12")
+        assert _is_latest(of, "approved", BOTH) == (name[0] in "12")
+        assert _is_latest(of, "approved") == (name[0] == "1")
+
+    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
+    def test_any_makes_row_4_a_candidate_and_no_other(
+        self, of: RunFacts, verdict: Verdict, needs: Allow
+    ) -> None:
+        name = next(name for name, row in TABLE.items() if row[0] is of)
+        expected = CANDIDATE if name[0] == "4" else verdict
+        assert decide(of, "any").verdict is expected
+        assert _is_latest(of, "any") == (expected in {CANDIDATE, OWN})
+        assert _runs(of, "any", NOTHING) == (expected not in {OVERRIDE, REFUSED})
+
+    @pytest.mark.parametrize("status", [None, *Status])
+    @pytest.mark.parametrize("policy", ["approved", "own", "any"])
+    def test_every_status_of_every_origin_has_its_place(self, status, policy) -> None:
+        for published, made_here, undecided, was in itertools.product([False, True], repeat=4):
+            of = facts("1.0.0", status, published=published, made_here=made_here,
+                       undecided=undecided, was_approved=was)  # fmt: skip
+            decision = decide(of, policy)
+            assert decision.reason
+            if status in {"rejected", "broken", "archived"}:
+                assert not decision.runs(BOTH)
+            if policy == "approved" and decision.runs(BOTH):
+                assert published
+            if not made_here and not published:
+                assert not decision.runs(NOTHING) or policy == "any"
+
+
+class TestTheLatest:
+    def latest(self, *versions: RunFacts, policy: Any = "own", allow: Allow = NOTHING) -> str:
+        choice = choose_latest(versions, policy, allow)
+        assert choice is not None
+        return choice.facts.ref.version
+
+    def test_an_unreviewed_one_never_beats_the_approved(self) -> None:
+        assert self.latest(approved("1.0.0"), theirs("1.0.1")) == "1.0.0"
+        assert self.latest(approved("1.0.0"), own("1.0.1")) == "1.0.0"
+        assert self.latest(approved("1.0.0"), own("1.0.1", undecided=True)) == "1.0.0"
+        for status in ("rejected", "broken", "archived", "draft", "needs_update", "deprecated"):
+            assert self.latest(approved("1.0.0"), theirs("2.0.0", status)) == "1.0.0"
+
+    def test_the_highest_of_the_approved(self) -> None:
+        assert self.latest(approved("1.9.0"), approved("1.10.0"), own("1.11.0")) == "1.10.0"
+
+    def test_ones_own_where_nothing_is_reviewed(self) -> None:
+        assert self.latest(own("1.0.0"), own("1.1.0", "pending_review", published=True)) == "1.1.0"
+        assert self.latest(own("1.0.0"), theirs("2.0.0")) == "1.0.0"
+        gone = facts("0.9.0", "deprecated", was_approved=True)
+        assert self.latest(gone, own("1.0.0")) == "1.0.0", "deprecated is no reviewed version"
+
+    def test_a_pre_release_only_where_no_release_is_a_candidate(self) -> None:
+        assert self.latest(approved("1.0.0"), approved("2.0.0-rc.1")) == "1.0.0"
+        assert self.latest(approved("2.0.0-rc.1"), approved("2.0.0-rc.2")) == "2.0.0-rc.2"
+        assert self.latest(theirs("1.0.0"), approved("2.0.0-rc.1")) == "2.0.0-rc.1"
+        assert self.latest(own("1.0.0"), own("1.1.0-rc.1")) == "1.0.0"
+
+    def test_it_has_the_format_asked_for(self) -> None:
+        assert self.latest(approved("1.0.0"), approved("1.1.0", has_format=False)) == "1.0.0"
+        assert choose_latest([approved("1.0.0", has_format=False)], "own") is None
+        # what is reviewed has it not: what nobody reviewed does not step in
+        with pytest.raises(NotRunnable):
+            choose_latest([approved("1.0.0", has_format=False), theirs("1.1.0")], "own")
+
+    def test_any_takes_the_highest_of_others_too(self) -> None:
+        assert self.latest(approved("1.0.0"), theirs("1.0.1"), policy="any") == "1.0.1"
+        assert self.latest(approved("1.0.0"), theirs("1.0.1", "draft"), policy="any") == "1.0.0"
+
+    def test_an_override_counts_only_where_there_is_no_candidate(self) -> None:
+        both = (approved("1.0.0"), theirs("1.0.1"))
+        assert self.latest(*both, allow=UNREVIEWED) == "1.0.0"
+        assert self.latest(theirs("1.0.0"), theirs("1.0.1"), allow=UNREVIEWED) == "1.0.1"
+        with pytest.raises(NotRunnable):
+            choose_latest([theirs("1.0.1")], "own", DEPRECATED)
+
+    def test_what_was_passed_over_is_said(self) -> None:
+        choice = choose_latest([approved("1.0.0"), theirs("1.0.1")], "own")
+        assert choice is not None
+        words = (
+            "stop-rds@1.0.1 was passed over: another machine's, and nobody approved it"
+            " (it is pending_review)."
+        )
+        assert choice.warnings == (words,)
+        quiet = choose_latest([approved("1.0.0"), approved("0.9.0")], "own")
+        assert quiet is not None
+        assert quiet.warnings == ()
+
+
+class TestWords:
+    def test_none_may_run_lists_each_with_its_reason(self) -> None:
+        versions = [theirs("1.0.0", publisher="mia", status_at=7), own("1.1.0", undecided=True),
+                    theirs("1.2.0", "rejected")]  # fmt: skip
+        with pytest.raises(NotRunnable) as caught:
+            choose_latest(versions, "own")
+        error = caught.value
+        assert (error.exit_code, error.http_status, error.type) == (5, 409, "not-runnable")
+        assert [(item["version"], item["status"]) for item in error.versions] == [
+            ("1.2.0", "rejected"), ("1.1.0", "ready"), ("1.0.0", "pending_review"),
+        ]  # fmt: skip
+        assert all(item["reason"] for item in error.versions)
+        assert error.versions[2] | {"reason": ""} == {
+            "version": "1.0.0", "status": "pending_review", "status_as_of": 7, "made_here": False,
+            "publisher": "mia", "reason": "",
+        }  # fmt: skip
+        assert "--allow-unreviewed" in error.remedy
+        assert "decide stop-rds@1.1.0" in error.remedy
+        assert pickle.loads(pickle.dumps(error)).versions == error.versions
+
+    def test_the_remedy_fits_the_reason(self) -> None:
+        for of, flag in ((theirs("1.0.0", "deprecated"), "--allow-deprecated"),
+                         (own("1.0.0", "draft"), "--allow-unreviewed")):  # fmt: skip
+            with pytest.raises(NotRunnable) as caught:
+                check_named(of, "own")
+            assert flag in caught.value.remedy
+        with pytest.raises(NotRunnable) as caught:
+            check_named(theirs("1.0.0"), "approved", BOTH)
+        assert "--allow" not in caught.value.remedy, "nothing overrides that policy"
+        with pytest.raises(NotRunnable, match="deprecated by 2"):
+            choose_latest(
+                [facts(status="deprecated", was_approved=True, deprecated_by="2.0.0")], "own"
+            )
+
+    def test_what_runs_all_the_same_says_what_it_is(self) -> None:
+        told = {
+            "nobody reviewed it": (own("1.0.0"), NOTHING),
+            "deprecated by 2.0.0": (
+                facts(status="deprecated", was_approved=True, deprecated_by="2.0.0"), NOTHING),
+            "run all the same": (theirs("1.0.0"), UNREVIEWED),
+            "the server says otherwise": (own("1.0.0", in_conflict=True), NOTHING),
+            "failed three times in a row": (approved("1.0.0", broke_here=True), NOTHING),
+        }  # fmt: skip
+        for words, (of, allow) in told.items():
+            assert words in " ".join(check_named(of, "own", allow).warnings)
+        assert check_named(approved("1.0.0"), "own").warnings == ()
+
+    def test_health_refuses_nothing(self) -> None:
+        choice = choose_latest([approved("1.0.0"), approved("1.1.0", broke_here=True)], "approved")
+        assert choice is not None
+        assert choice.facts.ref.version == "1.1.0"
+
+
+def test_who_was_approved_once() -> None:
+    assert was_approved("approved", "uploaded_for_review", is_library=False)
+    assert was_approved("deprecated", "uploaded_trusted", is_library=False)
+    assert was_approved("deprecated", None, is_library=True)
+    assert not was_approved("deprecated", "uploaded_for_review", is_library=False)
+    assert not was_approved(None, None, is_library=False)
