@@ -53,7 +53,31 @@ def test_where_a_script_stands(client, settings):
     assert latest["path"].startswith(str(settings.playbooks_path))
     assert (latest["source"], latest["size_bytes"]) == ("local", len(content))
     assert latest == client.get("/v1/scripts/a-thing/1.0.0/shell").json()
+    assert (latest["status"], latest["made_here"], latest["signature"]) == (
+        "ready", True, "unsigned",
+    )  # fmt: skip
+    assert "nobody reviewed it" in latest["warnings"][0]
+    # what the server may have under an id that is private here is not even asked for
+    assert "private here" in client.get("/v1/scripts/a-thing/2.0.0/shell").json()["detail"]
     # the server may have that one, and does not answer
-    assert client.get("/v1/scripts/a-thing/2.0.0/shell").status_code == 503
+    assert client.get("/v1/scripts/another/2.0.0/shell").status_code == 503
     for path in ("a-thing/latest/python", "no@pe/latest/shell"):
         assert client.get(f"/v1/scripts/{path}").status_code == 404
+
+
+def test_who_may_not_be_run_is_a_problem_that_lists_the_reasons(client):
+    body = {
+        "metadata": metadata("A thing", author="ai_generated"),
+        "scripts": [{"path": "shell/main.sh", "content": "echo hi\n"}],
+    }
+    client.post("/v1/playbooks", json=body)
+    for version in ("latest", "1.0.0"):
+        answer = client.get(f"/v1/scripts/a-thing/{version}/shell")
+        problem = answer.json()
+        assert (answer.status_code, problem["type"]) == (409, "not-runnable")
+        assert [item["version"] for item in problem["versions"]] == ["1.0.0"]
+        assert "waits for a decision" in problem["versions"][0]["reason"]
+    allowed = client.get("/v1/scripts/a-thing/1.0.0/shell?allow_unreviewed=true")
+    assert allowed.status_code == 200
+    assert "run all the same" in allowed.json()["warnings"][0]
+    assert client.get("/v1/scripts/a-thing/1.0.0/shell?allow_all=true").status_code == 422

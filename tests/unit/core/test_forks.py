@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.scripts import put_in_cache
 
 from core.forks import ForkLock
+from core.models import Ref
+from core.scripts.entries import ScriptKey
 from core.service import PlaybookService
 from core.settings import Settings
 
@@ -55,7 +58,7 @@ def test_a_lock_that_was_held_is_free_in_a_forked_child_and_still_held_here():
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_a_forked_child_resolves_whatever_the_parents_threads_were_doing(service, part):
-    service.cache_script("elsewhere", "1.0.0", "shell", "a.sh", b"echo\n")
+    put_in_cache(service, ScriptKey(Ref("elsewhere", "1.0.0"), "shell"), {"shell/a.sh": b"echo\n"})
     clear = service.script_manager.clear
 
     def work() -> None:

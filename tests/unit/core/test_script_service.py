@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 from support.playbooks import draft
 from support.rag import WordEmbedder
+from support.scripts import approve, publish, put_in_cache
 
-from core.errors import IntegrityError, LeaseHeld, NotFound, Refused, UnsafePath, UsageError
+from core.errors import (
+    IntegrityError,
+    LeaseHeld,
+    NotFound,
+    NotRunnable,
+    Refused,
+    UnsafePath,
+    UsageError,
+)
 from core.files import sha256_bytes
 from core.journal.downloads import DownloadKey
 from core.models import Ref, Strategy
@@ -146,12 +155,31 @@ class TestDownloading:
         )
 
 
+@pytest.fixture
+def elsewhere(service: PlaybookService, reference) -> None:
+    """Another machine has published ELSEWHERE, and it was approved."""
+    publish(service.server, ELSEWHERE.ref, FILES)
+    reviewer = reference.reviewer(service.settings.tenant_id)
+    approve(service.settings, ELSEWHERE.ref, reviewer)
+
+
+@pytest.mark.usefixtures("elsewhere")
 class TestHandingIn:
+    def test_bytes_that_the_server_does_not_list_are_not_taken(self, service):
+        for path, content in (("main.sh", b"echo other\n"), ("more.sh", b""),
+                              ("lib/a.sh", FILES["shell/main.sh"])):  # fmt: skip
+            with pytest.raises(IntegrityError, match="not known to have these bytes"):
+                service.cache_script(*ELSEWHERE.ref, "shell", path, content)
+        with pytest.raises(NotFound):
+            service.cache_script("nobodys", "1.0.0", "shell", "main.sh", b"echo\n")
+        assert service.cache_usage()["entry_count"] == 0
+
     def test_a_file_and_then_another(self, service):
         first = service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", FILES["shell/main.sh"])
         assert first.read_bytes() == FILES["shell/main.sh"]
-        assert service.resolve_script("elsewhere", "shell", "1.0.0") == first
+        assert not service.cache.find(ELSEWHERE).fresh, "what is not whole is not run"
         service.cache_script(*ELSEWHERE.ref, "shell", "shell/lib/a.sh", FILES["shell/lib/a.sh"])
+        assert service.resolve_script("elsewhere", "shell", "1.0.0") == first
         found = service.locate_script("elsewhere@1.0.0", "shell")
         assert (found.source, found.path.name) == (Source.CACHE, "main.sh")
         assert _files(found.folder) == FILES
@@ -159,7 +187,7 @@ class TestHandingIn:
         assert service.journal.downloads.all() == []
 
     def test_a_published_version_takes_its_own_bytes_only(self, service, published):
-        with pytest.raises(IntegrityError, match="published without these bytes"):
+        with pytest.raises(IntegrityError, match="not known to have these bytes"):
             service.cache_script(ID, "1.0.0", "shell", "main.sh", b"echo other\n")
         shutil.rmtree(published)
         for path, body in FILES.items():
@@ -176,6 +204,8 @@ class TestHandingIn:
 
     def test_wrong_names_and_sizes(self, new_service):
         service = new_service(cache_max_size_mb=0.01)
+        large = Ref("large", "1.0.0")
+        publish(service.server, large, {"shell/a.sh": b"x" * 20_000})
         for arguments, error in (
             ((*ELSEWHERE.ref, "bash", "a.sh", b""), UsageError),
             ((*ELSEWHERE.ref, "shell", "../a.sh", b""), UnsafePath),
@@ -184,10 +214,9 @@ class TestHandingIn:
         ):
             with pytest.raises(error):
                 service.cache_script(*arguments)
-        with pytest.raises(Refused, match="fit"):
-            service.cache_script(*ELSEWHERE.ref, "shell", "a.sh", b"x" * 20_000)
+        with pytest.raises(Refused, match="more than the whole cache's"):
+            service.cache_script(*large, "shell", "a.sh", b"x" * 20_000)
         assert service.cache_usage()["used_bytes"] == 0
-        assert not any((service.settings.cache_path / "staging").iterdir())
 
     def test_not_while_it_is_being_downloaded(self, service):
         staging = service.settings.cache_path / "staging"
@@ -197,12 +226,48 @@ class TestHandingIn:
             Claim(service.journal, staging, owner, [ELSEWHERE]),
             pytest.raises(LeaseHeld, match="being downloaded"),
         ):
-            service.cache_script(*ELSEWHERE.ref, "shell", "a.sh", b"echo\n")
+            service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", FILES["shell/main.sh"])
+
+
+class TestWhoMayBeRun:
+    PATH = f"s3://escher-tenant-data/tenants/{{}}/playbooks/{ELSEWHERE.ref.playbook_id}/v1.0.0/shell/main.sh"
+
+    def test_a_download_decides_as_a_resolve_does(self, service, reference):
+        path = self.PATH.format(service.settings.tenant_id)
+        publish(service.server, ELSEWHERE.ref, FILES)
+        with pytest.raises(NotRunnable, match="pending_review"):
+            service.download_script(path)
+        assert service.cache_usage()["entry_count"] == 0
+        assert service.download_script(path, allow_unreviewed=True).read_bytes()
+        approve(service.settings, ELSEWHERE.ref, reference.reviewer(service.settings.tenant_id))
+        assert service.download_script(path).read_bytes() == FILES["shell/main.sh"]
+
+    def test_what_was_downloaded_for_others_gives_nobody_a_path(self, service, reference):
+        publish(service.server, ELSEWHERE.ref, FILES)
+        service.scripts.download([ELSEWHERE.ref])
+        outcomes = service.scripts.verify([ELSEWHERE.ref])
+        assert outcomes[ELSEWHERE.ref].state == "done"
+        assert service.cache_usage()["entry_count"] == 1
+        with pytest.raises(NotRunnable, match="pending_review"):
+            service.locate_script("elsewhere@1.0.0", "shell")
+        approve(service.settings, ELSEWHERE.ref, reference.reviewer(service.settings.tenant_id))
+        found = service.locate_script("elsewhere", "shell")
+        assert (found.source, found.standing.status) == (Source.CACHE, "approved")
+
+    def test_the_servers_version_of_an_id_that_is_private_here_is_not_downloaded(self, service):
+        publish(service.server, Ref(ID, "99.0.0"), FILES)
+        service.create(draft(files=FILES))
+        path = self.PATH.format(service.settings.tenant_id).replace("elsewhere/v1", f"{ID}/v99")
+        with pytest.raises(NotFound, match="private here"):
+            service.download_script(path, allow_unreviewed=True)
+        with pytest.raises(Refused, match="not published from here"):
+            service.download_script(path.replace("v99", "v1"))
+        assert service.locate_script(ID, "shell").ref.version == "1.0.0"
 
 
 class TestKeepingHouse:
     def _cached(self, service: PlaybookService) -> Path:
-        return service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", b"echo x\n")
+        return put_in_cache(service, ELSEWHERE, {"shell/main.sh": b"echo x\n"}) / "shell/main.sh"
 
     def test_evicting_what_is_too_old(self, service):
         path = self._cached(service)

@@ -198,8 +198,10 @@ def test_latest_and_formats_are_the_servers_word(desk, reference):
     for version in ("1.2.0", "1.10.0"):
         reviewer.set_status(Ref("two", version), Status.ACTIVE)
     reviewer.close()
-    assert desk.downloads.latest("two", "shell") == Ref("two", "1.10.0")
-    assert desk.downloads.latest("two") == Ref("two", "1.10.0")
+    ref, told = desk.downloads.latest("two", "shell")
+    assert (ref, told.status) == (Ref("two", "1.10.0"), "active")
+    assert desk.journal.script_rows.told(ref) == told == desk.downloads.tell(ref, "shell")
+    assert desk.downloads.latest("two")[0] == Ref("two", "1.10.0")
     assert desk.downloads.formats_of(Ref("two", "1.10.0")) == ["shell", "python"]
     with pytest.raises(NotFound):
         desk.downloads.latest("three", "shell")
