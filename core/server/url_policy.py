@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from core.errors import ForbiddenUrl, SettingsError
+from core.plain_text import is_loopback
 from core.settings import LOOPBACK_HOSTS, Settings
 
 BUCKETS = frozenset({"escher-tenant-data", "escher-library"})
@@ -182,7 +183,7 @@ class UrlPolicy:
 
     def _may_reach(self, place: _Place, reach: Reach) -> bool:
         if reach is Reach.LOOPBACK:
-            own_machine = self._own.host in LOOPBACK_HOSTS and self._is_known(place)
+            own_machine = is_loopback(self._own.host) and self._is_known(place)
             return place == self._own or own_machine
         return reach is Reach.PUBLIC or (reach is Reach.PRIVATE and self._is_known(place))
 

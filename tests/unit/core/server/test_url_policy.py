@@ -337,3 +337,10 @@ class TestAddressesOfAName:
         told = ["169.254.169.254", "52.1.2.3", "10.0.0.1", "2600:1f00::1"]
         found = self.addresses(tmp_path, self.S3_HOST, told)
         assert found == ["52.1.2.3", "2600:1f00::1"]
+
+
+def test_a_server_at_another_loopback_address_is_on_this_machine(tmp_path):
+    here = policy(tmp_path, "http://127.0.0.2:8788", hosts="127.0.0.1:9000")
+    assert allowed(here, "http://127.0.0.2:8788/a")
+    assert allowed(here, "http://127.0.0.1:9000/a")
+    assert not allowed(here, "http://127.0.0.1:8788/a")
