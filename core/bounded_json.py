@@ -31,16 +31,22 @@ MAX_METADATA_BYTES: Final = 1 << 20
 MAX_DOCUMENT_BYTES: Final = 16 << 20
 """Of a whole document: ``parameters.json``, a plan, a page of the server's changes."""
 
+_MAX_PLAIN_CHARS: Final = 300
 # possessive, so that no text makes it go back; a quote alone begins a string that never ends
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
 
 
 class BadJson(ValueError):
-    """What is wrong with a text that should be JSON; ``why`` begins with a verb."""
+    """What is wrong with a text that should be JSON; ``why`` begins with a verb.
+
+    Of an item of `read_items`, ``members`` are those of its plain members that can be read: its
+    name, most likely.
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+        self.members: dict[str, Any] = {}
 
 
 def read_json(
@@ -180,6 +186,8 @@ def _shallow(item: Any, depth: int) -> Any:
     try:
         _check_depth(item, depth)
     except BadJson as error:
+        if isinstance(item, dict):
+            error.members = {k: v for k, v in item.items() if type(v) not in _CONTAINERS}
         return error
     return item
 
@@ -188,7 +196,23 @@ def _item(text: str, depth: int) -> Any:
     try:
         return read_json(text, depth=depth, max_bytes=len(text))
     except BadJson as error:
+        error.members = _plain_members(text) if depth > 1 else {}
         return error
+
+
+def _plain_members(text: str) -> dict[str, Any]:
+    """The members of a bad object that are no containers and can be read, the first ones of each."""
+    found: dict[str, Any] = {}
+    try:
+        for key, start, end in _spans(text, 0, len(text), "{"):
+            value = text[start:end].strip()
+            if key is not None and len(value) <= _MAX_PLAIN_CHARS and value[:1] not in {"{", "["}:
+                read = _item(value, 1)
+                if not isinstance(read, BadJson):
+                    found.setdefault(key, read)
+    except BadJson:
+        return found  # up to there
+    return found
 
 
 def _page_by_hand(text: str, member: str) -> tuple[dict[str, Any], list[tuple[int, int]]]:

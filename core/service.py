@@ -114,9 +114,10 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         plan = self.request_publish([playbook_id], None)
         return self.publish_refs(plan.accepted)
 
-    def sync_all_metadata(self) -> dict[str, Any]:
+    def sync_all_metadata(self, *, accept_deletions: bool = False) -> dict[str, Any]:
         """Sync both ways in this process, to its end; the SyncReport.
 
+        ``accept_deletions``: the server's deletions that wait, as they are many, are carried out.
         `LeaseHeld` while another process syncs this home.
         """
         owner = f"{this_process()}#{threading.get_ident()}"
@@ -124,7 +125,7 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         if not claims.take(SYNC, owner):
             raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
         with claims.renewed(SYNC, owner):
-            plan = self.look_at_both_sides()
+            plan = self.look_at_both_sides(accept_deletions=accept_deletions)
             if plan.embed:  # an empty batch would open the collection, which takes seconds
                 self.index_refs(plan.embed)
             self.publish_refs(plan.publish)

@@ -196,6 +196,10 @@ class Settings(BaseSettings):
         return self.home / "conflicts"
 
     @property
+    def trash_path(self) -> Path:
+        return self.home / "trash"
+
+    @property
     def collection_path(self) -> Path:
         return self.home / "qdrant" / "collections" / "user_playbooks"
 

@@ -12,6 +12,11 @@ from core.server.client import EscherServer
 from core.settings import Settings
 from core.sync_report import read_report
 
+STALE = (
+    "What the server says was last read to its end more than 24 h ago: approvals, rejections and"
+    " deletions since then are not known here."
+)
+
 
 def service_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
     """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
@@ -26,12 +31,26 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
             "pending": counts["pending"],
             "deferred": counts["deferred"],
             "failed": counts["failed"],
-            "conflicts": counts["conflict"],
+            "conflicts": journal.conflicts.open_count(),
         },
         "sync": {
             "last_at": last["at"] if last else None,
             "running": journal.claims.holder(SYNC) is not None,
+            **pull_status(journal),
         },
+    }
+
+
+def pull_status(journal: Journal) -> dict[str, Any]:
+    """How old what is known of the server is, and what of it waits."""
+    now, waiting = time.time(), journal.waiting.counts()
+    stale = journal.pull_state.is_stale(now)
+    return {
+        "pulled_at": journal.pull_state.last_complete(),
+        "deletions_waiting": waiting["deletions"],
+        "passed_over": waiting["failed"],
+        "absent": len(journal.versions.absent()),
+        "warnings": [STALE] if stale else [],
     }
 
 

@@ -35,6 +35,7 @@ from core.models import Ref
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan, ScanResult
+from core.playbooks.trash import Trash
 from core.publishing.publisher import OnFindings, Publisher
 from core.publishing.pull import Puller, PullReport
 from core.scripts.library import Library
@@ -100,11 +101,16 @@ class Sync:
         self._library = library
 
     def run(
-        self, under_way: Collection[Ref] = (), *, on_findings: OnFindings | None = None
+        self,
+        under_way: Collection[Ref] = (),
+        *,
+        on_findings: OnFindings | None = None,
+        accept_deletions: bool = False,
     ) -> SyncPlan:
         """Look, take in, and plan. ``under_way``: versions whose messages stand in the broker.
 
         ``on_findings`` is told at once what looks like a secret in the edits that were taken in.
+        ``accept_deletions``: the deletions of the server that wait are carried out.
 
         Raises `StorageError` when the home can't be read or written; everything else is in the plan.
         """
@@ -112,7 +118,7 @@ class Sync:
         self._look_here(plan)
         if on_findings is not None:
             on_findings(plan.edits.findings)
-        self._look_there(plan)
+        self._look_there(plan, accept_deletions=accept_deletions)
         self._fetch_contents(plan)
         self._look_at_library(plan)
         plan.executions = self._send_executions(plan)
@@ -125,9 +131,9 @@ class Sync:
         plan.edits = self._edits.take(plan.scan, _Asked(self._contents))
 
     # -- there ------------------------------------------------------------------------------
-    def _look_there(self, plan: SyncPlan) -> None:
+    def _look_there(self, plan: SyncPlan, *, accept_deletions: bool) -> None:
         try:
-            plan.pull = self._puller.pull()
+            plan.pull = self._puller.pull(accept_deletions=accept_deletions)
         except (TransientError, ServerRejected, Refused) as error:
             plan.offline = str(error)
             busy = isinstance(error, TransientError) and not isinstance(error, ServerUnreachable)
@@ -136,6 +142,12 @@ class Sync:
             log.warning("the server can't be read: %s", error)
         else:
             self._journal.facts.remove(OFFLINE_SINCE)
+            if plan.pull.stopped is not None:
+                plan.failed["changes feed"] = plan.pull.stopped
+        try:
+            Trash(self._settings.trash_path).purge(self._settings.trash_days)
+        except EscherError as error:
+            plan.failed["trash"] = str(error)
 
     def _send_executions(self, plan: SyncPlan) -> ExecutionsSent:
         """Not asked of a server that has just not answered."""

@@ -46,9 +46,13 @@ class SyncMethods(SecretMethods):
     """What `PlaybookService` hands on to the sync."""
 
     # -- its parts --------------------------------------------------------------------------
-    def look_at_both_sides(self, under_way: Collection[Ref] = ()) -> SyncPlan:
+    def look_at_both_sides(
+        self, under_way: Collection[Ref] = (), *, accept_deletions: bool = False
+    ) -> SyncPlan:
         """What changed here and there, taken in, and what is to be done now, see `core.sync`."""
-        return self.sync.run(under_way, on_findings=self.tell_edit_findings)
+        return self.sync.run(
+            under_way, on_findings=self.tell_edit_findings, accept_deletions=accept_deletions
+        )
 
     def plan_sync(self, under_way: Collection[Ref] = ()) -> SyncPlan:
         """What is to be done by what the journal knows, without looking at disk or server."""
@@ -65,7 +69,7 @@ class SyncMethods(SecretMethods):
         versions.set_many(
             [(row.ref, None, {"next_attempt_at": None}) for row in rows if row.deleting]
         )
-        self.journal.pull_backlog.retry()
+        self.journal.pull_state.want_full_pass("what was set aside is to be tried again")
         self.executions.retry()
 
     def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
     before = json.loads(journal.facts.get(SINCE) or "{}")
     done = {name: sums.get(name, 0) - int(before.get(name, 0)) for name in COUNTED}
     failed = _failures(journal, plan)
+    if plan.pull.passed_over:
+        failed["changes feed (more)"] = f"{plan.pull.passed_over} more items are passed over."
     report = {
         "format_version": FORMAT_VERSION,
         "at": int(plan.started_at),
@@ -60,8 +62,15 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
         "failed": len(failed),
         "failures": dict(list(failed.items())[:MAX_REASONS]),
         "conflicts": [decided.as_json() for decided in plan.pull.conflicts],
-        "open_conflicts": counts["conflict"],
+        "open_conflicts": journal.conflicts.open_count(),
         "offline": plan.offline,
+        "partial": bool(failed) or plan.pull.is_partial,
+        "full_pass": plan.pull.full,
+        "passed_over": plan.pull.passed_over,
+        "trashed": plan.pull.trashed[:MAX_REASONS],
+        "deletions_waiting": journal.waiting.counts()["deletions"],
+        "absent": len(journal.versions.absent()),
+        "sent_again": [str(ref) for ref in plan.pull.sent_again[:MAX_REASONS]],
         "queued": {
             "publish": len(plan.publish),
             "embed": len(plan.embed),
@@ -88,7 +97,7 @@ def read_report(settings: Settings) -> dict[str, Any] | None:
 def _failures(journal: Journal, plan: SyncPlan) -> dict[str, str]:
     """Reasons by ``id@version`` or path, of everything that somebody has to look at."""
     failed = journal.versions.select(sync=SyncState.FAILED.value)
-    waiting = {"@".join(item.name): item.reason for item in journal.pull_backlog.all()}
+    waiting = {"@".join(item.name): item.reason for item in journal.waiting.failed()}
     return {
         **plan.scan.broken,
         **plan.edits.failed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
 
 from core.journal.database import Database
 from core.journal.schema_conflicts import conflicts as table
@@ -36,7 +35,7 @@ class KeptCopy:
 
 @dataclass(frozen=True, slots=True)
 class ConflictRecord:
-    """One row; ``theirs`` is the server's side as the changes feed told it, where it did."""
+    """One row; the server's side as far as it is known."""
 
     conflict_id: str
     ref: Ref
@@ -47,7 +46,6 @@ class ConflictRecord:
     generation: int | None = None
     server_revision: int | None = None
     server_digest: str | None = None
-    theirs: dict[str, Any] | None = None
     created_at: int = 0
     settled_at: int | None = None
     resolution: str | None = None
@@ -82,14 +80,9 @@ class Conflicts:
         *,
         server_revision: int | None = None,
         server_digest: str | None = None,
-        theirs: dict[str, Any] | None = None,
     ) -> str:
         """Have one open row that says this; its id. What is not given now and was known stays."""
-        known = {
-            "server_revision": server_revision,
-            "server_digest": server_digest,
-            "theirs": None if theirs is None else json.dumps(theirs),
-        }
+        known = {"server_revision": server_revision, "server_digest": server_digest}
         values: dict[str, Any] = {"kind": kind, "reason": reason}
         values |= {name: value for name, value in known.items() if value is not None}
         with self._database.write() as connection:
@@ -153,6 +146,26 @@ class Conflicts:
             row = connection.execute(select(table).where(_open_of([ref]))).one_or_none()
         return None if row is None else _record(row)
 
+    def open_of_id(self, playbook_id: str) -> list[ConflictRecord]:
+        """The open rows of all versions of an id, the oldest first."""
+        mine = and_(table.c.playbook_id == playbook_id, table.c.state == ConflictState.OPEN.value)
+        with self._database.read() as connection:
+            rows = connection.execute(select(table).where(mine).order_by(table.c.created_at))
+            return [_record(row) for row in rows]
+
+    def open_count(self) -> int:
+        """How many decisions wait."""
+        query = select(func.count()).where(table.c.state == ConflictState.OPEN.value)
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def open_refs(self) -> set[Ref]:
+        """The versions that have an open row."""
+        query = select(table.c.playbook_id, table.c.version)
+        query = query.where(table.c.state == ConflictState.OPEN.value)
+        with self._database.read() as connection:
+            return {Ref(*row) for row in connection.execute(query)}
+
     def entries(self, *, everything: bool = False) -> list[ConflictRecord]:
         """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
         query = select(table)
@@ -206,7 +219,6 @@ def _record(row: Row[Any]) -> ConflictRecord:
         generation=row.generation,
         server_revision=row.server_revision,
         server_digest=row.server_digest,
-        theirs=json.loads(row.theirs) if row.theirs else None,
         created_at=row.created_at,
         settled_at=row.settled_at,
         resolution=row.resolution,

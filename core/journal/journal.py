@@ -18,13 +18,14 @@ from core.journal.jobs import Jobs
 from core.journal.leases import Leases
 from core.journal.library_rows import LibraryRows
 from core.journal.migrations import migrate
-from core.journal.pull_backlog import PullBacklog
+from core.journal.pull_state import PullState
 from core.journal.scan_rows import ScanRows
 from core.journal.script_cache import ProofRows, ScriptCacheRows
 from core.journal.script_rows import ScriptRows
 from core.journal.stale_points import StalePoints
 from core.journal.vectors import Vectors
 from core.journal.versions import Versions
+from core.journal.waiting_changes import WaitingChanges
 
 
 class Journal:
@@ -35,12 +36,14 @@ class Journal:
         migrate(self.database)
         self.facts = HomeFacts(self.database)
         self.versions = Versions(self.database)
+        self.pins = self.versions.pins
         self.leases = Leases(self.database)
         self.intents = Intents(self.database)
         self.jobs = Jobs(self.database)
         self.claims = Claims(self.database)
         self.conflicts = Conflicts(self.database)
-        self.pull_backlog = PullBacklog(self.database)
+        self.waiting = WaitingChanges(self.database)
+        self.pull_state = PullState(self.facts)
         self.executions = ExecutionRows(self.database)
         self.execution_queue = ExecutionQueue(self.database)
         self.script_cache = ScriptCacheRows(self.database)

@@ -166,6 +166,9 @@ def _to_2(connection: Connection) -> None:
         "absent_since", "publish_gate",
     )  # fmt: skip
     schema.metadata.create_all(connection)
+    # the server's side of what waits is asked for again: its bytes are kept no more
+    connection.execute(text("DROP TABLE IF EXISTS pull_backlog"))
+    connection.execute(text("UPDATE conflicts SET theirs = NULL"))
     versions = schema.versions
     # what was published may be anybody's: `keys claim` says otherwise
     connection.execute(

@@ -187,7 +187,7 @@ pins = Table(
     Column("playbook_id", String(100), nullable=False),
     Column("version", String(64), nullable=False),
     Column("content_digest", String(71), nullable=False),
-    Column("source", String(10), nullable=False),  # published | server | library | user
+    Column("source", String(10), nullable=False),  # see `core.journal.pins`
     Column("pinned_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("playbook_id", "version"),
 )

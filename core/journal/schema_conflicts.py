@@ -3,15 +3,15 @@
 ::
 
     conflicts    one row a disagreement: what waits for the user, what was set aside, what is settled
-    backlog      changes of the server that failed here; tried again with the next pulls
+    waiting_changes   changes of the server that were not taken in, by name and revision
 
-Times are Unix seconds, digests ``sha256:<hex>``. ``change`` and ``theirs`` are an item of the
-server's changes feed, as it came.
+Times are Unix seconds, digests ``sha256:<hex>``. ``theirs`` is written no more: whatever the server
+says of a version is asked for again.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table, Text, text
 
 from core.journal.schema import metadata
 
@@ -45,14 +45,17 @@ Index(
 )
 Index("conflicts_created", conflicts.c.created_at)
 
-backlog = Table(
-    "pull_backlog",
+waiting_changes = Table(
+    "waiting_changes",
     metadata,
     # as the server wrote them: what is wrong with the item may be its name
     Column("playbook_id", String(100), primary_key=True),
     Column("version", String(64), primary_key=True),
-    Column("change", Text, nullable=False),
+    Column("kind", String(12), nullable=False),  # failed | deletion
+    Column("revision", BigInteger),
+    Column("content_digest", String(71)),
+    Column("updated_at", BigInteger, nullable=False),  # the server's
     Column("reason", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("held", Boolean, nullable=False),  # a deletion that waits for the user's word
+    Column("noted_at", BigInteger, nullable=False),
 )

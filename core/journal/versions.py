@@ -22,6 +22,7 @@ from sqlalchemy import (
 from core.journal.database import Database
 from core.journal.due import due
 from core.journal.executions import forget_executions
+from core.journal.pins import PUBLISHED, SERVER, Pins
 from core.journal.records import Advance, DiskFile, VersionRecord
 from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
 from core.journal.schema import files as files_table
@@ -39,6 +40,7 @@ class Versions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.pins = Pins(database)
 
     # -- reading ----------------------------------------------------------------------------
     def get(self, ref: Ref) -> VersionRecord | None:
@@ -96,6 +98,24 @@ class Versions:
     def refs(self) -> list[Ref]:
         with self._database.read() as connection:
             return [Ref(*row) for row in connection.execute(select(*KEY).order_by(*KEY))]
+
+    def published_revisions(self) -> dict[Ref, int]:
+        """The revision of each version that was published, as far as is known here."""
+        query = select(*KEY, table.c.revision).where(table.c.revision.is_not(None))
+        with self._database.read() as connection:
+            return {Ref(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+    def count_in(self, area: Area) -> int:
+        """How many versions stand in an area."""
+        query = select(func.count()).select_from(table).where(table.c.area == area.value)
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def absent(self) -> list[VersionRecord]:
+        """Published versions that the server did not have at the last full pass."""
+        with self._database.read() as connection:
+            query = select(table).where(table.c.absent_since.is_not(None)).order_by(*KEY)
+            return [version_record(row) for row in connection.execute(query)]
 
     def files(self, ref: Ref) -> tuple[DiskFile, ...]:
         return self.files_many([ref]).get(ref, ())
@@ -160,13 +180,18 @@ class Versions:
     def put(
         self, items: Iterable[tuple[VersionRecord, tuple[DiskFile, ...]]], connection: Connection
     ) -> None:
-        """Insert or replace whole rows with their files, inside the caller's transaction."""
+        """Insert or replace whole rows with their files, inside the caller's transaction.
+
+        What was published is pinned with it, here as in `set_many` and `advance`.
+        """
         pairs = list(items)
         if not pairs:
             return
         rows = [version_row(record) for record, _ in pairs]
         statement = self._database.upsert(table, ("playbook_id", "version"), rows)
         connection.execute(statement, rows)
+        known = [(record.ref, record.published_digest) for record, _ in pairs]
+        self.pins.put([(ref, digest) for ref, digest in known if digest], SERVER, connection)
         for part in _chunks([record.ref for record, _ in pairs]):
             connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
         file_rows = [file_row(record.ref, file) for record, files in pairs for file in files]
@@ -187,6 +212,8 @@ class Versions:
                     where.append(table.c.lease_fence == fence)
                 statement = update(table).where(*where).values(**column_values(values))
                 results.append(connection.execute(statement).rowcount == 1)
+                if results[-1] and values.get("published_digest"):
+                    self.pins.put([(ref, values["published_digest"])], SERVER, connection)
         return results
 
     def advance(self, steps: Sequence[Advance]) -> list[bool]:
@@ -212,6 +239,9 @@ class Versions:
                 if not written and step.facts:
                     facts = column_values(step.facts)
                     connection.execute(update(table).where(mine).values(**facts))
+                if step.facts.get("published_digest"):  # the server holds it, whatever came of ours
+                    pinned = (step.ref, step.facts["published_digest"])
+                    self.pins.put([pinned], PUBLISHED, connection)
                 results.append(written)
         return results
 

@@ -40,14 +40,14 @@ class ConflictCopies:
         """Copy ``folder`` durably and return where to; a copy of the same content is there once."""
         place = self._root / check_id(ref.playbook_id)
         try:
-            target = place / f"v{ref.version}-{_digest(folder)[:DIGITS]}"
+            target = place / f"v{ref.version}-{folder_digest(folder)[:DIGITS]}"
             if target.is_dir():
                 return target
             make_private_dir(place)
             for stray in place.glob(".*.tmp"):
                 remove_tree(stray)  # of a process that was killed
             temporary = place / f".{target.name}.tmp"
-            _copy(folder, temporary)
+            copy_folder(folder, temporary)
             temporary.rename(target)
             fsync_dir(place)
             fsync_dir(self._root)
@@ -67,7 +67,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
 
 
-def _digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """Of the names and bytes of a folder, in hex."""
     digest = hashlib.sha256()
     for name, path in _walk(folder):
         target = str(path.readlink()) if path.is_symlink() else sha256_bytes(read_bytes(path))
@@ -75,7 +76,8 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _copy(folder: Path, target: Path) -> None:
+def copy_folder(folder: Path, target: Path) -> None:
+    """Copy files and links durably into the new folder ``target``."""
     make_private_dir(target)
     folders = {target}
     for name, path in _walk(folder):

@@ -42,6 +42,7 @@ from core.playbooks.scan import Moved, ScanResult
 from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager, disk_files, new_record
 from core.playbooks.store import PlaybookStore
+from core.playbooks.successors import check_pin
 from core.playbooks.writing import FolderWriter
 from core.secrets.findings import SecretFinding, named
 from core.settings import Settings
@@ -278,6 +279,7 @@ class Edits:
             )
             kind = "take" if name is None else "write"
             intent = Intent(edit.ref, kind, name, edit.area, edit.area, record, files)
+            check_pin(self._versions, edit.ref, record.content_digest)
             with self._writer.locked():
                 self._check_current(edit, old)
                 if not self._intake.is_still(edit.found, edit.seen):

@@ -194,6 +194,7 @@ class Intake:
     def _successor(self, ref: Ref, raw: Mapping[str, Any]) -> Ref:
         """The version that the metadata names where it is a higher one and free, else a patch."""
         taken = {row.ref.version for row in self._versions.of_playbook(ref.playbook_id)}
+        taken |= set(self._versions.pins.versions_of(ref.playbook_id))
         own = raw.get("version")
         if isinstance(own, str) and own not in taken and is_higher(own, ref.version):
             return Ref(ref.playbook_id, own)

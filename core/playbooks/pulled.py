@@ -47,6 +47,7 @@ from core.playbooks.reading import content_paths, is_unfetched
 from core.playbooks.renaming import draft_digest, keep_as
 from core.playbooks.staging import disk_files
 from core.playbooks.store import BATCH, STAGING_THREADS, PlaybookStore
+from core.playbooks.trash import Trash
 from core.playbooks.uniqueness import refuse_taken
 from core.playbooks.validation import check_paths
 from core.playbooks.writing import FolderWriter
@@ -65,6 +66,7 @@ class PulledFolders:
         self._layout = store.layout
         self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
         self._copies = ConflictCopies(settings.conflicts_path)
+        self._trash = Trash(settings.trash_path)
 
     # -- coming -----------------------------------------------------------------------------
     def take_in(self, pulled: Sequence[Pulled]) -> dict[Ref, EscherError]:
@@ -210,7 +212,7 @@ class PulledFolders:
         self,
         ref: Ref,
         *,
-        copy: Literal["always", "edits", "never"],
+        copy: Literal["trash", "always", "edits", "never"],
         kept_as: Ref | None = None,
         on_kept: Callable[[KeptCopy], object] = lambda _copy: None,
     ) -> KeptCopy | None:
@@ -221,10 +223,19 @@ class PulledFolders:
                 return None
             folder = self._layout.folder(record.area, ref)
             kept = None
+            if (
+                copy == "trash"
+                and folder.is_dir()
+                and (
+                    self._has_content(record) or has_others(folder) or self._differs(record, record)
+                )
+            ):
+                kept = KeptCopy(str(self._trash.keep(ref, folder)), record.generation)
+                on_kept(kept)
             all_of_it = copy == "always" and self._has_content(record)
             known = record if kept_as is None else self._journal.versions.get(kept_as)
             if all_of_it or (
-                copy != "never"
+                copy in {"always", "edits"}
                 and folder.is_dir()
                 and (self._differs(record, known) or has_others(folder))
             ):

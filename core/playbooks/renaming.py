@@ -21,8 +21,8 @@ from core.models import (
 from core.playbooks.reading import is_unfetched
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
-from core.playbooks.successors import successor_metadata
-from core.versions import is_higher, next_patch
+from core.playbooks.successors import free_patch, successor_metadata
+from core.versions import is_higher
 
 # of the version they were counted for
 _STATISTICS = SERVER_OWNED_FIELDS & {"execution_count", "success_count", "last_executed"}
@@ -47,7 +47,7 @@ def keep_as(
         raise NotFound(f"The content of {ref} is not on this machine.")
     draft = store.edited_draft(ref)
     named = {"playbook_id": playbook_id or ref.playbook_id}
-    base = {k: v for k, v in draft.metadata.items() if k not in _STATISTICS} | named
+    base = without_statistics(draft.metadata) | named
     if version is None:
         version = (
             ref.version if playbook_id else _free_patch(store, ref, replace(draft, metadata=base))
@@ -59,6 +59,11 @@ def keep_as(
     if result.error is not None and not isinstance(result.error, Unchanged):
         raise result.error
     return result.ref
+
+
+def without_statistics(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata but for the counts, which are of the version that they were counted for."""
+    return {name: value for name, value in metadata.items() if name not in _STATISTICS}
 
 
 def draft_digest(draft: PlaybookDraft, metadata: Mapping[str, Any]) -> str:
@@ -76,7 +81,7 @@ def _free_patch(store: PlaybookStore, ref: Ref, draft: PlaybookDraft) -> str:
     for other in others:
         if _is_this(other, ref, draft):
             return other.ref.version
-    return next_patch(ref.version, [other.ref.version for other in others])
+    return free_patch(store.journal.versions, ref)
 
 
 def _is_this(other: VersionRecord, ref: Ref, draft: PlaybookDraft) -> bool:

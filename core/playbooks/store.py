@@ -33,7 +33,12 @@ from core.playbooks.moves import is_decision, plan_moves
 from core.playbooks.reading import PlaybookReader
 from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager
-from core.playbooks.successors import inherited_metadata, next_version, successor_metadata
+from core.playbooks.successors import (
+    check_pin,
+    inherited_metadata,
+    next_version,
+    successor_metadata,
+)
 from core.playbooks.uniqueness import refuse_taken
 from core.playbooks.validation import normalise
 from core.secrets.findings import SecretFinding
@@ -253,6 +258,8 @@ class PlaybookStore(PlaybookReader):
             )
             intent = replace(intent, record=self.gated(intent.record, old.publish_gate))
             try:
+                assert intent.record is not None
+                check_pin(self.journal.versions, ref, intent.record.content_digest)
                 with self._writer.locked():
                     current = self.journal.versions.get(ref)
                     if (

@@ -44,8 +44,7 @@ def next_version(versions: Versions, latest: Ref, own: object, asked: str | None
     if asked is None:
         if isinstance(own, str) and is_higher(own, latest.version):
             return own
-        taken = [r.ref.version for r in versions.of_playbook(latest.playbook_id)]
-        return next_patch(latest.version, taken)
+        return free_patch(versions, latest)
     if versions.get(Ref(latest.playbook_id, asked)) is not None:
         raise AlreadyExists(
             f"{latest.playbook_id}@{asked} exists already.", "Give a higher version."
@@ -57,3 +56,24 @@ def next_version(versions: Versions, latest: Ref, own: object, asked: str | None
             "Give a higher version, or use `escher-playbooks create --version`.",
         )
     return asked
+
+
+def free_patch(versions: Versions, ref: Ref) -> str:
+    """The next patch version after ``ref`` that names nothing, here or ever before."""
+    taken = {row.ref.version for row in versions.of_playbook(ref.playbook_id)}
+    return next_patch(ref.version, taken.union(versions.pins.versions_of(ref.playbook_id)))
+
+
+def check_pin(versions: Versions, ref: Ref, digest: str) -> None:
+    """`AlreadyExists` where ``ref`` names other content than ``digest`` for ever."""
+    if versions.pins.get(ref) not in {None, digest}:
+        raise pinned(versions, ref)
+
+
+def pinned(versions: Versions, ref: Ref) -> AlreadyExists:
+    """The refusal of other content under a name that was published once."""
+    free = free_patch(versions, ref)
+    return AlreadyExists(
+        f"{ref} was published, here or elsewhere, and names that content for ever.",
+        f"Give another version; {free} is free.",
+    )

@@ -1,4 +1,7 @@
-"""``id@version`` exists once across ``local/``, ``synced/`` and ``ai-generated/``."""
+"""``id@version`` exists once across ``local/``, ``synced/`` and ``ai-generated/``.
+
+And it names one content for ever, once that was published (`core.journal.pins`).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,16 @@ from core.journal import Intent
 from core.journal.versions import Versions
 from core.models import Ref
 from core.playbooks.layout import Layout
+from core.playbooks.successors import pinned
 from core.versions import parse_version
 
 
 def refuse_taken(
     versions: Versions, layout: Layout, intents: Sequence[Intent]
 ) -> dict[str, EscherError]:
-    """Errors by staged name for new versions that exist in some area, as a row or as a folder."""
-    rows = versions.get_many([intent.ref for intent in intents])
+    """Errors by staged name for new versions that exist as a row or a folder, or name other content."""
+    refs = [intent.ref for intent in intents]
+    rows, pins = versions.get_many(refs), versions.pins.get_many(refs)
     errors: dict[str, EscherError] = {}
     seen: set[Ref] = set()
     for intent in intents:
@@ -31,6 +36,8 @@ def refuse_taken(
                 f"{ref} exists already.",
                 "Give another version, or use `escher-playbooks update`.",
             )
+        elif intent.record and pins.get(ref) not in {None, intent.record.content_digest}:
+            errors[str(intent.staged)] = pinned(versions, ref)
         elif standing := layout.standing(ref):
             errors[str(intent.staged)] = AlreadyExists(
                 f"A folder of {ref} stands in {standing[0]}/ that the journal does not know.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,25 +34,44 @@ class Commit:
         judge: Judge,
         vectors: Mapping[Ref, list[float]],
         embedding_model: str,
+        pins: Mapping[Ref, str] | None = None,
+        shut: Collection[str] = (),
     ) -> None:
+        """``pins``: the contents that names stand for; ``shut``: ids whose conflict waits."""
         self._server = server
         self._conflicts = conflicts
         self._judge = judge
         self._vectors = vectors
         self._embedding_model = embedding_model
+        self._pins = pins or {}
+        self._shut = shut
 
     def __call__(self, record: VersionRecord) -> Verdict:
         reason = forbidden(record)
         if reason is not None:
             raise Refused(f"{record.ref} is not published: {reason}.")
+        self._check_name(record)
         vector = self._vectors.get(record.ref)
         if vector is None:
             return Verdict(WAITING)
         try:
-            published = self._publish(record, vector, record.revision)
+            base = None if record.absent_since is not None else record.revision
+            published = self._publish(record, vector, base)
         except FilesMissing as error:
             return self._judge.deferred(record, error, {"uploaded_digest": None, "s3_paths": {}})
         return _committed(record, published)
+
+    def _check_name(self, record: VersionRecord) -> None:
+        """`Conflict` where the name stands for other content, or the id waits for a choice."""
+        ref = record.ref
+        if ref.playbook_id in self._shut:
+            words = f"The server has versions of {ref.playbook_id}, which is private here."
+            raise Conflict(words, CONFLICT_REMEDY)
+        pinned = self._pins.get(ref)
+        if pinned not in {None, record.content_digest, record.published_digest}:
+            words = f"{ref} was published once, and its name stands for what it held then."
+            self._conflicts.open(ref, Rule.NAME_IS_TAKEN, words, server_digest=pinned)
+            raise Conflict(words, CONFLICT_REMEDY)
 
     def _publish(
         self, record: VersionRecord, vector: list[float], base_revision: int | None
@@ -96,6 +116,9 @@ def _committed(record: VersionRecord, published: Published) -> Verdict:
         "revision": published.revision,
         "published_digest": record.content_digest,
         "published_at": published.published_at,
+        "published_here": True,
+        "absent_since": None,
+        "status_at": int(time.time()),
     }
     # metadata.json on disk follows when the version settles
     metadata = {
@@ -118,6 +141,8 @@ def _rule_and_words(record: VersionRecord, server: Mapping[str, Any]) -> tuple[R
             f"The server refused revision {record.revision} of {ref} and does not say what it has.",
         )
     words = f"The server already holds {ref} with other content (revision {revision})."
+    if server.get("deleted"):
+        return Rule.NAME_IS_TAKEN, f"{ref} was deleted on the server, and names what it held then."
     here = Here(
         digest=record.content_digest,
         published_digest=record.published_digest,

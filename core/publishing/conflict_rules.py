@@ -6,12 +6,18 @@
                                                          untouched   edited
     there: same content   TAKE_IN         SAME_CONTENT   SAME_CONTENT  —          CHANGE_BEATS_DELETION
                                                                                   or DELETION_GOES_ON
-           other content  TAKE_IN         OPEN_CONFLICT  REPLACED_     EDIT_BE-   REPLACED_THERE
-                                                         THERE         COMES_
-                                                                       SUCCESSOR
-           deleted        NOTHING         NOTHING or     DELETED_      EDIT_      DELETED_THERE
-                                          THEIRS_IS_GONE THERE         BEATS_
-                                                                       DELETION
+           the pinned one TAKE_IN         OPEN_CONFLICT  —           EDIT_BE-     —
+                                                                     COMES_
+                                                                     SUCCESSOR
+           other than     IMMUTABLE       OPEN_CONFLICT  IMMUTABLE   IMMUTABLE    IMMUTABLE
+           pinned
+           deleted        NOTHING         NOTHING,       DELETED_    EDIT_        DELETED_THERE
+                                          NAME_IS_TAKEN  THERE       BEATS_
+                                          or THEIRS_IS_              DELETION
+                                          GONE
+
+Pinned is the one content that a name stands for (`core.journal.pins`). Of an id that is private
+here nothing but the same content is taken: `PRIVATE_ID`.
 
 What the server owns (status, strategy after approval, deprecation, statistics, revision) is no part
 of the content: it is the server's in every case. A change older than what is known here is `STALE`.
@@ -32,16 +38,18 @@ class Rule(StrEnum):
     SAME_CONTENT = "same_content"  # no conflict, whatever the history: the server's fields count
     DELETION_GOES_ON = "deletion_goes_on"  # asked for here, and nothing is new there
     CHANGE_BEATS_DELETION = "change_beats_deletion"  # a deletion can't be undone
-    DELETED_THERE = "deleted_there"  # and untouched here: deleted here
-    EDIT_BEATS_DELETION = "edit_beats_deletion"  # deleted there, edited here: it is published anew
-    REPLACED_THERE = "replaced_there"  # theirs takes its place, a copy of ours is kept
+    DELETED_THERE = "deleted_there"  # and untouched here: into the trash, unless too many are
+    EDIT_BEATS_DELETION = "edit_beats_deletion"  # deleted there, edited here: the next free patch
+    IMMUTABLE = "immutable"  # other content under a name that stands for this: the user chooses
     EDIT_BECOMES_SUCCESSOR = "edit_becomes_successor"  # the next free patch, for review
     OPEN_CONFLICT = "open_conflict"  # no guess: the user chooses
+    PRIVATE_ID = "private_id"  # an id of ours that somebody else uses, too: the user chooses
+    NAME_IS_TAKEN = "name_is_taken"  # by what was deleted there: ours needs another name
     THEIRS_IS_GONE = "theirs_is_gone"  # an open conflict that has lost its other side
 
 
 # To be looked at on disk before they are carried out: decide again with ``edited``.
-LOOK_AT_DISK = frozenset({Rule.DELETED_THERE, Rule.REPLACED_THERE})
+LOOK_AT_DISK = frozenset({Rule.DELETED_THERE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,26 @@ class There:
     deleted: bool = False
 
 
-def decide(here: Here | None, there: There) -> Rule:
-    """The rule for one version; ``here`` is None when this machine has no such version."""
+def decide(
+    here: Here | None,
+    there: There,
+    *,
+    pinned: str | None = None,
+    private: bool = False,
+    fresh: bool = False,
+) -> Rule:
+    """The rule for one version; ``here`` is None when this machine has no such version.
+
+    ``pinned`` is the content that its name stands for; ``private``: the id is ours alone, so far;
+    ``fresh``: nothing happened here since the server was asked, so its answer can't be overtaken.
+    """
     if here is None:
-        return Rule.NOTHING if there.deleted else Rule.TAKE_IN
-    if _is_stale(here, there):
+        if there.deleted:
+            return Rule.NOTHING
+        if private:
+            return Rule.PRIVATE_ID
+        return Rule.TAKE_IN if pinned in {None, there.digest} else Rule.IMMUTABLE
+    if not fresh and is_overtaken(here, there):
         return Rule.STALE
     if there.deleted:
         return _deleted_there(here, there)
@@ -85,23 +108,26 @@ def decide(here: Here | None, there: There) -> Rule:
             return Rule.SAME_CONTENT
         moved = here.revision is not None and there.revision > here.revision
         return Rule.CHANGE_BEATS_DELETION if moved else Rule.DELETION_GOES_ON
-    if here.deleting:
-        return Rule.REPLACED_THERE
     if not _was_published(here):
-        return Rule.OPEN_CONFLICT
-    return Rule.EDIT_BECOMES_SUCCESSOR if _is_edited(here, there) else Rule.REPLACED_THERE
+        return Rule.PRIVATE_ID if private else Rule.OPEN_CONFLICT
+    # where the journal was lost, only the server knows what was published
+    if there.digest != (pinned or here.published_digest or there.digest):
+        return Rule.IMMUTABLE
+    return Rule.EDIT_BECOMES_SUCCESSOR
 
 
 def _deleted_there(here: Here, there: There) -> Rule:
     if not _was_published(here):
+        if here.digest != there.digest and here.in_conflict:
+            return Rule.NAME_IS_TAKEN
         return Rule.THEIRS_IS_GONE if here.in_conflict else Rule.NOTHING
     if _is_edited(here, there) and not here.deleting:
         return Rule.EDIT_BEATS_DELETION
     return Rule.DELETED_THERE
 
 
-def _is_stale(here: Here, there: There) -> bool:
-    """Whether the answer was overtaken by what this machine has done since.
+def is_overtaken(here: Here, there: There) -> bool:
+    """Whether the answer may be older than what this machine has done since.
 
     A lower revision with a later time is a server that was set up anew: it counts.
     """
@@ -117,5 +143,4 @@ def _was_published(here: Here) -> bool:
 
 
 def _is_edited(here: Here, there: There) -> bool:
-    # where the journal was lost, only the server knows what was published
     return here.edited or here.digest != (here.published_digest or there.digest)

@@ -6,6 +6,10 @@
     rename ID       ours becomes ID@version, theirs comes in
     take "theirs"   a copy of ours is kept under conflicts/, theirs comes in
 
+Where the server claims other content for a name that stands for ours, only theirs can be taken: the
+name is pinned anew. The conflict of an id that was private here is about all its versions: ``rename``
+moves all of ours, "theirs" stands beside ours.
+
 Theirs comes as any version of another machine does: metadata at once, content when it is wanted.
 """
 
@@ -13,17 +17,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from core.errors import InvalidPlaybook, LeaseHeld, NotFound, Refused, UsageError
+from core.errors import (
+    InvalidPlaybook,
+    LeaseHeld,
+    NotFound,
+    Refused,
+    TransientError,
+    UsageError,
+)
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
 from core.journal.leases import this_process
+from core.journal.pins import SERVER
 from core.journal.records import VersionRecord
 from core.models import Ref, check_id
+from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs
 from core.publishing.ports import PulledVersions
 from core.versions import parse_version
@@ -63,12 +76,14 @@ class Resolution:
     kept_as: Ref | None = None
     folder: str | None = None
     theirs_came: bool = False
+    moved: tuple[Ref, ...] = ()  # all versions of an id that was renamed
 
     @property
     def changed(self) -> list[Ref]:
         """The versions that are to be indexed, and published where that was wished."""
         came = [self.ref] if self.theirs_came else []
-        return [*([self.kept_as] if self.kept_as else []), *came]
+        ours = self.moved or ((self.kept_as,) if self.kept_as else ())
+        return [*ours, *came]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -87,7 +102,7 @@ class ConflictDesk:
         self,
         journal: Journal,
         folders: PulledVersions,
-        theirs_of: Callable[[ConflictRecord], Theirs | None],
+        theirs_of: Callable[[ConflictRecord, Ref | None], Theirs | None],
     ) -> None:
         self._journal = journal
         self._folders = folders
@@ -97,44 +112,97 @@ class ConflictDesk:
         """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
         return self._journal.conflicts.entries(everything=everything)
 
-    def resolve(self, ref: Ref, choice: Choice) -> Resolution:
-        """Settle the open conflict of ``ref``; again after a crash, it goes on where it was.
-
-        Raises `NotFound` (no open conflict), `AlreadyExists` (the new name is taken), `Refused`
-        (nothing to take), `LeaseHeld`, or a `TransientError` when the server has to be asked.
-        """
+    def find(self, ref: Ref) -> ConflictRecord:
+        """The open conflict that ``ref`` names: its own, else the one of its id; or `NotFound`."""
         conflict = self._journal.conflicts.open_of(ref)
+        if conflict is None:
+            of_id = self._journal.conflicts.open_of_id(ref.playbook_id)
+            conflict = next((c for c in of_id if c.kind == Rule.PRIVATE_ID), None)
         if conflict is None:
             raise NotFound(
                 f"{ref} has no open conflict.", "`escher-playbooks conflicts` lists them."
             )
-        theirs = self._theirs_of(conflict)
+        return conflict
+
+    def resolve(self, ref: Ref, choice: Choice) -> Resolution:
+        """Settle the open conflict of ``ref``; again after a crash, it goes on where it was.
+
+        Raises `NotFound` (no open conflict), `AlreadyExists` (the new name is taken), `Refused`
+        (nothing to take, or not what the conflict shows), `LeaseHeld`, or a `TransientError` when
+        the server has to be asked.
+        """
+        conflict = self.find(ref)
+        if conflict.kind == Rule.PRIVATE_ID and choice.rename is not None:
+            return self._rename_all(conflict, choice.rename)
+        theirs = self._ask(conflict, ref, choice)
         with self._leased(ref) as record:
             if theirs is not None:
                 self._folders.check(theirs.live, theirs.entries)  # before ours gives way
             if choice.take is not None:
-                return self._take(ref, theirs)
-            return self._keep_both(ref, record, choice, theirs)
+                return self._take(ref, conflict, theirs)
+            return self._keep_both(ref, record, choice, theirs, conflict)
 
-    def _take(self, ref: Ref, theirs: Theirs | None) -> Resolution:
+    def _ask(self, conflict: ConflictRecord, ref: Ref, choice: Choice) -> Theirs | None:
+        """The server's side; offline it comes with the next full pass, unless it is to be taken."""
+        try:
+            theirs = self._theirs_of(conflict, ref)
+            if theirs is None and conflict.ref != ref:
+                theirs = self._theirs_of(conflict, conflict.ref)
+        except TransientError:
+            if choice.take is not None:
+                raise
+            self._journal.pull_state.want_full_pass("a conflict was settled while offline")
+            return None
+        shown = conflict.server_digest
+        if (
+            choice.take is not None
+            and theirs is not None
+            and theirs.ref == conflict.ref
+            and shown not in {None, theirs.there.digest}
+        ):
+            self._journal.conflicts.open(
+                conflict.ref, conflict.kind, conflict.reason,
+                server_revision=theirs.there.revision, server_digest=theirs.there.digest,
+            )  # fmt: skip
+            raise Refused(
+                f"The server changed its side of {conflict.ref} again: it is"
+                f" {theirs.there.digest} now, not {shown}.",
+                "Look at the conflict again before you take it.",
+            )
+        return theirs
+
+    def _take(self, ref: Ref, conflict: ConflictRecord, theirs: Theirs | None) -> Resolution:
         if theirs is None:
             raise Refused(
                 f"The server does not hold {ref} any more: there is nothing to take.",
-                "Sync again: the conflict is over then, and ours goes on.",
+                "Sync again: where nothing stands against it, ours goes on.",
             )
-        words = f"{ref}: theirs was taken."
-        note = partial(self._journal.conflicts.note, ref, "resolved", words, "take theirs")
-        copy = self._folders.drop(ref, copy="always", on_kept=note)
+        words = f"{theirs.ref}: theirs was taken."
+        note = partial(self._journal.conflicts.note, theirs.ref, "resolved", words, "take theirs")
+        pinned = self._journal.pins.get(theirs.ref)
+        if pinned not in {None, theirs.there.digest}:
+            self._journal.pins.replace(theirs.ref, theirs.there.digest)
+        copy = self._folders.drop(theirs.ref, copy="always", on_kept=note)
         self._bring(theirs)
-        self._journal.conflicts.settle([ref], "take theirs")
+        self._settle(conflict, "take theirs")
         folder = copy.folder if copy else None
-        return Resolution(ref, "take theirs", folder=folder, theirs_came=True)
+        return Resolution(theirs.ref, "take theirs", folder=folder, theirs_came=True)
 
     def _keep_both(
-        self, ref: Ref, record: VersionRecord | None, choice: Choice, theirs: Theirs | None
+        self,
+        ref: Ref,
+        record: VersionRecord | None,
+        choice: Choice,
+        theirs: Theirs | None,
+        conflict: ConflictRecord,
     ) -> Resolution:
         if record is None:
             raise NotFound(f"{ref} is not here any more.", "Sync: the server's version comes then.")
+        if conflict.kind == Rule.IMMUTABLE:
+            raise UsageError(
+                f"{ref} was published: its name can't be given to anything else.",
+                "Take theirs, or leave it: the known content goes on being used.",
+            )
         if (choice.rename or ref.playbook_id, choice.as_version or ref.version) == ref:
             raise UsageError(f"{ref} is the name both sides hold.", "Give another one.")
         kept = self._folders.keep_as(
@@ -147,11 +215,52 @@ class ConflictDesk:
         more = f"{ref}: a copy is kept of what is no part of {kept}."
         note = partial(self._journal.conflicts.note, ref, "resolved", more, words)
         copy = self._folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
+        if conflict.kind == Rule.PRIVATE_ID and conflict.server_digest is not None:
+            # the user lets theirs stand beside ours: the id is private no more
+            self._journal.pins.put([(conflict.ref, conflict.server_digest)], SERVER)
         if theirs is not None:
             self._bring(theirs)
-        self._journal.conflicts.settle([ref], words)
+        self._settle(conflict, words)
         folder = copy.folder if copy else None
         return Resolution(ref, words, kept_as=kept, folder=folder, theirs_came=theirs is not None)
+
+    def _rename_all(self, conflict: ConflictRecord, playbook_id: str) -> Resolution:
+        """Every version of ours moves to another id; theirs come with the next pull."""
+        old = conflict.ref.playbook_id
+        if playbook_id == old:
+            raise UsageError(f"{old} is the id both sides have.", "Give another one.")
+        moved: list[Ref] = []
+        words = f"ours is {playbook_id}"
+        for row in sorted(self._journal.versions.of_playbook(old), key=lambda row: row.ref):
+            with self._leased(row.ref) as record:
+                if record is None:
+                    continue
+                kept = self._folders.keep_as(
+                    row.ref, playbook_id=playbook_id, strategy=record.publish_as
+                )
+                more = f"{row.ref}: a copy is kept of what is no part of {kept}."
+                note = partial(self._journal.conflicts.note, row.ref, "resolved", more, words)
+                self._folders.drop(row.ref, copy="edits", kept_as=kept, on_kept=note)
+                moved.append(kept)
+        theirs = None
+        with suppress(TransientError):
+            theirs = self._theirs_of(conflict, conflict.ref)
+        if theirs is not None:
+            self._bring(theirs)
+        self._settle(conflict, words)
+        return Resolution(
+            conflict.ref,
+            words,
+            kept_as=moved[0] if moved else None,
+            theirs_came=theirs is not None,
+            moved=tuple(moved),
+        )
+
+    def _settle(self, conflict: ConflictRecord, words: str) -> None:
+        """Close it; of an id, what else waits with it comes with a full pass."""
+        self._journal.conflicts.settle([conflict.ref], words)
+        if conflict.kind == Rule.PRIVATE_ID:
+            self._journal.pull_state.want_full_pass(f"{conflict.ref.playbook_id} is shared now")
 
     def _bring(self, theirs: Theirs) -> None:
         """What fails here is made good by the next pull: an open conflict without a row."""

@@ -1,21 +1,25 @@
 """The changes feed, read item by item: what the network says is checked before it is believed.
 
 A malformed item is a failed item and never blocks its page. A cursor that the server does not take
-any more is given up for the beginning, where nothing is missed.
+any more is given up for the beginning, where nothing is missed. A pull has its bounds: pages of at
+most 1,000 items and 16 MiB, 10,000 of them and ten minutes; a cursor that comes twice ends it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from core.bounded_json import BadJson
 from core.errors import EscherError, InvalidPlaybook, NotEscherServer, ServerRejected
-from core.journal.pull_backlog import Name
 from core.journal.records import VersionRecord
+from core.journal.waiting_changes import Name
 from core.models import (
     Area,
     FileEntry,
@@ -26,15 +30,24 @@ from core.models import (
     parse_metadata,
 )
 from core.publishing.conflict_rules import There
-from core.server.answers import Change
+from core.server.answers import MAX_NUMBER, Change, ChangePage
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL
+from core.server.problems import CHECK_URL, clean_words
 from core.versions import parse_version
 
 PAGE_ITEMS = 500
+MAX_PAGE_ITEMS = 1000
+MAX_PAGES = 10_000
+MAX_SECONDS = 600.0
+MAX_CURSOR_CHARS = 4096
 # The server's counts; they go to the row's columns of the same names, not into the metadata.
 STATISTICS = ("execution_count", "success_count", "last_executed")
+_MAX_MEMBER_CHARS = 200
 _REMEDY = "It is tried again; a newer version of escher-playbook-service may know more."
+
+
+class FeedEnded(Exception):
+    """A pull is given up in the middle of the feed; what was applied until then stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,6 @@ class Theirs:
 
     ref: Ref
     there: There
-    raw: dict[str, Any]
     record: VersionRecord | None = None
     entries: tuple[FileEntry, ...] = ()
 
@@ -60,42 +72,119 @@ class Theirs:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of raw items; ``cursor`` is kept once they are applied."""
+    """A page of raw items; one that can't be read is its `BadJson`.
 
-    items: list[dict[str, Any]]
+    ``cursor`` is kept once they are applied; ``anew``: the server began at the beginning, as the
+    cursor that it was asked for is none of its own any more.
+    """
+
+    items: list[dict[str, Any] | BadJson]
     cursor: str
+    anew: bool = False
 
 
-def pages(server: EscherServer, cursor: str | None) -> Iterator[Page]:
-    """Pages after ``cursor`` until the server has no more; errors are those of the call."""
-    limit = PAGE_ITEMS
-    begun = cursor is None
-    while True:
-        try:
-            page = server.change_page(cursor, limit)
-        except NotEscherServer:
-            if limit == 1:
-                raise
-            limit = max(1, limit // 8)  # versions may be large, and an answer has its bound
-            continue
-        except ServerRejected:
-            if begun or cursor is None:
-                raise
-            # not a cursor of this server any more, or not allowed at all: the beginning tells
-            cursor = None
-            begun = True
-            continue
-        yield Page(page.changes, page.cursor)
-        if not page.more:
-            return
-        if page.cursor == cursor:
-            raise NotEscherServer("The changes feed does not move on.", CHECK_URL)
-        cursor, begun = page.cursor, True
+class Feed:
+    """The server's feed within the bounds of one pull, however often it is begun anew."""
+
+    def __init__(self, server: EscherServer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._server = server
+        self._clock = clock
+        self._ends_at = clock() + MAX_SECONDS
+        self._pages = 0
+
+    def pages(self, cursor: str | None) -> Iterator[Page]:
+        """Pages after ``cursor`` until the server has no more.
+
+        Errors are those of the call; `FeedEnded` at a pull's bounds, or when a cursor comes twice.
+        """
+        begun = cursor is None
+        limit = PAGE_ITEMS
+        seen: set[bytes] = set()
+        while True:
+            if self._pages >= MAX_PAGES:
+                raise FeedEnded(f"The changes feed has more than {MAX_PAGES} pages.")
+            if self._clock() > self._ends_at:
+                raise FeedEnded(f"The changes feed took more than {MAX_SECONDS:.0f} s.")
+            try:
+                page = self._page(cursor, limit)
+            except NotEscherServer:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)  # versions may be large, and an answer has its bound
+                continue
+            except ServerRejected:
+                if begun:
+                    raise
+                # not a cursor of this server any more, or not allowed at all: the beginning tells
+                cursor, begun = None, True
+                continue
+            self._pages += 1
+            yield Page(page.changes, page.cursor, anew=cursor is None)
+            if not page.more:
+                return
+            key = hashlib.sha256(page.cursor.encode("utf-8", "replace")).digest()
+            if page.cursor == cursor or key in seen:
+                raise FeedEnded("The changes feed came back to a cursor that it had given before.")
+            seen.add(key)
+            cursor, begun = page.cursor, True
+            limit = min(PAGE_ITEMS, limit * 2)
+
+    def _page(self, cursor: str | None, limit: int) -> ChangePage:
+        page = self._server.change_page(cursor, limit)
+        if len(page.changes) > MAX_PAGE_ITEMS or len(page.cursor) > MAX_CURSOR_CHARS:
+            raise NotEscherServer("A page of the changes feed is larger than it may be.", CHECK_URL)
+        return page
 
 
 def name_of(raw: Mapping[str, Any]) -> Name:
-    """What an item calls itself, read or not, cut to what the journal keeps."""
-    return (str(raw.get("playbook_id", "?"))[:100], str(raw.get("version", "?"))[:64])
+    """What an item calls itself, read or not, fit to be shown and cut to what the journal keeps."""
+    playbook_id, version = (
+        clean_words(str(raw.get(key, "?"))[:_MAX_MEMBER_CHARS]) or "?"
+        for key in ("playbook_id", "version")
+    )
+    return (playbook_id[:100], version[:64])
+
+
+def revision_of(raw: Mapping[str, Any]) -> int | None:
+    """The revision that an item names, read or not."""
+    revision = raw.get("revision")
+    return revision if type(revision) is int and 0 <= revision < 1 << 62 else None
+
+
+def is_in_step(raw: Mapping[str, Any], row: VersionRecord) -> bool:
+    """Whether an item says nothing that the row does not know: it needs no reading then."""
+    metadata = raw.get("metadata")
+    if (
+        row.sync_state is not SyncState.PUBLISHED
+        or row.area is not Area.SYNCED
+        or row.deleting
+        or row.absent_since is not None
+        or raw.get("deleted") is not False
+        or not isinstance(metadata, dict)
+        or row.content_digest != row.published_digest
+    ):
+        return False
+    told = {
+        "revision": row.revision,
+        "content_digest": row.content_digest,
+        "status": row.metadata.get("status"),
+        "storage_strategy": row.metadata.get("storage_strategy"),
+        "updated_at": row.metadata.get("updated_at"),
+    }
+    if any(raw.get(name) != value for name, value in told.items()):
+        return False
+    if "published_by" in raw and raw["published_by"] != row.published_by:
+        return False
+    if any(
+        (metadata.get(name) or 0) > (getattr(row, name) or 0)
+        for name in STATISTICS
+        if isinstance(metadata.get(name), int)
+    ):
+        return False
+    return all(
+        metadata.get(name) == row.metadata.get(name)
+        for name in ("deprecated_by", "deprecation_reason")
+    )
 
 
 def read_item(raw: dict[str, Any]) -> Theirs:
@@ -108,7 +197,7 @@ def read_item(raw: dict[str, Any]) -> Theirs:
         raise InvalidPlaybook(f"The changes feed holds {_what(error)}.", _REMEDY) from None
     there = There(change.content_digest, change.revision, change.updated_at, change.deleted)
     if change.deleted:
-        return Theirs(ref, there, raw)
+        return Theirs(ref, there)
     entries = tuple(FileEntry(file.path, file.size_bytes, file.checksum) for file in change.files)
     metadata = _metadata(change, entries)
     if parse_metadata(metadata, f"{ref} in the changes feed").ref != ref:
@@ -130,16 +219,19 @@ def read_item(raw: dict[str, Any]) -> Theirs:
         execution_count=counts.get("execution_count", 0),
         success_count=counts.get("success_count", 0),
         last_executed=counts.get("last_executed"),
+        intake="pull",
+        published_by=_publisher(raw),
+        status_at=int(time.time()),
     )
-    return Theirs(ref, there, raw, record, entries)
+    return Theirs(ref, there, record, entries)
 
 
 def find_theirs(server: EscherServer, ref: Ref) -> Theirs | None:
     """What the server holds of ``ref``, by reading the feed from its beginning; None: nothing."""
     found: Theirs | None = None
-    for page in pages(server, None):
+    for page in Feed(server).pages(None):
         for raw in page.items:
-            if name_of(raw) == (ref.playbook_id, ref.version):
+            if isinstance(raw, dict) and name_of(raw) == (ref.playbook_id, ref.version):
                 found = read_item(raw)
     return None if found is None or found.there.deleted else found
 
@@ -166,13 +258,19 @@ def _metadata(change: Change, entries: tuple[FileEntry, ...]) -> dict[str, Any]:
     return raw
 
 
+def _publisher(raw: Mapping[str, Any]) -> str | None:
+    """The member that the server names."""
+    name = raw.get("published_by")
+    return clean_words(name)[:_MAX_MEMBER_CHARS] or None if isinstance(name, str) else None
+
+
 def _statistics(raw: Mapping[str, Any]) -> dict[str, int]:
     metadata = raw.get("metadata")
     told = metadata if isinstance(metadata, dict) else {}
     return {
         name: told[name]
         for name in STATISTICS
-        if isinstance(told.get(name), int) and not isinstance(told[name], bool) and told[name] >= 0
+        if type(told.get(name)) is int and 0 <= told[name] <= MAX_NUMBER
     }
 
 

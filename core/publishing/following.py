@@ -34,8 +34,12 @@ def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, d
         "execution_count": max(row.execution_count, theirs.execution_count),
         "success_count": max(row.success_count, theirs.success_count),
         "last_executed": max(row.last_executed or 0, theirs.last_executed or 0) or None,
+        "published_by": theirs.published_by or row.published_by,
+        "absent_since": None,
     }
     if row.sync_state is not SyncState.PUBLISHED:  # else the words are of something else
         wanted |= NO_ERROR
     lacking = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+    if lacking or not follows:
+        lacking["status_at"] = theirs.status_at
     return (None if follows else Move(row.ref, Area.SYNCED, owned)), lacking

@@ -30,8 +30,9 @@ class Vectors(Protocol):
     def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]: ...
 
 
-Copying = Literal["always", "edits", "never"]
+Copying = Literal["trash", "always", "edits", "never"]
 """What has a folder set aside before it goes: any content, something that is not the row's, nothing.
+``trash``: any content, and the copy goes into the trash.
 
 What is no part of a playbook (a README beside it) is nobody's row, so it counts as an edit here.
 """

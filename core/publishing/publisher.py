@@ -31,6 +31,7 @@ from core.journal.records import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
 from core.publishing.batch import Batch, open_batch
 from core.publishing.commit import Commit
+from core.publishing.conflict_rules import Rule
 from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
 from core.publishing.ports import PulledVersions, Source, Vectors
 from core.publishing.removal import Removal
@@ -252,6 +253,8 @@ class Publisher:
                 self._judge,
                 vectors,
                 self._settings.embedding_model,
+                self._journal.pins.get_many([record.ref for record in todo]),
+                self._ids_in_conflict(),
             )
             batch.work(todo, step, self._threads)
             return batch.outcomes
@@ -324,6 +327,11 @@ class Publisher:
             batch.settle([(record, Verdict(state=SETTLED)) for record in records])
             self._count("published", len(records))
 
+    def _ids_in_conflict(self) -> set[str]:
+        """The ids that are private here, and that somebody else uses, too."""
+        waiting = self._journal.conflicts.open_ones()
+        return {found.ref.playbook_id for found in waiting if found.kind == Rule.PRIVATE_ID}
+
     def _count(self, name: str, amount: int) -> None:
         """For the reports of syncs."""
         if amount:
@@ -352,19 +360,15 @@ def _standing(record: VersionRecord) -> Outcome | None:
 
 def _upload_standing(record: VersionRecord) -> Outcome | None:
     outcome = _standing(record)
-    if outcome is None and record.content_digest in {
-        record.uploaded_digest,
-        record.published_digest,
-    }:
-        return DONE
-    return outcome
+    sent = record.content_digest == record.uploaded_digest
+    return DONE if outcome is None and (sent or _is_there(record)) else outcome
 
 
 def _publish_standing(record: VersionRecord) -> Outcome | None:
     outcome = _standing(record)
     if outcome is not None:
         return outcome
-    if record.published_digest == record.content_digest:
+    if _is_there(record):
         return DONE
     return None if record.uploaded_digest == record.content_digest else WAITING
 
@@ -373,7 +377,12 @@ def _settle_standing(record: VersionRecord) -> Outcome | None:
     outcome = _standing(record)
     if outcome is not None:
         return outcome
-    return None if record.published_digest == record.content_digest else WAITING
+    return None if _is_there(record) else WAITING
+
+
+def _is_there(record: VersionRecord) -> bool:
+    """Whether the server has committed this content, and did not lose it."""
+    return record.published_digest == record.content_digest and record.absent_since is None
 
 
 def _delete_standing(record: VersionRecord) -> Outcome | None:

@@ -2,9 +2,12 @@
 
 ::
 
-    backlog ──► feed after the cursor ──► each page: read, decide, apply ──► cursor ──► open conflicts
-    (due)       (one call when nothing           what fails now goes into the          whose one side
-                 is new)                         backlog, the cursor goes on           went meanwhile
+    feed after the cursor ──► each page: read, decide, apply ──► cursor ──► deletions ──► conflicts
+    (one call when nothing        what fails waits by name,      kept       unless they    whose one
+     is new)                      the cursor goes on                        are too many   side went
+
+Daily, and when something asks for it, a *full pass* reads the feed from its beginning: what waited
+is tried again, and what was published and is not there is noticed (`core.publishing.absence`).
 
 Safe to be killed anywhere and to run twice: the cursor is kept only after its page is applied, a
 change that is applied again finds everything done, and a lost cursor begins at the beginning.
@@ -13,35 +16,40 @@ change that is applied again finds everything done, and a lost cursor begins at 
 from __future__ import annotations
 
 import logging
-import math
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import (
-    EscherError,
-    LeaseHeld,
-    PermanentError,
-    ServerRejected,
-    StorageError,
-)
+from core.bounded_json import BadJson
+from core.errors import EscherError, InvalidPlaybook, LeaseHeld, StorageError
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
-from core.journal.pull_backlog import BacklogItem, Name
-from core.journal.records import VersionRecord
-from core.models import Ref, SyncState
-from core.publishing.conflict_rules import Rule
-from core.publishing.feed import Theirs, failure, find_theirs, name_of, pages, read_item
+from core.journal.pull_state import CURSOR
+from core.journal.waiting_changes import FAILED, Name, WaitingChange
+from core.models import Ref
+from core.publishing.absence import Absence
+from core.publishing.deletions import Deletions
+from core.publishing.feed import (
+    Feed,
+    FeedEnded,
+    Page,
+    Theirs,
+    failure,
+    is_in_step,
+    name_of,
+    read_item,
+    revision_of,
+)
 from core.publishing.ports import PulledVersions
 from core.publishing.reconciled import Decided, Reconciled
 from core.publishing.reconciling import Reconciler
-from core.publishing.verdicts import BASE_SECONDS, CAP_SECONDS
+from core.publishing.waiting_conflicts import WaitingConflicts
 from core.server.client import EscherServer
-from core.server.retry import full_jitter
 
-CURSOR = "changes_cursor"  # in the journal's facts of the home
+__all__ = ["CURSOR", "PullReport", "Puller"]
+
+Item = dict[str, Any] | BadJson
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +59,9 @@ class PullReport:
     """What a pull did; ``failed`` is ``{"id@version" as the server wrote it: reason}``.
 
     ``pulled`` came in (metadata alone: their content is to be fetched when wanted), ``updated``
-    follow the server in status, strategy or revision, ``deleted`` are gone with the server's;
-    ``deferred`` are just being worked on here, and are taken in with a later pull.
+    follow the server in status, strategy or revision, ``deleted`` are gone with the server's
+    (``trashed``: the folders in the trash); ``deferred`` are just being worked on here, and are
+    taken in with a later pull; ``sent_again``: the server had lost them.
     """
 
     pulled: list[Ref] = field(default_factory=list)
@@ -61,12 +70,24 @@ class PullReport:
     conflicts: list[Decided] = field(default_factory=list)
     deferred: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    passed_over: int = 0  # items without a name, or beyond what is kept of names
+    trashed: list[str] = field(default_factory=list)
+    deletions_waiting: int = 0
+    absent: int = 0  # published versions that the server does not have
+    sent_again: list[Ref] = field(default_factory=list)
+    full: bool = False
+    stopped: str | None = None  # why the feed was not read to its end
     cursor: str | None = None
 
     @property
     def changed(self) -> list[Ref]:
         """The versions whose points in the collection are to be looked at."""
         return list(dict.fromkeys([*self.pulled, *self.updated, *(c.ref for c in self.conflicts)]))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something of the feed was passed over."""
+        return bool(self.failed or self.passed_over or self.stopped)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -82,11 +103,26 @@ class PullReport:
         self.pulled += done.pulled
         self.updated += done.updated
         self.deleted += done.deleted
+        self.trashed += done.trashed
         self.conflicts += done.conflicts
 
 
+@dataclass(slots=True)
+class _Pass:
+    """One reading of the feed; ``before``: what was published here when it began."""
+
+    before: dict[Ref, int] | None = None  # of a full pass only
+    seen: set[Name] = field(default_factory=set)
+    items: int = 0
+    begun_anew: bool = False  # the server's answers look like its beginning, or like an older copy
+    holds_back: bool = False  # something is to be read again from here
+
+
 class Puller:
-    """Brings the server's changes here; ``clock`` gives Unix seconds."""
+    """Brings the server's changes here; ``clock`` gives Unix seconds.
+
+    ``in_use`` tells of a version whose path was just handed out: its folder does not go yet.
+    """
 
     def __init__(
         self,
@@ -94,112 +130,163 @@ class Puller:
         server: EscherServer,
         folders: PulledVersions,
         *,
+        in_use: Callable[[Ref], bool] = lambda _ref: False,
         clock: Callable[[], float] = time.time,
-        random: Callable[[], float] = random.random,
     ) -> None:
         self._journal = journal
         self._server = server
-        self._reconciler = Reconciler(journal, folders)
+        self._reconciler = Reconciler(journal, folders, in_use)
+        self._deletions = Deletions(journal, self._reconciler, clock)
+        self._absence = Absence(journal, clock)
+        self._conflicts = WaitingConflicts(journal, server)
         self._clock = clock
-        self._random = random
 
-    def pull(self) -> PullReport:
+    def pull(self, *, accept_deletions: bool = False) -> PullReport:
         """One pull. Raises when the server can't be read or the home can't be written.
 
-        What was applied until then stays, and the next pull goes on after it.
+        What was applied until then stays, and the next pull goes on after it. ``accept_deletions``:
+        the user has seen how many deletions wait, and lets them be carried out.
         """
-        report = PullReport(cursor=self._journal.facts.get(CURSOR))
-        self._apply([item.change for item in self._journal.pull_backlog.due(self._clock())], report)
-        for page in pages(self._server, report.cursor):
-            self._apply(page.items, report)
-            if page.cursor != report.cursor:
-                self._journal.facts.set(CURSOR, page.cursor)
-                report.cursor = page.cursor
-        self._see_to_conflicts(report)
+        state = self._journal.pull_state
+        report = PullReport(cursor=state.cursor)
+        feed = Feed(self._server)
+        seen: set[Name] | None = None  # every name that the server knows, where all were read
+        try:
+            anew = state.full_pass_due(self._clock()) or self._conflicts.ask_anew()
+            if anew or self._go_on(feed, report).begun_anew:
+                seen = self._full_pass(feed, report)
+            state.completed(self._clock(), full=report.full)
+        except FeedEnded as error:
+            report.stopped = f"{error} The rest comes with a later sync."
+            log.warning("%s", error)
+        report.add(self._deletions.carry_out(accept=accept_deletions))
+        report.deletions_waiting = self._journal.waiting.counts()["deletions"]
+        self._conflicts.look_after(seen)
         self._journal.conflicts.prune(self._clock())
         return report
 
-    # -- inside -----------------------------------------------------------------------------
-    def _apply(self, items: Sequence[dict[str, Any]], report: PullReport) -> None:
-        """Apply raw items; each that fails is in the backlog afterwards, each other is not."""
+    # -- reading ----------------------------------------------------------------------------
+    def _go_on(self, feed: Feed, report: PullReport) -> _Pass:
+        """Read on after the cursor."""
+        run = _Pass()
+        known = None
+        for page in feed.pages(report.cursor):
+            if page.anew and report.cursor is not None:
+                run.begun_anew = True  # our cursor was refused
+                return run
+            self._apply(page.items, report, run)
+            self._keep(page, report, run)
+            if run.items and known is None:
+                known = len(self._journal.versions.published_revisions())
+            # a server that was restored takes the cursor and begins at the beginning
+            run.begun_anew |= bool(run.items) and 2 * run.items > (known or 0)
+        return run
+
+    def _full_pass(self, feed: Feed, report: PullReport) -> set[Name]:
+        """Read everything, and see what is not there; every name that is."""
+        report.full = True
+        run = _Pass(before=self._journal.versions.published_revisions())
+        for page in feed.pages(None):
+            if page.anew:  # also in the middle, where the server lost its cursor
+                run.seen.clear()
+            self._apply(page.items, report, run)
+            self._keep(page, report, run)
+        self._forget_unseen(run)
+        absent = self._absence.look(run.before or {}, run.seen)
+        report.absent, report.sent_again = len(absent), self._absence.send_again(absent)
+        return run.seen
+
+    def theirs(self, conflict: ConflictRecord, ref: Ref | None = None) -> Theirs | None:
+        """The server's side of a conflict; None when it has none any more."""
+        return self._conflicts.theirs(conflict, ref)
+
+    def _keep(self, page: Page, report: PullReport, run: _Pass) -> None:
+        """Keep the cursor, unless something before it is to be read again soon."""
+        if page.cursor != report.cursor and not run.holds_back:
+            self._journal.pull_state.keep_cursor(page.cursor)
+            report.cursor = page.cursor
+
+    # -- applying ---------------------------------------------------------------------------
+    def _apply(self, items: Sequence[Item], report: PullReport, run: _Pass) -> None:
+        """Apply raw items; each that fails waits by its name afterwards, each other does not."""
         if not items:
             return
-        raws: dict[Name, dict[str, Any]] = {name_of(raw): raw for raw in items}
+        run.items += len(items)
+        raws: dict[Name, Item] = {}
+        for item in items:
+            name = name_of(item.members if isinstance(item, BadJson) else item)
+            if "?" in name:
+                report.passed_over += 1
+                log.warning("an item without a name in the changes feed is passed over")
+            else:
+                raws[name] = item
+        run.seen.update(raws)
+        waiting = self._journal.waiting.get_many(list(raws))
         failed: dict[Name, Exception] = {}
         readable: list[Theirs] = []
-        for name, raw in raws.items():
+        for name, item in self._to_read(raws, waiting).items():
             try:
-                readable.append(read_item(raw))
+                readable.append(_read(item))
             except EscherError as error:
                 failed[name] = error
-        done = self._reconciler.apply(readable)
+        done = self._reconciler.apply(readable, run.before)
         failed |= {(ref.playbook_id, ref.version): error for ref, error in done.failed.items()}
+        run.begun_anew |= bool(done.older) and run.before is None
         report.add(done)
-        self._note_failures(raws, failed, report)
+        noted = self._deletions.note(done.to_delete)
+        over = [name for name in waiting if name not in failed and name not in noted]
+        self._journal.waiting.forget(over)
+        self._note_failures(raws, failed, report, run)
+
+    def _to_read(
+        self, raws: Mapping[Name, Item], waiting: Mapping[Name, WaitingChange]
+    ) -> dict[Name, Item]:
+        """What may say something new: most of a full pass does not."""
+        rows = self._journal.versions.get_many([Ref(*name) for name in raws])
+        in_conflict = self._journal.conflicts.open_refs()
+        wanted = {}
+        for name, item in raws.items():
+            row = rows.get(Ref(*name))
+            known = (
+                row is not None
+                and name not in waiting
+                and row.ref not in in_conflict
+                and not isinstance(item, BadJson)
+                and is_in_step(item, row)
+            )
+            if not known:
+                wanted[name] = item
+        return wanted
 
     def _note_failures(
         self,
-        raws: dict[Name, dict[str, Any]],
-        failed: dict[Name, Exception],
+        raws: Mapping[Name, Item],
+        failed: Mapping[Name, Exception],
         report: PullReport,
+        run: _Pass,
     ) -> None:
-        backlog = self._journal.pull_backlog
-        known = backlog.get_many(list(raws))
         kept = []
         for name, error in failed.items():
-            words, before = failure(error), known.get(name)
-            # another change of the version begins anew
-            attempts = before.attempts if before and before.change == raws[name] else 0
-            due = math.ceil(self._clock() + self._wait(attempts))
-            kept.append(BacklogItem(name, raws[name], words, attempts + 1, due))
-            told = report.deferred if isinstance(error, LeaseHeld) else report.failed
-            told["@".join(name)] = words
+            words = failure(error)
             log.warning("%s@%s of the changes feed is not taken in: %s", *name, words)
-        backlog.put(kept)
-        over = [name for name in known if name not in failed]
-        backlog.forget(over)
-        for name in over:
-            report.failed.pop("@".join(name), None)
-            report.deferred.pop("@".join(name), None)
+            if isinstance(error, LeaseHeld | StorageError):  # of this moment: read again soon
+                told = report.deferred if isinstance(error, LeaseHeld) else report.failed
+                told["@".join(name)] = words
+                run.holds_back = True
+                continue
+            report.failed["@".join(name)] = words
+            item = raws[name]
+            revision = revision_of(item.members if isinstance(item, BadJson) else item)
+            kept.append(WaitingChange(name, FAILED, words, int(self._clock()), revision))
+        report.passed_over += self._journal.waiting.put(kept)
 
-    def _wait(self, attempts: int) -> float:
-        """At least a second: an item that fails is not tried twice in one sync."""
-        return 1 + full_jitter(
-            attempts, base_seconds=BASE_SECONDS, cap_seconds=CAP_SECONDS, random=self._random
-        )
+    def _forget_unseen(self, run: _Pass) -> None:
+        """What waits and is not on the server any more, waits no more."""
+        waiting = [*self._journal.waiting.failed(), *self._journal.waiting.deletions()]
+        self._journal.waiting.forget([item.name for item in waiting if item.name not in run.seen])
 
-    def _see_to_conflicts(self, report: PullReport) -> None:
-        """Open conflicts that need no choice (any more), or that a new version here inherits."""
-        waiting = self._journal.conflicts.open_ones()
-        rows = self._journal.versions.get_many([conflict.ref for conflict in waiting])
-        for conflict in waiting:
-            try:
-                self._see_to(conflict, rows.get(conflict.ref), report)
-            except (ServerRejected, StorageError):
-                raise
-            except PermanentError as error:  # theirs can't be read: the conflict waits with it
-                report.failed[str(conflict.ref)] = str(error)
 
-    def _see_to(
-        self, conflict: ConflictRecord, row: VersionRecord | None, report: PullReport
-    ) -> None:
-        if row is not None and row.sync_state is SyncState.PUBLISHED:
-            self._journal.conflicts.settle([conflict.ref], "the same content")
-        elif row is None or conflict.kind == Rule.EDIT_BECOMES_SUCCESSOR:
-            self._decide(conflict, report)
-        elif row.sync_state is not SyncState.CONFLICT and conflict.theirs is not None:
-            self._apply([conflict.theirs], report)
-
-    def _decide(self, conflict: ConflictRecord, report: PullReport) -> None:
-        ref = conflict.ref
-        theirs = self.theirs(conflict)
-        if theirs is not None:
-            self._apply([theirs.raw], report)
-        elif self._journal.versions.get(ref) is None:
-            self._journal.conflicts.settle([ref], "both sides are gone")
-
-    def theirs(self, conflict: ConflictRecord) -> Theirs | None:
-        """The server's side of a conflict; None when it has none any more."""
-        if conflict.theirs is not None:
-            return read_item(conflict.theirs)
-        return find_theirs(self._server, conflict.ref)
+def _read(item: Item) -> Theirs:
+    if isinstance(item, BadJson):
+        raise InvalidPlaybook(f"The changes feed holds an item that {item.why}.")
+    return read_item(item)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.models import Ref
-from core.publishing.conflict_rules import Rule
+from core.publishing.conflict_rules import Rule, There
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +28,8 @@ class Reconciled:
     pulled: list[Ref] = field(default_factory=list)
     updated: list[Ref] = field(default_factory=list)
     deleted: list[Ref] = field(default_factory=list)
+    to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
+    trashed: list[str] = field(default_factory=list)  # folders in the trash
     conflicts: list[Decided] = field(default_factory=list)
     failed: dict[Ref, Exception] = field(default_factory=dict)
+    older: list[Ref] = field(default_factory=list)  # known here at a higher revision

@@ -7,7 +7,7 @@ and what waits for the user (or was set aside) is written down before anything g
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +17,13 @@ from core.errors import LeaseHeld, PermanentError, StorageError
 from core.journal import Journal
 from core.journal.conflicts import KeptCopy
 from core.journal.leases import this_process
+from core.journal.pins import TOMBSTONE
 from core.journal.records import VersionRecord
-from core.models import Area, Move, Ref, Status, Strategy, SyncState
+from core.models import Area, Ref, Strategy, SyncState
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, decide
 from core.publishing.feed import Theirs
 from core.publishing.following import NO_ERROR, following
-from core.publishing.ports import PulledVersions
+from core.publishing.ports import Copying, PulledVersions
 from core.publishing.reconciled import Decided, Reconciled
 from core.publishing.verdicts import CONFLICT_REMEDY
 
@@ -41,50 +42,98 @@ class _Item:
 
 
 class Reconciler:
-    """Brings versions here in step with the server's; safe beside publishers of the same home."""
+    """Brings versions here in step with the server's; safe beside publishers of the same home.
 
-    def __init__(self, journal: Journal, folders: PulledVersions) -> None:
+    ``in_use`` tells of a version whose path was just handed out: its folder does not go yet.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        folders: PulledVersions,
+        in_use: Callable[[Ref], bool] = lambda _ref: False,
+    ) -> None:
         self._journal = journal
         self._folders = folders
+        self._in_use = in_use
         self._rules: dict[Rule, Callable[[_Item, Reconciled], None]] = {
-            Rule.DELETED_THERE: self._deleted_there,
             Rule.EDIT_BEATS_DELETION: self._edit_beats_deletion,
             Rule.CHANGE_BEATS_DELETION: self._change_beats_deletion,
-            Rule.REPLACED_THERE: self._replaced_there,
+            Rule.IMMUTABLE: self._immutable,
             Rule.EDIT_BECOMES_SUCCESSOR: self._edit_becomes_successor,
             Rule.OPEN_CONFLICT: self._open_conflict,
+            Rule.PRIVATE_ID: self._private_id,
+            Rule.NAME_IS_TAKEN: self._name_is_taken,
             Rule.THEIRS_IS_GONE: self._theirs_is_gone,
             Rule.NOTHING: self._nothing,
         }
 
-    def apply(self, batch: Sequence[Theirs]) -> Reconciled:
-        """Decide and do; what can't be done now is in ``failed``, and may be applied again."""
+    def apply(self, batch: Sequence[Theirs], before: Mapping[Ref, int] | None = None) -> Reconciled:
+        """Decide and do; what can't be done now is in ``failed``, and may be applied again.
+
+        ``before``: the revisions known here before the server was asked. Where one has not moved
+        since, the server's answer counts though its revision is a lower one. Deletions of what is
+        untouched here are only named (`Reconciled.to_delete`), for `delete` to carry out.
+        """
         done = Reconciled()
         wanted = {theirs.ref: theirs for theirs in batch}
+        pins = self._journal.pins.get_many(list(wanted))
+        private = self._journal.pins.private_ids(ref.playbook_id for ref in wanted)
         with self._leased(wanted) as (rows, fences):
-            new, same = [], []
+            new: list[Theirs] = []
+            same: list[_Item] = []
             for ref, theirs in wanted.items():
                 row = rows.get(ref)
+                is_private = ref.playbook_id in private
                 if row is None:
-                    if theirs.there.deleted:
-                        self._journal.conflicts.settle([ref], "both sides are gone")
-                    else:
-                        new.append(theirs)
+                    rule = decide(None, theirs.there, pinned=pins.get(ref), private=is_private)
+                    with _failing(ref, done):
+                        self._without_row(rule, theirs, new, done)
                 elif ref not in fences:
                     done.failed[ref] = _lost(ref)
                 else:
                     item = _Item(theirs, row, fences[ref])
+                    fresh = before is not None and before.get(ref) == row.revision
                     with _failing(ref, done):
-                        rule = self._rule(item)
+                        rule = self._rule(item, pins.get(ref), private=is_private, fresh=fresh)
+                        if not fresh and theirs.there.revision < (row.revision or 0):
+                            done.older.append(ref)
                         if rule is Rule.SAME_CONTENT:
                             same.append(item)
+                        elif rule is Rule.DELETED_THERE:
+                            self._deleted_there(item, done)
                         elif rule in self._rules:
                             self._rules[rule](item, done)
             self._take_in(new, done)
             self._same_content(same, done)
+        self._pin_tombstones(batch, pins, private)
         return done
 
-    def _rule(self, item: _Item) -> Rule:
+    def delete(self, batch: Sequence[Theirs]) -> Reconciled:
+        """Carry out deletions of the server: into the trash, unless somebody edited it meanwhile.
+
+        What is being worked on, or was just handed out, stays in ``to_delete``.
+        """
+        done = Reconciled()
+        wanted = {theirs.ref: theirs for theirs in batch}
+        with self._leased(wanted) as (rows, fences):
+            for ref, theirs in wanted.items():
+                row = rows.get(ref)
+                if row is None:
+                    continue
+                if ref not in fences or self._in_use(ref):
+                    done.to_delete[ref] = theirs.there
+                    continue
+                item = _Item(theirs, row, fences[ref])
+                with _failing(ref, done):
+                    rule = self._rule(item, None, private=False, fresh=False)
+                    if rule is Rule.DELETED_THERE:
+                        self._drop(item, done)
+                    elif rule is Rule.EDIT_BEATS_DELETION:
+                        self._edit_beats_deletion(item, done)
+        return done
+
+    def _rule(self, item: _Item, pinned: str | None, *, private: bool, fresh: bool) -> Rule:
         row, there = item.row, item.theirs.there
         here = Here(
             digest=row.content_digest,
@@ -95,10 +144,35 @@ class Reconciler:
             deleting=row.deleting,
             in_conflict=row.sync_state is SyncState.CONFLICT,
         )
-        rule = decide(here, there)
+        rule = decide(here, there, pinned=pinned, private=private, fresh=fresh)
         if rule in LOOK_AT_DISK and self._folders.is_edited(item.ref):
-            return decide(replace(here, edited=True), there)
+            here = replace(here, edited=True)
+            return decide(here, there, pinned=pinned, private=private, fresh=fresh)
         return rule
+
+    def _without_row(self, rule: Rule, theirs: Theirs, new: list[Theirs], done: Reconciled) -> None:
+        """What is not here, and is there, or was."""
+        if rule is Rule.TAKE_IN:
+            new.append(theirs)
+        elif rule is Rule.PRIVATE_ID:
+            self._open_private_id(theirs, done)
+        elif rule is Rule.IMMUTABLE:
+            self._open_immutable(theirs, done)
+        else:
+            self._journal.conflicts.settle([theirs.ref], "both sides are gone")
+
+    def _pin_tombstones(
+        self, batch: Sequence[Theirs], pins: Mapping[Ref, str], private: Collection[str]
+    ) -> None:
+        """A deleted name goes on standing for what was deleted; nothing of that came here."""
+        new = [
+            (theirs.ref, theirs.there.digest)
+            for theirs in batch
+            if theirs.there.deleted
+            and theirs.ref not in pins
+            and theirs.ref.playbook_id not in private
+        ]
+        self._journal.pins.put(new, TOMBSTONE)
 
     # -- the rules --------------------------------------------------------------------------
     def _take_in(self, new: Sequence[Theirs], done: Reconciled) -> None:
@@ -131,37 +205,55 @@ class Reconciler:
         lost = {ref for ref, is_mine in zip(asked, written, strict=True) if not is_mine}
         done.failed |= {ref: _lost(ref) for ref in lost}
         refs = [item.ref for item, _, _ in todo if item.ref not in lost]
-        self._journal.conflicts.settle(refs, "the same content")
+        agreed = [item.ref for item in items if item.ref not in lost]
+        self._journal.conflicts.settle(agreed, "the same content")
         done.updated += refs
 
     def _deleted_there(self, item: _Item, done: Reconciled) -> None:
+        if item.row.deleting:  # the user of this home has asked for it, too
+            self._drop(item, done, copy="edits")
+        else:
+            done.to_delete[item.ref] = item.theirs.there
+
+    def _drop(self, item: _Item, done: Reconciled, copy: Copying = "trash") -> None:
         words = f"{item.ref} was deleted on the server."
-        note = partial(self._note, item, Rule.DELETED_THERE, words, "deleted", done)
-        self._folders.drop(item.ref, copy="edits", on_kept=note)
+        kept: list[str] = []
+
+        def on_kept(made: KeptCopy) -> None:
+            if copy == "trash":  # listed by itself
+                kept.append(made.folder)
+            else:
+                self._note(item, Rule.DELETED_THERE, words, "deleted", done, made)
+
+        self._folders.drop(item.ref, copy=copy, on_kept=on_kept)
         self._journal.conflicts.settle([item.ref], "deleted there")
         done.deleted.append(item.ref)
+        done.trashed += kept
 
     def _edit_beats_deletion(self, item: _Item, done: Reconciled) -> None:
-        """It goes back to ``local/`` as a version that the server never had."""
-        row = item.row
-        fresh = {"status": Status.READY.value, "deprecated_by": None, "deprecation_reason": None}
-        self._folders.move([Move(item.ref, Area.LOCAL, fresh)])
-        known = row.content_digest != row.published_digest  # else the scan takes the edit first
-        strategy = row.strategy if row.strategy.is_uploaded else Strategy.REVIEW
-        self._set(
-            item,
-            sync_state=SyncState.PENDING if known else SyncState.LOCAL,
-            publish_as=strategy if known else None,
-            revision=None,
-            published_digest=None,
-            uploaded_digest=None,
-            s3_paths={},
-            published_at=None,
-            **NO_ERROR,
+        """The edit is a private version of its own: its name is that of what was deleted."""
+        rule = Rule.EDIT_BEATS_DELETION
+        try:
+            kept = self._folders.keep_as(item.ref, strategy=Strategy.LOCAL_ONLY)
+        except StorageError:
+            raise
+        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+            words = (
+                f"{item.ref} was deleted on the server; it was edited here and can't become a"
+                f" version ({error.detail}): a copy is in the trash."
+            )
+            self._drop(item, done)
+            self._note(item, rule, words, "deleted", done)
+            return
+        words = (
+            f"{item.ref} was deleted on the server and edited here: the edit is {kept} now,"
+            " private until you publish it."
         )
-        words = f"{item.ref} was deleted on the server and edited here: the edit is published anew."
-        self._note(item, Rule.EDIT_BEATS_DELETION, words, "ours", done)
-        self._journal.conflicts.settle([item.ref], "ours is published anew")
+        self._note(item, rule, words, f"ours is {kept}", done)
+        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
+        note = partial(self._journal.conflicts.note, item.ref, rule, more, "deleted")
+        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
+        self._journal.conflicts.settle([item.ref], f"ours is {kept}")
 
     def _change_beats_deletion(self, item: _Item, done: Reconciled) -> None:
         words = (
@@ -176,12 +268,60 @@ class Reconciler:
         self._set(item, **state)
         self._note(item, Rule.CHANGE_BEATS_DELETION, words, "theirs", done)
 
-    def _replaced_there(self, item: _Item, done: Reconciled) -> None:
+    def _immutable(self, item: _Item, done: Reconciled) -> None:
+        """The known content goes on being answered; nothing of it changes before the user says so."""
+        if item.row.deleting:
+            told = {"error_type": "Conflict", "error": self._open_immutable(item.theirs, done)}
+            state = SyncState.PUBLISHED if item.row.is_published else SyncState.LOCAL
+            self._set(item, **{**NO_ERROR, **told, "deleting": False, "sync_state": state})
+        else:
+            self._open_immutable(item.theirs, done)
+
+    def _open_immutable(self, theirs: Theirs, done: Reconciled) -> str:
         words = (
-            f"{item.ref} was replaced on the server by other content;"
-            " that has come here, and a copy of what was here is kept."
+            f"The server claims other content for {theirs.ref} than that name stands for"
+            f" ({theirs.there.digest[:19]}…); the known content stays."
         )
-        self._replace(item, Rule.REPLACED_THERE, words, "theirs", done)
+        self._open(theirs, Rule.IMMUTABLE, words, done)
+        return f"{words} {CONFLICT_REMEDY}"
+
+    def _private_id(self, item: _Item, done: Reconciled) -> None:
+        """The same version of both: ours is not sent while the user has not chosen."""
+        words = self._open_private_id(item.theirs, done)
+        told = {"error_type": "Conflict", "error": words}
+        self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
+
+    def _open_private_id(self, theirs: Theirs, done: Reconciled) -> str:
+        """One conflict for all of the server's versions of the id; the first one names it."""
+        playbook_id = theirs.ref.playbook_id
+        words = (
+            f"The server has versions of {playbook_id}, which is private here"
+            f" (such as {theirs.ref}); ours goes on, theirs waits."
+        )
+        waiting = self._journal.conflicts.open_of_id(playbook_id)
+        if not waiting or waiting[0].ref == theirs.ref:
+            self._open(theirs, Rule.PRIVATE_ID, words, done)
+        return f"{words} {CONFLICT_REMEDY}"
+
+    def _name_is_taken(self, item: _Item, done: Reconciled) -> None:
+        words = (
+            f"{item.ref} was deleted on the server, and its name stands for what it held: ours"
+            " needs another version or id."
+        )
+        self._open(item.theirs, Rule.NAME_IS_TAKEN, words, done)
+
+    def _open(self, theirs: Theirs, rule: Rule, words: str, done: Reconciled) -> None:
+        """Have it in the list once; told again only when it is another one."""
+        known = self._journal.conflicts.open_of(theirs.ref)
+        self._journal.conflicts.open(
+            theirs.ref,
+            rule,
+            words,
+            server_revision=theirs.there.revision,
+            server_digest=theirs.there.digest,
+        )
+        if known is None or (known.kind, known.server_digest) != (rule, theirs.there.digest):
+            done.conflicts.append(Decided(theirs.ref, rule, words))
 
     def _edit_becomes_successor(self, item: _Item, done: Reconciled) -> None:
         rule = Rule.EDIT_BECOMES_SUCCESSOR
@@ -210,17 +350,9 @@ class Reconciler:
         words = (
             f"The server already holds {item.ref} with other content (revision {there.revision})."
         )
-        self._journal.conflicts.open(
-            item.ref,
-            Rule.OPEN_CONFLICT,
-            words,
-            server_revision=there.revision,
-            server_digest=there.digest,
-            theirs=item.theirs.raw,
-        )
+        self._open(item.theirs, Rule.OPEN_CONFLICT, words, done)
         told = {"error_type": "Conflict", "error": f"{words} {CONFLICT_REMEDY}"}
         self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
-        done.conflicts.append(Decided(item.ref, Rule.OPEN_CONFLICT, words))
 
     def _theirs_is_gone(self, item: _Item, done: Reconciled) -> None:
         """Nothing stands in the way any more: what was wished before the conflict goes on."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from core.bounded_json import BadJson, read_items
 from core.errors import NotEscherServer
 from core.files import DIGEST_RE
 from core.models import Status, Strategy
@@ -17,7 +18,9 @@ from core.server.problems import CHECK_URL
 Checksum = Annotated[str, Field(pattern=DIGEST_RE.pattern)]
 S3Path = Annotated[str, Field(pattern=r"^s3://[^\x00-\x1f]+$", max_length=2048)]
 Member = Annotated[str | None, Field(max_length=200)]
-Revision = Annotated[int, Field(ge=1)]
+MAX_NUMBER = 1 << 53  # above it, JSON's readers differ
+Revision = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Moment = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 _NAMED_PROBLEMS = 3
 
 
@@ -100,7 +103,7 @@ class StatsCounted(Reply):
 
 class RemoteFile(Reply):
     path: str
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
     checksum: Checksum
     s3_path: S3Path
     executable: bool = False
@@ -120,7 +123,7 @@ class Change(Reply):
     status: Status
     storage_strategy: Strategy
     deleted: bool
-    updated_at: int
+    updated_at: Moment
     published_by: Member = None
     metadata: dict[str, Any] | None = None
     files: list[RemoteFile] = []
@@ -135,9 +138,14 @@ class Changes(Reply):
 
 
 class ChangePage(Reply):
-    """`Changes` with its items unread: one that is malformed is no reason to refuse the others."""
+    """`Changes` with its items unread: one that is malformed is no reason to refuse the others.
 
-    changes: list[dict[str, Any]]
+    What is no JSON object within the limits is its `core.bounded_json.BadJson`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    changes: list[dict[str, Any] | BadJson]
     cursor: str
     more: bool
 
@@ -221,6 +229,26 @@ class ReferenceStats(Reply):
 
 
 R = TypeVar("R", bound=Reply)
+
+
+def read_change_page(body: bytes, call: str) -> ChangePage:
+    """A page of the feed, item by item; `NotEscherServer` where the page itself is at fault."""
+    try:
+        page, items = read_items(body, "changes")
+    except BadJson as error:
+        raise NotEscherServer(
+            f"{call} answered, and not as the contract says: it {error.why}.", CHECK_URL
+        ) from None
+    cursor, more = page.get("cursor"), page.get("more")
+    if not isinstance(cursor, str) or not isinstance(more, bool):
+        raise NotEscherServer(
+            f"{call} answered, and not as the contract says (cursor, more).", CHECK_URL
+        )
+    read = [
+        item if isinstance(item, dict | BadJson) else BadJson("is not a JSON object")
+        for item in items
+    ]
+    return ChangePage.model_construct(changes=read, cursor=cursor, more=more)
 
 
 def read_reply(kind: type[R], body: bytes, call: str) -> R:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from core.bounded_json import MAX_DOCUMENT_BYTES
 from core.errors import (
     FilesMissing,
     NotEscherServer,
@@ -36,10 +37,11 @@ from core.server.answers import (
     ScriptFile,
     StatsCounted,
     StatusSet,
+    read_change_page,
     read_reply,
 )
 from core.server.downloads import DownloadCount, Downloads
-from core.server.http import READ_SECONDS, Answer, Http, url_label
+from core.server.http import MAX_ANSWER_BYTES, READ_SECONDS, Answer, Http, url_label
 from core.server.problems import CHECK_URL, api_error, clean_words, read_problem
 from core.server.retry import Deadline, Retrier, RetryPolicy
 from core.server.transfers import Transfers
@@ -49,6 +51,7 @@ from core.settings import Settings
 R = TypeVar("R", bound=Reply)
 _PROBE = RetryPolicy(tries=1, deadline_seconds=5.0)
 _NOT_FOUND = 404
+_CHANGES = "/api/playbook/metadata/changes"
 # Idle connections kept: every thread of a transfer worker may be sending at once.
 CONNECTIONS = 64
 
@@ -182,17 +185,23 @@ class EscherServer:
     # -- reading ----------------------------------------------------------------------------
     def changes(self, cursor: str | None = None, limit: int = 200) -> Changes:
         """A page of what changed after ``cursor``; None begins at the beginning."""
-        return self._changes(Changes, cursor, limit)
+        return self._call(Changes, "GET", _CHANGES, params=self._since(cursor, limit))
 
     def change_page(self, cursor: str | None = None, limit: int = 200) -> ChangePage:
         """`changes` with each item as it came, for a reader who takes them one by one."""
-        return self._changes(ChangePage, cursor, limit)
+        answer, call = self._exchange(
+            "GET", _CHANGES, params=self._since(cursor, limit), max_bytes=MAX_DOCUMENT_BYTES
+        )
+        self._check(answer, call)
+        page = read_change_page(answer.body, call)
+        self._contacted()
+        return page
 
-    def _changes(self, kind: type[R], cursor: str | None, limit: int) -> R:
+    def _since(self, cursor: str | None, limit: int) -> dict[str, str]:
         params = {"tenant_id": self._tenant, "limit": str(limit)}
         if cursor is not None:
             params["since"] = cursor
-        return self._call(kind, "GET", "/api/playbook/metadata/changes", params=params)
+        return params
 
     def script(
         self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
@@ -239,10 +248,9 @@ class EscherServer:
         """Whether the server answers as an Escher server does, with this token; 5 s at most."""
         try:
             params = {"tenant_id": self._tenant, "limit": "1"}
-            path = "/api/playbook/metadata/changes"
-            answer, call = self._exchange("GET", path, params=params, retrier=Retrier(_PROBE))
+            answer, call = self._exchange("GET", _CHANGES, params=params, retrier=Retrier(_PROBE))
             self._check(answer, call)
-            read_reply(Changes, answer.body, call)
+            read_change_page(answer.body, call)
         except (TransientError, ServerRejected):
             return False
         return True
@@ -272,10 +280,13 @@ class EscherServer:
     def _read(self, kind: type[R], answer: Answer, call: str) -> R:
         self._check(answer, call)
         reply = read_reply(kind, answer.body, call)
+        self._contacted()
+        return reply
+
+    def _contacted(self) -> None:
         on_contact, self._on_contact = self._on_contact, None
         if on_contact is not None:
             on_contact()
-        return reply
 
     def _exchange(
         self,
@@ -286,6 +297,7 @@ class EscherServer:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         retrier: Retrier | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> tuple[Answer, str]:
         """The answer, transient failures retried, and the call as errors name it."""
         url = self._url + path
@@ -306,6 +318,7 @@ class EscherServer:
                 headers=sent,
                 params=params,
                 body=content,
+                max_bytes=max_bytes,
             )
             if not answer.is_ok:
                 error = api_error(answer.status, answer.headers, answer.body, call, token)

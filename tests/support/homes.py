@@ -104,7 +104,7 @@ class Home:
             )
             self.network.wrap(service.server._http)
             vars(service)["puller"] = Puller(
-                service.journal, service.server, service.pulled_folders, random=self.dice.random
+                service.journal, service.server, service.pulled_folders
             )
             vars(service)["publisher"] = Publisher(
                 service.journal, service.server, service.store, service.indexing, self.settings,

@@ -47,9 +47,7 @@ class Machine:
             clock=self.clock,
             random=lambda: 0.0,
         )
-        self.puller = Puller(
-            self.journal, self.server, self.folders, clock=self.clock, random=lambda: 0.0
-        )
+        self.puller = Puller(self.journal, self.server, self.folders, clock=self.clock)
         self.desk = ConflictDesk(self.journal, self.folders, self.puller.theirs)
 
     def clock(self) -> float:
@@ -96,7 +94,12 @@ class Machine:
         """With a text editor, on disk."""
         (self.folder(ref) / "shell" / "run.sh").write_text(f"#!/bin/sh\n{script}\n")
 
-    def pull(self) -> PullReport:
+    def pull(self, *, accept_deletions: bool = False) -> PullReport:
+        return self.puller.pull(accept_deletions=accept_deletions)
+
+    def pull_all(self) -> PullReport:
+        """A full pass."""
+        self.journal.pull_state.want_full_pass("a test")
         return self.puller.pull()
 
     def resolve(self, ref: Ref, **choice: str) -> Resolution:
@@ -128,6 +131,11 @@ class Machine:
     def on_disk(self, ref: Ref) -> dict[str, Any]:
         """``metadata.json`` as it stands."""
         return dict(json.loads((self.folder(ref) / "metadata.json").read_text()))
+
+    def trash(self) -> list[str]:
+        """The scripts of what is in the trash."""
+        found = sorted(self.settings.trash_path.glob("*-v*/shell/run.sh"))
+        return [path.read_text().removeprefix("#!/bin/sh\n").strip() for path in found]
 
     def copies(self, playbook_id: str = "stop-rds") -> list[str]:
         """The scripts of kept copies."""

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from core.errors import EscherError, StorageError
 from core.files import sha256_bytes
 from core.models import PlaybookDraft, Ref, Status, Strategy
-from core.publishing.feed import Theirs, pages, read_item
+from core.publishing.feed import Feed, Theirs, read_item
 from core.server.client import EscherServer
 from core.service import PlaybookService
 from core.settings import Settings
@@ -240,7 +240,7 @@ class TwoClients:
 
     def on_server(self) -> dict[Ref, Theirs]:
         found = {}
-        for page in pages(self.reviewer, None):
+        for page in Feed(self.reviewer).pages(None):
             for item in map(read_item, page.items):
                 found[item.ref] = item
         return {ref: item for ref, item in found.items() if not item.there.deleted}

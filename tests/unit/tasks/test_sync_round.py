@@ -102,21 +102,21 @@ def test_one_that_never_ends_to_be_asked_hands_on(
 def test_a_report_with_failures_is_a_partial_sync_and_a_retry_tries_them_again(
     service: PlaybookService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.journal.pull_backlog import BacklogItem
+    from core.journal.waiting_changes import FAILED, WaitingChange
 
-    later = int(time.time()) + 3600
-    item = BacklogItem(("bad", "1.0.0"), {}, "It is malformed.", 9, later)
-    service.journal.pull_backlog.put([item])
+    item = WaitingChange(("bad", "1.0.0"), FAILED, "It is malformed.", int(time.time()))
+    service.journal.waiting.put([item])
     finds(monkeypatch, service, lambda *_: SyncPlan(time.time()))
     job = asked(service)
     report = run(service, job, lambda: NOTHING)
     assert report is not None
     assert report["failures"] == {"bad@1.0.0": "It is malformed."}
+    assert report["partial"]
     assert state(service, job) is JobState.PARTIAL
 
     jobs.retry(service, job)
     assert state(service, job) is JobState.QUEUED
-    assert [due.attempts for due in service.journal.pull_backlog.due(time.time())] == [0]
+    assert service.journal.pull_state.full_pass_due(time.time())
 
 
 def test_who_comes_while_another_process_syncs_looks_again_soon_and_once(

@@ -7,7 +7,6 @@ from sqlalchemy.exc import IntegrityError
 
 from core.journal import Journal
 from core.journal.conflicts import KEEP_SETTLED_SECONDS, ConflictState, KeptCopy
-from core.journal.pull_backlog import BacklogItem
 from core.models import Ref
 
 REF = Ref("stop-rds", "1.0.0")
@@ -81,20 +80,3 @@ class TestConflicts:
             _insert(connection, REF, ConflictState.SETTLED, values)
             with pytest.raises(IntegrityError):
                 _insert(connection, REF, ConflictState.OPEN, values)
-
-
-class TestBacklog:
-    def test_the_last_change_of_each_version_is_kept_until_it_is_done(self, journal):
-        backlog = journal.pull_backlog
-        first = BacklogItem(("a", "1.0.0"), {"revision": 1}, "why", 1, 100)
-        second = BacklogItem(("a", "1.0.0"), {"revision": 2}, "why", 1, 50)
-        other = BacklogItem(("?", "not semver"), {}, "why", 4, 60)
-        backlog.put([first, other])
-        backlog.put([second])
-        backlog.put([])
-        assert backlog.all() == [other, second]
-        assert backlog.due(49) == []
-        assert backlog.due(50) == [second]
-        assert backlog.get_many([("a", "1.0.0"), ("b", "1.0.0")]) == {second.name: second}
-        backlog.forget([second.name, ("never", "there")])
-        assert backlog.all() == [other]

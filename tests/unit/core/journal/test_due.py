@@ -5,7 +5,6 @@ from sqlalchemy import literal, select
 
 from core.journal import Journal
 from core.journal.due import LONGEST_WAIT_SECONDS, due, is_due
-from core.journal.pull_backlog import BacklogItem
 
 NOW = 1_800_000_000
 
@@ -29,10 +28,3 @@ def test_what_is_put_off_further_than_anything_is_was_put_off_by_a_wrong_clock(
     with journal.database.read() as connection:
         found = connection.scalar(select(due(literal(at), NOW)))
     assert bool(found) is wanted
-
-
-def test_a_change_that_failed_while_the_clock_was_years_ahead_is_tried_again(
-    journal: Journal,
-) -> None:
-    journal.pull_backlog.put([BacklogItem(("a", "1.0.0"), {}, "why", 1, NOW + 10**8)])
-    assert [item.name for item in journal.pull_backlog.due(NOW)] == [("a", "1.0.0")]

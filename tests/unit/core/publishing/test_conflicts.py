@@ -135,13 +135,27 @@ def test_while_a_worker_is_at_it_it_waits(at_odds):
         here.resolve(REF, take="theirs")
 
 
-@pytest.mark.parametrize("choice", [{"as_version": "2.0.0"}, {"take": "theirs"}])
-def test_offline_a_pulled_conflict_is_settled_all_the_same(at_odds, reference, choice):
+@pytest.mark.parametrize(
+    ("choice", "ours"),
+    [({"as_version": "2.0.0"}, "stop-rds@2.0.0"), ({"rename": "mine"}, "mine@1.0.0")],
+)
+def test_offline_ours_goes_out_of_the_way_and_theirs_comes_later(at_odds, reference, choice, ours):
     here, _ = at_odds
     reference.faults({"action": "reset", "count": None})
-    here.resolve(REF, **choice)
+    done = here.resolve(REF, **choice)
+    assert (str(done.kept_as), done.theirs_came) == (ours, False)
     assert here.desk.entries(everything=True)[-1].state != "open"
-    assert here.record(REF).is_published
+    reference.faults()
+    assert here.pull().pulled == [REF]
+
+
+def test_offline_nothing_is_given_up_for_what_can_not_be_had(at_odds, reference):
+    here, _ = at_odds
+    reference.faults({"action": "reset", "count": None})
+    with pytest.raises(ServerUnreachable):
+        here.resolve(REF, take="theirs")
+    assert here.script(REF) == "echo ours"
+    assert here.desk.entries()[0].state == "open"
 
 
 @pytest.mark.parametrize("step", ["drop", "take_in"])
@@ -196,7 +210,6 @@ class TestAtPublishing:
         assert here.copies() == ["echo ours"]
         assert here.record(REF).content_digest == there.record(REF).content_digest
 
-    @pytest.mark.usefixtures("forgetful")
     def test_nothing_to_take_where_the_server_has_nothing_any_more(self, machines):
         here, there = machines
         there.created_and_published("echo theirs")
@@ -205,8 +218,10 @@ class TestAtPublishing:
         there.deleted(REF)
         with pytest.raises(Refused, match="nothing to take"):
             here.resolve(REF, take="theirs")
-        here.pull()
-        assert here.publish() == {REF: "done"}
+        here.pull()  # its name stands for what was deleted: ours needs another one
+        assert here.publish() == {}
+        ours = here.resolve(REF, as_version="1.0.1").kept_as
+        assert here.publish() == {ours: "done"}
 
     def test_deleting_ours_brings_theirs(self, machines):
         here, there = machines
@@ -217,18 +232,15 @@ class TestAtPublishing:
         assert here.pull().pulled == [REF]
         assert here.desk.entries() == []
 
-    @pytest.mark.usefixtures("forgetful")
-    def test_a_deletion_there_gives_way_to_the_wish_to_publish(self, machines):
+    def test_a_deleted_version_is_published_again_with_the_same_content_alone(self, machines):
         here, there = machines
-        here.created_and_published()
-        row = here.record(REF)
+        here.created_and_published("echo first")
         there.pull()
         there.deleted(REF)
-        # as an edit in place that a lost lease let through leaves it
-        here.folders.drop(REF, copy="never")
-        here.create("echo second")
-        facts = ("revision", "published_digest", "published_at")
-        here.journal.versions.set(REF, **{name: getattr(row, name) for name in facts})
+        here.pull()
+        with pytest.raises(AlreadyExists, match="for ever"):
+            here.create("echo second")
+        here.create("echo first")
         assert here.publish(REF) == {REF: "done"}
         assert here.record(REF).revision == 3
         assert here.desk.entries(everything=True) == []
@@ -252,10 +264,10 @@ class TestADecisionThatTimeOvertook:
         here.delete(REF)
         here.create("echo ours, anew")
         here.pull()
+        assert here.publish(REF) == {REF: "failed"}
         assert here.state(REF)[0] is SyncState.CONFLICT
         assert len(here.desk.entries()) == 1
 
-    @pytest.mark.usefixtures("forgetful")
     def test_made_anew_here_and_deleted_there_nothing_is_left_of_it(self, at_odds):
         here, there = at_odds
         here.delete(REF)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
+from support.feed import change_item
 
-from core.errors import ServerUnreachable, StorageError
+from core.errors import Refused, ServerUnreachable, StorageError, UsageError
+from core.journal.schema import pins
 from core.models import Area, OutcomeState, Ref, Status, Strategy, SyncState
 from core.publishing.pull import CURSOR
 
@@ -116,17 +117,18 @@ def test_unpublished_here_and_other_content_there_waits_for_the_user(machines):
     assert len(here.desk.entries(everything=True)) == 1
 
 
-@pytest.mark.usefixtures("forgetful")
-def test_when_theirs_is_deleted_the_open_conflict_is_over(machines):
+def test_when_theirs_is_deleted_its_name_goes_on_standing_for_it(machines):
     here, there = machines
     ref = there.created_and_published("echo theirs")
     here.create("echo ours")
     here.pull()
     there.deleted(ref)
-    assert here.pull().updated == [ref]
+    assert [decided.rule for decided in here.pull().conflicts] == ["name_is_taken"]
+    assert here.publish() == {}
+    ours = here.resolve(ref, as_version="1.0.1").kept_as
     assert here.desk.entries() == []
-    assert here.publish() == {ref: "done"}
-    assert there.pull().pulled == [ref]
+    assert here.publish() == {ours: "done"}
+    assert there.pull().pulled == [ours]
 
 
 def test_when_ours_is_deleted_the_open_conflict_is_over_and_theirs_comes(machines):
@@ -148,10 +150,14 @@ class TestDeletions:
         here.pull()
         folder = here.folder(ref)
         there.deleted(ref)
-        assert here.pull().deleted == [ref]
+        here.folders.fetch_contents(ref, {"shell/run.sh": b"#!/bin/sh\necho one\n"})
+        report = here.pull()
+        assert report.deleted == [ref]
         assert not here.has(ref)
         assert not folder.parent.exists()
         assert here.desk.entries(everything=True) == []
+        assert here.trash() == ["echo one"]
+        assert report.trashed == [str(path) for path in here.settings.trash_path.iterdir()]
         assert here.journal.stale_points.refs() == [ref]
 
     def test_notes_beside_a_playbook_do_not_go_with_it(self, machines):
@@ -162,8 +168,8 @@ class TestDeletions:
         there.pull()
         there.deleted(ref)
         assert here.pull().deleted == [ref]
-        [kept] = here.desk.entries()
-        assert (Path(kept.folder) / "notes.txt").read_text() == "Ask Ana first."
+        [kept] = here.settings.trash_path.iterdir()
+        assert (kept / "notes.txt").read_text() == "Ask Ana first."
 
     def test_deleted_there_and_edited_here_the_edit_wins(self, machines):
         here, there = machines
@@ -173,12 +179,15 @@ class TestDeletions:
         here.edit(ref, "echo edited")
         report = here.pull()
         assert (report.deleted, [d.rule for d in report.conflicts]) == ([], ["edit_beats_deletion"])
-        record = here.record(ref)
-        assert (record.area, record.revision, record.sync_state) == (
-            Area.LOCAL, None, SyncState.LOCAL,
+        kept = Ref("stop-rds", "1.0.1")
+        record = here.record(kept)
+        assert (record.area, record.revision, record.sync_state, record.strategy) == (
+            Area.LOCAL, None, SyncState.LOCAL, Strategy.LOCAL_ONLY,
         )  # fmt: skip
-        assert here.script(ref) == "echo edited"
-        assert here.on_disk(ref)["status"] == "ready"
+        assert here.script(kept) == "echo edited"
+        assert here.on_disk(kept)["status"] == "ready"
+        assert not here.has(ref)
+        assert here.trash() == here.copies() == [], "the version holds it"
 
     def test_a_folder_that_only_vanished_is_no_edit(self, machines):
         here, there = machines
@@ -192,12 +201,12 @@ class TestDeletions:
         here, _ = machines
         ref = here.created_and_published()
         here.delete(ref)
-        reviewer.set_status(ref, Status.REJECTED)
+        reviewer.set_status(ref, Status.APPROVED)
         report = here.pull()
         assert [d.rule for d in report.conflicts] == ["change_beats_deletion"]
         record = here.record(ref)
         assert (record.deleting, record.sync_state) == (False, SyncState.PUBLISHED)
-        assert record.status is Status.REJECTED
+        assert record.status is Status.APPROVED
         assert "Delete it again" in (record.error or "")
         assert here.publisher.due_deletes(here.clock()) == []
         # deleted again, with what is there now before one's eyes, it goes
@@ -238,80 +247,120 @@ class TestDeletions:
         assert not here.has(ref)
 
 
-@pytest.mark.usefixtures("forgetful")
-class TestReplaced:
-    def _replace(self, there, ref):
+class TestImmutable:
+    """Other content under a name that was published: nothing here is replaced."""
+
+    @pytest.fixture
+    def replaced(self, machines, monkeypatch):
+        """Published here as ``echo first``; the server claims other content from now on."""
+        here, there = machines
+        ref = here.created_and_published("echo first")
         there.pull()
-        there.deleted(ref)
-        there.created_and_published("echo replaced")
+        original = here.server.change_page
 
-    def test_untouched_here_theirs_comes_and_a_copy_is_kept(self, machines):
-        here, there = machines
-        ref = here.created_and_published("echo first")
-        self._replace(there, ref)
+        def claim(**fields):
+            def page(cursor=None, limit=200):
+                answer = original(None, limit)
+                other = change_item(ref, b"echo evil\n", **{"revision": 7, **fields})
+                answer.changes[:] = [
+                    other if raw["playbook_id"] == ref.playbook_id else raw
+                    for raw in answer.changes
+                ]
+                return answer
+
+            monkeypatch.setattr(here.server, "change_page", page)
+
+        claim()
+        return here, ref, claim
+
+    def test_the_known_content_stays_and_a_conflict_waits(self, replaced):
+        here, ref, _ = replaced
+        before = here.record(ref)
         report = here.pull()
-        assert report.pulled == [ref]
-        assert [d.rule for d in report.conflicts] == ["replaced_there"]
-        assert here.record(ref).content_digest == there.record(ref).content_digest
-        assert here.names(ref) == ["metadata.json"]
+        assert (report.pulled, report.updated) == ([], [])
+        assert [d.rule for d in report.conflicts] == ["immutable"]
+        assert here.record(ref) == before
+        assert here.script(ref) == "echo first"
+        [conflict] = here.desk.entries()
+        assert (conflict.kind, conflict.state) == ("immutable", "open")
+        assert here.journal.pins.get(ref) == before.content_digest
+        assert here.pull_all().conflicts == [], "told once"
+
+    @pytest.mark.parametrize(
+        "fields", [{"revision": 99}, {"revision": 1, "updated_at": 1 << 40}, {"revision": 2}]
+    )
+    def test_no_revision_and_no_time_makes_it_right(self, replaced, fields):
+        here, ref, claim = replaced
+        claim(**fields)
+        before = here.record(ref).content_digest
+        for _ in range(2):
+            here.pull_all()
+        assert here.record(ref).content_digest == before
+        assert here.script(ref) == "echo first"
+
+    def test_only_the_user_pins_it_anew(self, replaced):
+        here, ref, _ = replaced
+        here.pull()
+        done = here.resolve(ref, take="theirs")
+        theirs = change_item(ref, b"echo evil\n")["content_digest"]
+        assert here.record(ref).content_digest == here.journal.pins.get(ref) == theirs
         assert here.copies() == ["echo first"]
-        [kept] = here.desk.entries()
-        assert (kept.state, kept.resolution) == ("kept", "theirs")
-        assert kept.folder is not None
-        here.journal.facts.remove(CURSOR)
+        assert done.theirs_came
+        here.pull_all()
+        assert [entry.state for entry in here.desk.entries()] == ["kept"]
+
+    def test_what_the_user_did_not_see_is_not_taken(self, replaced, monkeypatch):
+        here, ref, _ = replaced
         here.pull()
-        assert here.desk.entries() == [kept]
+        shown = here.server.change_page
 
-    def test_edited_here_the_edit_becomes_the_successor(self, machines):
-        here, there = machines
-        ref = here.created_and_published("echo first")
-        self._replace(there, ref)
-        here.edit(ref, "echo edited")
-        report = here.pull()
-        assert [d.rule for d in report.conflicts] == ["edit_becomes_successor"]
-        successor = Ref("stop-rds", "1.0.1")
-        assert here.script(successor) == "echo edited"
-        assert here.copies() == [], "the successor holds it"
-        assert here.record(successor).publish_as is Strategy.REVIEW
-        assert here.record(ref).content_digest == there.record(ref).content_digest
-        assert here.publish() == {successor: "done"}
+        def again(cursor=None, limit=200):
+            answer = shown(cursor, limit)
+            answer.changes[:] = [change_item(ref, b"echo worse\n", revision=8)]
+            return answer
 
-    def test_what_was_typed_after_the_edit_was_stored_is_kept_too(self, machines, monkeypatch):
-        here, there = machines
-        ref = here.created_and_published("echo first")
-        self._replace(there, ref)
-        here.edit(ref, "echo edited")
-        keep_as = here.folders.keep_as
+        monkeypatch.setattr(here.server, "change_page", again)
+        with pytest.raises(Refused, match="changed its side"):
+            here.resolve(ref, take="theirs")
+        assert here.script(ref) == "echo first"
 
-        def and_typed_on(*args, **named):
-            kept = keep_as(*args, **named)
-            here.edit(ref, "echo typed on")
-            return kept
-
-        monkeypatch.setattr(here.folders, "keep_as", and_typed_on)
-        assert here.pull().pulled == [ref]
-        assert here.script(Ref("stop-rds", "1.0.1")) == "echo edited"
-        assert here.copies() == ["echo typed on"]
-        assert "kept" in {entry.state for entry in here.desk.entries()}
-
-    def test_a_broken_edit_is_kept_as_it_is(self, machines):
-        here, there = machines
-        ref = here.created_and_published("echo first")
-        self._replace(there, ref)
-        here.edit(ref, "echo half an edit")
-        (here.folder(ref) / "metadata.json").write_text('{"playbook_id": ')
+    def test_its_name_can_not_be_given_away(self, replaced):
+        here, ref, _ = replaced
         here.pull()
-        assert here.copies() == ["echo half an edit"]
-        assert here.record(ref).content_digest == there.record(ref).content_digest
+        for choice in ({"as_version": "9.0.0"}, {"rename": "other"}):
+            with pytest.raises(UsageError):
+                here.resolve(ref, **choice)
 
-    def test_deleted_here_theirs_comes_all_the_same(self, machines):
-        here, there = machines
-        ref = here.created_and_published("echo first")
-        self._replace(there, ref)
+    def test_an_edit_is_still_the_next_patch(self, replaced):
+        here, ref, _ = replaced
+        here.edit(ref, "echo edited")
+        assert [d.rule for d in here.pull().conflicts] == ["immutable"]
+        assert here.script(ref) == "echo edited", "for the next scan to take"
+
+    def test_what_was_asked_to_be_deleted_is_not_replaced(self, replaced):
+        here, ref, _ = replaced
         here.delete(ref)
-        assert here.pull().pulled == [ref]
-        assert not here.record(ref).deleting
-        assert here.copies() == ["echo first"]
+        here.pull()
+        record = here.record(ref)
+        assert (record.deleting, record.sync_state) == (False, SyncState.PUBLISHED)
+        assert here.script(ref) == "echo first"
+
+    def test_what_was_deleted_here_does_not_come_back_as_something_else(self, replaced):
+        here, ref, _ = replaced
+        with here.journal.database.write() as connection:
+            here.journal.versions.delete([ref], connection)
+        shutil.rmtree(here.store.layout.folder(Area.SYNCED, ref))
+        assert here.pull_all().pulled == []
+        assert not here.has(ref)
+        assert here.desk.entries()[0].kind == "immutable"
+
+    def test_it_is_over_when_the_server_says_what_it_said(self, replaced, monkeypatch):
+        here, ref, _ = replaced
+        here.pull()
+        monkeypatch.undo()
+        here.pull_all()
+        assert here.desk.entries() == []
+        assert here.record(ref).sync_state is SyncState.PUBLISHED
 
 
 def test_an_edit_of_a_version_in_the_row_becomes_the_successor(machines):
@@ -321,6 +370,8 @@ def test_an_edit_of_a_version_in_the_row_becomes_the_successor(machines):
     row = here.record(ref)
     # as if the content had been replaced right after the commit, by a worker that lost its lease
     here.folders.drop(ref, copy="never")
+    with here.journal.database.write() as connection:
+        connection.execute(pins.delete())
     here.create("echo second")
     facts = ("revision", "published_digest", "published_at")
     here.journal.versions.set(
@@ -413,25 +464,28 @@ class TestTheFeedIsNotTrusted:
         assert list(report.failed) == ["bad@1.0.0"]
         assert report.pulled == [Ref("good", "1.0.0")]
 
-    def test_what_failed_is_tried_again_and_the_cursor_has_gone_on(self, served):
+    def test_what_failed_waits_by_name_and_is_tried_again_by_a_full_pass(self, served, monkeypatch):
         here, serve = served
         serve(lambda raw: raw.update(status="of-a-newer-server"))
         here.pull()
-        [item] = here.journal.pull_backlog.all()
-        assert (item.name, item.attempts) == (("bad", "1.0.0"), 1)
-        assert here.pull().failed == {}, "not due yet"
-        here.skew = 5
-        assert list(here.pull().failed) == ["bad@1.0.0"]
-        [item] = here.journal.pull_backlog.all()
-        assert item.attempts == 2
-        # as a newer client would read it
-        good = {**item.change, "status": "pending_review"}
-        from dataclasses import replace
+        [item] = here.journal.waiting.failed()
+        assert (item.name, item.revision) == (("bad", "1.0.0"), 1)
+        assert here.pull().failed == {}, "the cursor has gone on"
+        assert list(here.pull_all().failed) == ["bad@1.0.0"]
+        monkeypatch.undo()  # as a newer client would read it
+        assert here.pull_all().pulled == [Ref("bad", "1.0.0")]
+        assert here.journal.waiting.failed() == []
 
-        here.journal.pull_backlog.put([replace(item, change=good)])
-        here.skew = 3700
+    def test_what_failed_is_tried_again_when_its_revision_changes(
+        self, served, reviewer, monkeypatch
+    ):
+        here, serve = served
+        serve(lambda raw: raw.update(status="of-a-newer-server"))
+        here.pull()
+        monkeypatch.undo()
+        reviewer.set_status(Ref("bad", "1.0.0"), Status.APPROVED)
         assert here.pull().pulled == [Ref("bad", "1.0.0")]
-        assert here.journal.pull_backlog.all() == []
+        assert here.journal.waiting.failed() == []
 
 
 class TestInterrupted:
@@ -482,50 +536,41 @@ class TestInterrupted:
         monkeypatch.setattr(here.server, "change_page", original)
         assert here.pull().pulled == refs[4:]
 
-    @pytest.mark.parametrize("step", ["take_in", "drop"])
-    @pytest.mark.usefixtures("forgetful")
-    def test_a_step_that_fails_halfway_is_made_good(self, machines, monkeypatch, step):
+    @pytest.mark.parametrize("step", ["take_in", "check"])
+    def test_a_full_disk_holds_the_cursor_until_it_goes(self, machines, monkeypatch, step):
         here, there = machines
-        ref = here.created_and_published("echo first")
-        there.pull()
-        there.deleted(ref)
-        there.created_and_published("echo replaced")
+        here.pull()
+        ref = there.created_and_published()
         original = getattr(here.folders, step)
 
         def fail(*_, **__):
             raise StorageError("The disk is full.")
 
         monkeypatch.setattr(here.folders, step, fail)
-        assert list(here.pull().failed) == [str(ref)]
+        if step == "take_in":
+            with pytest.raises(StorageError):
+                here.pull()
+        else:
+            assert list(here.pull().failed) == [str(ref)]
         monkeypatch.setattr(here.folders, step, original)
-        here.skew = 5
         assert here.pull().pulled == [ref]
-        assert here.record(ref).content_digest == there.record(ref).content_digest
-        assert here.copies() == ["echo first"]
 
-    @pytest.mark.usefixtures("forgetful")
-    def test_a_copy_is_listed_though_the_pull_was_killed_right_after_it(
-        self, machines, monkeypatch
-    ):
+    def test_a_deletion_that_was_killed_is_in_the_trash_once(self, machines, monkeypatch):
         here, there = machines
         ref = here.created_and_published("echo first")
         there.pull()
         there.deleted(ref)
-        there.created_and_published("echo replaced")
-        original = here.folders.drop
+        original = here.folders._writer.apply
 
-        def die(*args, **named):
-            original(*args, **named)
+        def die(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(here.folders, "drop", die)
+        monkeypatch.setattr(here.folders._writer, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             here.pull()
-        monkeypatch.setattr(here.folders, "drop", original)
-        here.pull()
-        (entry,) = here.desk.entries()
-        assert here.copies() == ["echo first"]
-        assert Path(entry.folder).parent == here.settings.conflicts_path / ref.playbook_id
+        monkeypatch.setattr(here.folders._writer, "apply", original)
+        assert here.pull().deleted == [ref]
+        assert here.trash() == ["echo first"]
 
     def test_metadata_left_by_a_killed_pull_is_written_over(self, machines):
         here, there = machines
@@ -545,8 +590,7 @@ class TestInterrupted:
         assert list(here.pull().failed) == [str(ref)]
         assert (folder / "shell" / "mine.sh").read_text() == "echo precious"
         shutil.rmtree(folder)
-        here.skew = 5
-        assert here.pull().pulled == [ref]
+        assert here.pull_all().pulled == [ref]
 
     def test_what_crashed_before_settling_is_settled(self, machines):
         here, _ = machines
