@@ -21,6 +21,7 @@ from api import (
     routes_jobs,
     routes_playbooks,
     routes_search,
+    routes_trash,
 )
 from api.auth import Gate, check_exposure, load_token
 from api.body_limit import BodyLimit
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         routes_executions,
         routes_decisions,
         routes_conflicts,
+        routes_trash,
         routes_jobs,
         routes_search,
         routes_cache,

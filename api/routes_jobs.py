@@ -44,6 +44,7 @@ def submit(
         secrets_gate=body.secrets_gate,
         accept_findings=[(item.key, item.reason) for item in body.accept_findings],
         on_findings=found.update,
+        accept_deletions=body.accept_deletions,
         idempotency_key=idempotency_key,
     )
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"

@@ -158,6 +158,9 @@ class JobBody(_Request):
         list[AcceptedFinding],
         Field(max_length=100, description="With publish: findings of the versions in refs."),
     ] = []
+    accept_deletions: Annotated[
+        bool, Field(description="Of a sync: carry out the server's deletions that wait.")
+    ] = False
 
 
 TextOrList = str | list[str]

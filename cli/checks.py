@@ -159,6 +159,44 @@ def journal(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def server_changes(settings: Settings) -> Iterator[Finding]:
+    """How old what is known of the server is, and what of it waits for the user."""
+    from core.journal import Journal
+    from core.status import STALE, pull_status
+
+    if settings.journal_url is None and not (settings.home / "journal.db").exists():
+        return
+    opened = Journal(settings.effective_journal_url)
+    try:
+        known = pull_status(opened)
+    finally:
+        opened.close()
+    name, is_well = "server's changes", True
+    for wrong, detail, remedy in (
+        (known["warnings"], STALE, "`escher-playbooks sync --wait` says what keeps it."),
+        (
+            known["deletions_waiting"],
+            f"{known['deletions_waiting']} deletions wait, as they are many at once",
+            "Look at `escher-playbooks status`; `sync --accept-deletions` carries them out.",
+        ),
+        (
+            known["passed_over"],
+            f"{known['passed_over']} changes of the server can't be taken in",
+            "`escher-playbooks sync --wait` names them.",
+        ),
+        (
+            known["absent"],
+            f"{known['absent']} published versions are not on the server",
+            "The home that published them sends them again; sync there.",
+        ),
+    ):
+        if wrong:
+            is_well = False
+            yield Finding(name, False, detail, remedy)
+    if is_well and known["pulled_at"] is not None:
+        yield Finding(name, True, "read to their end within 24 h, and all taken in")
+
+
 def embedding_model(settings: Settings) -> Iterator[Finding]:
     from core.rag.embedding import SentenceTransformerEmbedder
 

@@ -11,6 +11,7 @@ from cli.session import open_service
 
 if TYPE_CHECKING:
     from core.journal.conflicts import ConflictRecord
+    from core.service import PlaybookService
 
 conflicts_app = typer.Typer(
     help="What was set aside, or waits for your decision.", invoke_without_command=True
@@ -60,6 +61,7 @@ def resolve(
         str | None,
         typer.Option("--take", metavar="theirs", help="Theirs; a copy of ours is kept."),
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Take theirs without being asked.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Settle an open conflict by one of the three choices."""
@@ -68,6 +70,8 @@ def resolve(
 
     ref = Ref.parse(target)
     with open_service() as service:
+        if take is not None and not yes:
+            _ask(service, service.open_conflict(ref))
         resolution = service.resolve_conflict(ref, as_version=as_version, rename=rename, take=take)
         body = follow_ups.resolved(service, resolution)
     if as_json:
@@ -76,6 +80,24 @@ def resolve(
     output.say(f"settled {ref}: {resolution.resolution}")
     if resolution.folder:
         output.note(f"ours is kept in {resolution.folder}")
+
+
+def _ask(service: PlaybookService, conflict: ConflictRecord) -> None:
+    """Where a name is to stand for other content: show both digests, go on only with a yes."""
+    from core.errors import UsageError
+    from core.publishing.conflict_rules import Rule
+
+    if conflict.kind != Rule.IMMUTABLE:
+        return  # the name stands for nothing yet; a copy of ours is kept
+    output.note(f"{conflict.ref} here:   {service.journal.pins.get(conflict.ref)}")
+    output.note(f"{conflict.ref} there:  {conflict.server_digest or 'not known'}")
+    if not output.is_interactive():
+        raise UsageError(
+            f"Taking theirs changes what {conflict.ref} stands for, and nobody can be asked.",
+            "Compare the digests, and say --yes.",
+        )
+    if not output.confirm("Take theirs?"):
+        raise typer.Abort
 
 
 def _what(item: ConflictRecord) -> str:

@@ -50,6 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         checks.encryption_key,
         checks.secret_files,
         checks.journal,
+        checks.server_changes,
         checks.embedding_model,
         checks.collection,
         checks_network.qdrant,

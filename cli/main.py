@@ -32,6 +32,7 @@ from cli import (
     search_commands,
     server_command,
     service_commands,
+    trash_commands,
 )
 from core.errors import EscherError, UsageError
 from core.files import UMASK
@@ -75,6 +76,7 @@ for _commands in (
     reading_commands,
     publish_commands,
     conflict_commands,
+    trash_commands,
     search_commands,
     execution_commands,
     cache_commands,

@@ -175,7 +175,14 @@ def _refuse(plan: PublishPlan) -> None:
         )
 
 
-def sync(wait: options.Wait = False, as_json: options.Json = False) -> None:
+def sync(
+    wait: options.Wait = False,
+    accept_deletions: Annotated[
+        bool,
+        typer.Option("--accept-deletions", help="Carry out the server's deletions that wait."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """Go on with whatever is still to be done, now."""
     from tasks import jobs
 
@@ -192,8 +199,15 @@ def sync(wait: options.Wait = False, as_json: options.Json = False) -> None:
                 service,
                 "sync",
                 secrets_gate=service.settings.secrets_gate,
+                accept_deletions=accept_deletions,
                 wait=wait,
                 on_progress=follow,
+            )
+        waiting = service.journal.waiting.counts()["deletions"]
+        if waiting and not as_json:
+            output.note(
+                f"{waiting} deletions of the server wait: they are many at once."
+                " `sync --accept-deletions` carries them out, into the trash."
             )
         finish(service, job, waited=wait, as_json=as_json, done="synced")
 

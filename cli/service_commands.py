@@ -244,6 +244,13 @@ def status(as_json: options.Json = False) -> None:
     output.say("journal  " + ", ".join(f"{count} {name}" for name, count in journal.items()))
     last = output.moment(sync["last_at"]) or "never"
     output.say(f"sync     last {last}{', running now' if sync['running'] else ''}")
+    for warning in sync["warnings"]:
+        output.say(f"         {warning}")
+    if sync["deletions_waiting"]:
+        output.say(
+            f"         {sync['deletions_waiting']} deletions of the server wait:"
+            " `sync --accept-deletions` carries them out"
+        )
 
 
 def _status_body(settings: Settings) -> dict[str, Any]:

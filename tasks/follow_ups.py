@@ -68,6 +68,12 @@ def decided(
     return playbook.as_json() | {"decision": decision.value, "job_id": job.job_id}
 
 
+def restored(service: PlaybookService, ref: Ref) -> dict[str, Any]:
+    """A version that came back from the trash is indexed; the answer names it."""
+    job = jobs.changed(service, [ref])
+    return {"playbook_id": ref.playbook_id, "version": ref.version, "job_id": job.job_id}
+
+
 def resolved(service: PlaybookService, resolution: Resolution) -> dict[str, Any]:
     """What a settled conflict left is indexed, and published where that was wished."""
     job = jobs.changed(service, resolution.changed)

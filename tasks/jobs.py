@@ -59,6 +59,7 @@ def submit(
     secrets_gate: str | None = None,
     accept_findings: Sequence[tuple[str, str]] = (),
     accepted_by: str = "api",
+    accept_deletions: bool = False,
     idempotency_key: str | None = None,
     wait: bool = False,
     inline: bool = False,
@@ -83,6 +84,7 @@ def submit(
             "format": format_,
             "secrets_gate": service.check_gate(secrets_gate),
             "accept_findings": [key for key, _ in accept_findings] or None,
+            "accept_deletions": accept_deletions or None,
         }.items()
         if value is not None
     }
@@ -96,6 +98,8 @@ def submit(
                 "accept_findings goes with publish and refs.", "Name the one version in refs."
             )
         service.accept_findings(list(refs or ()), accept_findings, accepted_by)
+    if accept_deletions and kind != SYNC:
+        raise UsageError(f"A {kind} job deletes nothing.", "Only sync takes accept_deletions.")
     targets = _targets(
         service,
         kind,

@@ -22,6 +22,7 @@ def submit(
     idempotency_key: str | None = None,
     secrets_gate: str | None = None,
     accept_findings: list[dict[str, str]] | None = None,
+    accept_deletions: bool = False,
 ) -> str:
     """Make the same job as ``POST /v1/jobs``; its id."""
     from tasks import jobs
@@ -41,6 +42,7 @@ def submit(
             (str(i.get("key")), str(i.get("reason", ""))) for i in accept_findings or ()
         ],
         accepted_by="celery",
+        accept_deletions=accept_deletions,
         idempotency_key=key,
         inline=bool(self.request.is_eager),
     )

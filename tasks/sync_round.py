@@ -91,7 +91,7 @@ def _round(
         for job in asked:
             journal_jobs.finish(job.job_id, JobState.FAILED, error=words)
         raise
-    state = JobState.PARTIAL if report["failed"] else JobState.SUCCEEDED
+    state = JobState.PARTIAL if report["partial"] else JobState.SUCCEEDED
     for job in asked:  # this round began after they were asked for, so it is theirs too
         journal_jobs.finish(job.job_id, state, result=report)
     return report
@@ -105,7 +105,8 @@ def _do(
 ) -> dict[str, Any]:
     inline = messages is None
     names = set() if messages is None else messages.since(time.time() - LOST_BATCH_SECONDS)
-    plan = service.look_at_both_sides(set(_refs(names)))
+    accepts = any(job.request.get("accept_deletions") for job in asked)
+    plan = service.look_at_both_sides(set(_refs(names)), accept_deletions=accepts)
     gate = stricter(*(job.request.get("secrets_gate") for job in asked))
     service.publisher.tighten(plan.publish, gate)
     if plan.edits.findings:  # to be read by those who wait, before anything is uploaded

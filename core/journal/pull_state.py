@@ -54,6 +54,7 @@ class PullState:
     def completed(self, now: float, *, full: bool) -> None:
         """A pull came to the end of the feed."""
         self._facts.set(PULLED_AT, str(int(now)))
+        self._read, self._read_at = int(now), time.monotonic()
         if full:
             self._facts.set(FULL_AT, str(int(now)))
             self._facts.remove(WANTED)

@@ -258,6 +258,16 @@ def _metadata(change: Change, entries: tuple[FileEntry, ...]) -> dict[str, Any]:
     return raw
 
 
+def is_long_known(raw: Any, row: VersionRecord | None, pulled_at: int) -> bool:
+    """Whether an item that is in step was so before the last pull: the feed should not tell it.
+
+    What this home has published since comes back from there, and so do its counted executions.
+    """
+    if row is None or (row.status_at or 0) >= pulled_at:
+        return False
+    return not any(raw["metadata"].get(name) for name in STATISTICS)
+
+
 def _publisher(raw: Mapping[str, Any]) -> str | None:
     """The member that the server names."""
     name = raw.get("published_by")

@@ -37,6 +37,7 @@ from core.publishing.feed import (
     Theirs,
     failure,
     is_in_step,
+    is_long_known,
     name_of,
     read_item,
     revision_of,
@@ -113,7 +114,6 @@ class _Pass:
 
     before: dict[Ref, int] | None = None  # of a full pass only
     seen: set[Name] = field(default_factory=set)
-    items: int = 0
     begun_anew: bool = False  # the server's answers look like its beginning, or like an older copy
     holds_back: bool = False  # something is to be read again from here
 
@@ -169,17 +169,12 @@ class Puller:
     def _go_on(self, feed: Feed, report: PullReport) -> _Pass:
         """Read on after the cursor."""
         run = _Pass()
-        known = None
         for page in feed.pages(report.cursor):
             if page.anew and report.cursor is not None:
                 run.begun_anew = True  # our cursor was refused
                 return run
             self._apply(page.items, report, run)
             self._keep(page, report, run)
-            if run.items and known is None:
-                known = len(self._journal.versions.published_revisions())
-            # a server that was restored takes the cursor and begins at the beginning
-            run.begun_anew |= bool(run.items) and 2 * run.items > (known or 0)
         return run
 
     def _full_pass(self, feed: Feed, report: PullReport) -> set[Name]:
@@ -211,7 +206,6 @@ class Puller:
         """Apply raw items; each that fails waits by its name afterwards, each other does not."""
         if not items:
             return
-        run.items += len(items)
         raws: dict[Name, Item] = {}
         for item in items:
             name = name_of(item.members if isinstance(item, BadJson) else item)
@@ -224,7 +218,7 @@ class Puller:
         waiting = self._journal.waiting.get_many(list(raws))
         failed: dict[Name, Exception] = {}
         readable: list[Theirs] = []
-        for name, item in self._to_read(raws, waiting).items():
+        for name, item in self._to_read(raws, waiting, run).items():
             try:
                 readable.append(_read(item))
             except EscherError as error:
@@ -239,9 +233,10 @@ class Puller:
         self._note_failures(raws, failed, report, run)
 
     def _to_read(
-        self, raws: Mapping[Name, Item], waiting: Mapping[Name, WaitingChange]
+        self, raws: Mapping[Name, Item], waiting: Mapping[Name, WaitingChange], run: _Pass
     ) -> dict[Name, Item]:
         """What may say something new: most of a full pass does not."""
+        pulled_at = self._journal.pull_state.last_complete() or 0
         rows = self._journal.versions.get_many([Ref(*name) for name in raws])
         in_conflict = self._journal.conflicts.open_refs()
         wanted = {}
@@ -256,6 +251,8 @@ class Puller:
             )
             if not known:
                 wanted[name] = item
+            elif is_long_known(item, row, pulled_at):  # a server that was restored begins anew
+                run.begun_anew |= run.before is None
         return wanted
 
     def _note_failures(

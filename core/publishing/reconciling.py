@@ -287,6 +287,10 @@ class Reconciler:
 
     def _private_id(self, item: _Item, done: Reconciled) -> None:
         """The same version of both: ours is not sent while the user has not chosen."""
+        known = self._journal.conflicts.open_of(item.ref)
+        in_conflict = item.row.sync_state is SyncState.CONFLICT
+        if in_conflict and known and known.server_digest == item.theirs.there.digest:
+            return  # it waits already
         words = self._open_private_id(item.theirs, done)
         told = {"error_type": "Conflict", "error": words}
         self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from core.files import sha256_bytes
 from core.journal import Journal
 from core.models import FileEntry, Ref, SyncState, content_digest
+from core.publishing.feed import read_item
 
 
 def change_item(ref: Ref, script: bytes = b"echo theirs\n", **fields: Any) -> dict[str, Any]:
@@ -39,6 +42,14 @@ def change_item(ref: Ref, script: bytes = b"echo theirs\n", **fields: Any) -> di
     }
 
 
+def tell_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server, wherever it is, hold what `at_odds` says that it holds."""
+    monkeypatch.setattr(
+        "core.publishing.waiting_conflicts.find_theirs",
+        lambda _server, ref: read_item(change_item(ref)),
+    )
+
+
 def at_odds(journal: Journal, ref: Ref) -> None:
     """Put a stored, unpublished version into an open conflict, as a pull does."""
     item = change_item(ref)
@@ -48,6 +59,5 @@ def at_odds(journal: Journal, ref: Ref) -> None:
         f"The server already holds {ref} with other content (revision 1).",
         server_revision=1,
         server_digest=item["content_digest"],
-        theirs=item,
     )
     journal.versions.set(ref, sync_state=SyncState.CONFLICT, error_type="Conflict", error="…")

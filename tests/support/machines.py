@@ -13,6 +13,7 @@ from core.journal import Journal, VersionRecord
 from core.models import Area, Ref, SyncState
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.store import PlaybookStore
+from core.playbooks.trash import Trash, TrashEntry
 from core.publishing.conflicts import Choice, ConflictDesk, Resolution
 from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller, PullReport
@@ -131,6 +132,9 @@ class Machine:
     def on_disk(self, ref: Ref) -> dict[str, Any]:
         """``metadata.json`` as it stands."""
         return dict(json.loads((self.folder(ref) / "metadata.json").read_text()))
+
+    def trash_entries(self) -> list[TrashEntry]:
+        return Trash(self.settings.trash_path).entries()
 
     def trash(self) -> list[str]:
         """The scripts of what is in the trash."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from support.feed import at_odds
+from support.feed import at_odds, tell_theirs
 from support.playbooks import metadata
 
 from core.journal import Journal
@@ -46,13 +46,14 @@ def test_ours_becomes_another_version(client, open_conflict):
         item["version"]: item["sync"]["state"]
         for item in client.get("/v1/playbooks/a-thing/versions").json()["items"]
     }
-    assert states == {"1.0.0": "published", "2.0.0": "pending"}
+    assert states == {"2.0.0": "pending"}, "theirs comes when the server answers"
     assert client.get("/v1/conflicts").json() == {"items": []}
     assert len(client.get("/v1/conflicts?all=true").json()["items"]) == 1
     assert client.post(RESOLUTION, json={"as_version": "2.0.0"}).status_code == 404
 
 
-def test_theirs_is_taken_and_the_copy_is_listed(client, open_conflict):
+def test_theirs_is_taken_and_the_copy_is_listed(client, open_conflict, monkeypatch):
+    tell_theirs(monkeypatch)
     body = client.post(RESOLUTION, json={"take": "theirs"}).json()
     [item] = client.get("/v1/conflicts").json()["items"]
     assert (item["state"], item["folder"]) == ("kept", body["folder"])

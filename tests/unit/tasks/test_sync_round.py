@@ -39,7 +39,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 
 
 def finds(monkeypatch: pytest.MonkeyPatch, service: PlaybookService, look: Any) -> None:
-    monkeypatch.setattr(service, "look_at_both_sides", look)
+    monkeypatch.setattr(
+        service, "look_at_both_sides", lambda under_way=(), *, accept_deletions: look(under_way)
+    )
 
 
 def asked(service: PlaybookService) -> str:
@@ -194,3 +196,25 @@ class TestWaiting:
         plan = lambda *_: SyncPlan(time.time(), publish=[pending])  # noqa: E731
         finds(monkeypatch, service, plan)
         assert jobs.submit(service, SYNC, wait=True).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("requests", "accepted"), [([{}], False), ([{}, {"accept_deletions": True}], True)]
+)
+def test_deletions_are_accepted_when_one_of_those_who_ask_says_so(
+    service: PlaybookService,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[dict[str, Any]],
+    accepted: bool,
+) -> None:
+    seen = []
+
+    def look(_under_way: Any = (), *, accept_deletions: bool) -> SyncPlan:
+        seen.append(accept_deletions)
+        return SyncPlan(time.time())
+
+    monkeypatch.setattr(service, "look_at_both_sides", look)
+    for request in requests:
+        service.journal.jobs.create(SYNC, request)
+    run(service, None, lambda: NOTHING)
+    assert seen == [accepted]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from support.feed import at_odds
+from support.feed import at_odds, change_item, tell_theirs
 
 from core.journal import Journal
 from core.models import Ref
@@ -46,12 +46,33 @@ def test_ours_becomes_another_playbook(run, open_conflict):
     assert body["job_id"]
 
 
-def test_theirs_is_taken_and_the_copy_is_shown(run, open_conflict, home):
+def test_theirs_is_taken_and_the_copy_is_shown(run, open_conflict, home, monkeypatch):
+    tell_theirs(monkeypatch)
     done = run("conflicts", "resolve", REF, "--take", "theirs")
     kept = home / "conflicts" / "stop-idle-databases"
     assert str(kept) in done.err
     assert str(kept) in run("conflicts").out
     assert len(list(kept.rglob("main.sh"))) == 1
+
+
+def test_a_name_is_given_other_content_only_after_both_digests_were_shown(
+    run, open_conflict, home, monkeypatch
+):
+    tell_theirs(monkeypatch)
+    ref = Ref.parse(REF)
+    known, claimed = "sha256:" + "a" * 64, change_item(ref)["content_digest"]
+    journal = Journal(f"sqlite:///{home / 'journal.db'}")
+    journal.pins.put([(ref, known)], "published")
+    journal.conflicts.open(ref, "immutable", "Other content.")
+    asked = run("conflicts", "resolve", REF, "--take", "theirs")
+    assert asked.code == 2
+    assert known in asked.err
+    assert claimed in asked.err
+    assert "--yes" in asked.err
+    assert journal.pins.get(ref) == known
+    assert run("conflicts", "resolve", REF, "--take", "theirs", "--yes").code == 0
+    assert journal.pins.get(ref) == claimed
+    journal.close()
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,11 @@ class TestConflicts:
 
     def test_what_is_known_stays_when_it_is_said_with_less(self, journal):
         journal.conflicts.open(
-            REF, "open_conflict", "a", server_revision=2, server_digest="sha256:x", theirs={"a": 1}
+            REF, "open_conflict", "a", server_revision=2, server_digest="sha256:x"
         )
         journal.conflicts.open(REF, "open_conflict", "b", server_revision=3)
         found = journal.conflicts.open_of(REF)
         assert (found.reason, found.server_revision, found.server_digest) == ("b", 3, "sha256:x")
-        assert found.theirs == {"a": 1}
-        assert "theirs" not in found.as_json()
 
     def test_settled_ones_are_listed_only_when_asked_for(self, journal):
         journal.conflicts.open(REF, "open_conflict", "a")

@@ -30,10 +30,15 @@ def test_the_first_digest_stays(journal):
 
 
 def test_what_comes_from_the_server_is_pinned_in_its_own_transaction(journal, make_record):
-    record = published(make_record("stop-rds"), REF)
-    with pytest.raises(RuntimeError), journal.database.write() as connection:
-        journal.versions.put([(record, ())], connection)
-        raise RuntimeError
+    record = published(make_record("stop-rds@1.0.0"), REF)
+
+    def put_and_fail() -> None:
+        with journal.database.write() as connection:
+            journal.versions.put([(record, ())], connection)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        put_and_fail()
     assert journal.pins.get(REF) is None
     with journal.database.write() as connection:
         journal.versions.put([(record, ())], connection)
@@ -41,7 +46,7 @@ def test_what_comes_from_the_server_is_pinned_in_its_own_transaction(journal, ma
 
 
 def test_what_is_not_published_is_not_pinned(journal, make_record):
-    record = make_record("stop-rds")
+    record = make_record("stop-rds@1.0.0")
     with journal.database.write() as connection:
         journal.versions.put([(record, ())], connection)
     assert journal.pins.get(record.ref) is None
@@ -49,7 +54,7 @@ def test_what_is_not_published_is_not_pinned(journal, make_record):
 
 @pytest.mark.parametrize("is_current", [True, False])
 def test_a_commit_is_pinned_whatever_became_of_the_row_meanwhile(journal, make_record, is_current):
-    record = make_record("stop-rds")
+    record = make_record("stop-rds@1.0.0")
     ref = record.ref
     with journal.database.write() as connection:
         journal.versions.put([(record, ())], connection)
@@ -64,7 +69,7 @@ def test_a_commit_is_pinned_whatever_became_of_the_row_meanwhile(journal, make_r
 
 def test_a_deleted_row_leaves_its_pin(journal, make_record):
     with journal.database.write() as connection:
-        journal.versions.put([(published(make_record("stop-rds"), REF), ())], connection)
+        journal.versions.put([(published(make_record("stop-rds@1.0.0"), REF), ())], connection)
     with journal.database.write() as connection:
         journal.versions.delete([REF], connection)
     assert journal.pins.get(REF) == A
@@ -73,9 +78,9 @@ def test_a_deleted_row_leaves_its_pin(journal, make_record):
 
 def test_an_id_is_private_until_a_version_of_it_is_published_or_comes(journal, make_record):
     rows = [
-        make_record("private"),
-        published(make_record("shared"), Ref("shared", "1.0.0")),
-        dataclasses.replace(make_record("journal-lost"), area=Area.SYNCED),
+        make_record("private@1.0.0"),
+        published(make_record("shared@1.0.0"), Ref("shared", "1.0.0")),
+        dataclasses.replace(make_record("journal-lost@1.0.0"), area=Area.SYNCED),
     ]
     with journal.database.write() as connection:
         journal.versions.put([(row, ()) for row in rows], connection)

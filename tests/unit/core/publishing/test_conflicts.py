@@ -268,16 +268,18 @@ class TestADecisionThatTimeOvertook:
         assert here.state(REF)[0] is SyncState.CONFLICT
         assert len(here.desk.entries()) == 1
 
-    def test_made_anew_here_and_deleted_there_nothing_is_left_of_it(self, at_odds):
+    def test_made_anew_here_and_deleted_there_its_name_is_not_free(self, at_odds):
         here, there = at_odds
         here.delete(REF)
         here.create("echo ours, anew")
         there.deleted(REF)
         here.pull()
         assert here.desk.entries() == []
-        assert here.publish() == {REF: "done"}
-        with pytest.raises(NotFound):
+        assert here.publish() == {REF: "failed"}
+        with pytest.raises(Refused, match="nothing to take"):
             here.resolve(REF, take="theirs")
+        ours = here.resolve(REF, rename="mine").kept_as
+        assert here.publish() == {ours: "done"}
 
     def test_theirs_approved_meanwhile_comes_approved(self, at_odds, reviewer):
         here, _ = at_odds

@@ -201,12 +201,12 @@ class TestDeletions:
         here, _ = machines
         ref = here.created_and_published()
         here.delete(ref)
-        reviewer.set_status(ref, Status.APPROVED)
+        reviewer.set_status(ref, Status.REJECTED)
         report = here.pull()
         assert [d.rule for d in report.conflicts] == ["change_beats_deletion"]
         record = here.record(ref)
         assert (record.deleting, record.sync_state) == (False, SyncState.PUBLISHED)
-        assert record.status is Status.APPROVED
+        assert record.status is Status.REJECTED
         assert "Delete it again" in (record.error or "")
         assert here.publisher.due_deletes(here.clock()) == []
         # deleted again, with what is there now before one's eyes, it goes
@@ -361,6 +361,23 @@ class TestImmutable:
         here.pull_all()
         assert here.desk.entries() == []
         assert here.record(ref).sync_state is SyncState.PUBLISHED
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_server_that_forgets_what_it_deleted_replaces_nothing_here(machines):
+    here, there = machines
+    ref = here.created_and_published("echo first")
+    there.pull()
+    there.deleted(ref)
+    with there.journal.database.write() as connection:
+        connection.execute(pins.delete())  # a machine that never saw the first
+    there.created_and_published("echo replaced")
+    report = here.pull()
+    assert (report.pulled, [d.rule for d in report.conflicts]) == ([], ["immutable"])
+    assert here.script(ref) == "echo first"
+    here.resolve(ref, take="theirs")
+    assert here.record(ref).content_digest == there.record(ref).content_digest
+    assert here.copies() == ["echo first"]
 
 
 def test_an_edit_of_a_version_in_the_row_becomes_the_successor(machines):
