@@ -23,8 +23,9 @@ from core.errors import (
 from core.files import read_bytes
 from core.journal import Journal
 from core.models import METADATA_FILE, Ref
-from core.scripts.shelf import MAX_METADATA_BYTES, LibraryShelf
-from core.server.answers import ScriptFile
+from core.scripts.pinned import check_pinned
+from core.scripts.shelf import MAX_METADATA_BYTES, LibraryShelf, check_metadata
+from core.server.answers import Script, ScriptFile
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL
 from core.settings import Settings
@@ -48,6 +49,7 @@ class Library:
     ) -> None:
         self.shelf = LibraryShelf(settings, journal, clock=clock)
         self._server = server
+        self._journal = journal
 
     def keep(self, ref: Ref, on_bytes: Callable[[int], None] | None = None) -> dict[str, Any]:
         """The metadata of a version that is used now, fetched unless it is here and fresh.
@@ -92,19 +94,25 @@ class Library:
         return came
 
     def _fetched(self, ref: Ref, on_bytes: Callable[[int], None] | None) -> dict[str, Any]:
-        file = self._offer(ref)
+        script, file = self._offer(ref)
         if file.size_bytes > MAX_METADATA_BYTES:
             raise Refused(f"{METADATA_FILE} of {ref} has {file.size_bytes} bytes.")
-        return self.shelf.put(ref, self._fetch(ref, file, on_bytes))
+        content = self._fetch(ref, file, on_bytes)
+        if script.manifest is not None:  # else nothing tells what it belongs to
+            told = script.model_copy(
+                update={"metadata": check_metadata(content, ref), "files": [], "format": None}
+            )
+            check_pinned(self._journal, ref, told, is_known=True)
+        return self.shelf.put(ref, content)
 
-    def _offer(self, ref: Ref) -> ScriptFile:
+    def _offer(self, ref: Ref) -> tuple[Script, ScriptFile]:
         path = f"{LIBRARY_PATH}/{ref.playbook_id}/v{ref.version}/{METADATA_FILE}"
         script = self._server.script(s3_path=path)
         if Ref(script.playbook_id, script.version) != ref:
             raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
         for file in script.files:
             if file.path == METADATA_FILE:
-                return file
+                return script, file
         raise NotFound(f"The Escher Library has no {METADATA_FILE} of {ref}.")
 
     def _fetch(self, ref: Ref, file: ScriptFile, on_bytes: Callable[[int], None] | None) -> bytes:
@@ -112,7 +120,7 @@ class Library:
             with tempfile.TemporaryDirectory(prefix="escher-library-") as folder:
                 target = Path(folder) / METADATA_FILE
                 self._server.download(
-                    file, target, renew=lambda: self._offer(ref), on_bytes=on_bytes
+                    file, target, renew=lambda: self._offer(ref)[1], on_bytes=on_bytes
                 )
                 return read_bytes(target)
         except OSError as error:

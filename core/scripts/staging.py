@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from core.errors import EscherError, LeaseHeld, ServerUnreachable, storage_error
+from core.errors import EscherError, IntegrityError, LeaseHeld, ServerUnreachable, storage_error
 from core.files import PRIVATE_DIR
 from core.forks import ForkLock
 from core.journal import Journal
@@ -35,6 +35,7 @@ from core.scripts.library import Library
 from core.scripts.listing import Offer, check_offer, difference, mismatch
 from core.scripts.manifest import footprint
 from core.scripts.outcomes import in_words
+from core.scripts.pinned import check_pinned
 from core.scripts.standing import told_by
 from core.scripts.threads import in_threads
 from core.server.answers import ScriptFile
@@ -164,7 +165,10 @@ class StagingRun:
             hit = None
         if hit is not None and hit.fresh:
             return hit
-        offer = self._watched(lambda: self._offer(key))
+        try:
+            offer = self._watched(lambda: self._offer(key))
+        except IntegrityError:
+            offer = self._offer(key)  # once more: the network may have lied
         if expected is not None and difference(expected, offer.listing.files):
             offer = self._offer(key)  # once more: the network may have lied
             path = difference(expected, offer.listing.files)
@@ -182,7 +186,19 @@ class StagingRun:
         if self._expected.get(key) is None:  # nobody here knows more of it than the server says
             self._told[key.ref] = told_by(script, time.time())
         self._renewal.beat()
-        return check_offer(script, key, self._means.settings)
+        offer = check_offer(script, key, self._means.settings)
+        is_known = self._expected.get(key) is not None
+        check_pinned(self._means.journal, key.ref, script, is_known=is_known)
+        if script.manifest is None and not is_known:
+            self._check_cached(key, offer)
+        return offer
+
+    def _check_cached(self, key: ScriptKey, offer: Offer) -> None:
+        """Of a version that nothing else is known of, what was cached before says what it holds."""
+        hit = self._means.cache.find(key)
+        path = difference(hit.listing.files, offer.listing.files) if hit is not None else None
+        if path is not None:
+            raise mismatch(key, path)
 
     def _watched(self, call: Callable[[], T]) -> T:
         """``call()``, or without it the error that all calls end in by now."""
