@@ -30,8 +30,8 @@ def check_pinned(journal: Journal, ref: Ref, script: Script, *, is_known: bool) 
     """Raise where ``script`` offers another content than ``ref`` names; pin it where it names none.
 
     ``is_known``: the journal lists the version's files, and they are compared. `IntegrityError` for
-    other content, `Refused` for a version of an id that is private here, an
-    answer that contradicts itself.
+    other content or an answer that contradicts itself, `Refused` for a version of an id that is
+    private here.
     """
     if not is_known and journal.pins.private_ids([ref.playbook_id]):
         raise Refused(
