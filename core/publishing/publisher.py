@@ -38,7 +38,7 @@ from core.publishing.removal import Removal
 from core.publishing.upload import Upload
 from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
 from core.secrets.findings import SecretFinding
-from core.secrets.gate import SecretsGate, stricter
+from core.secrets.gate import Item, SecretsGate, stricter
 from core.server.client import EscherServer
 from core.settings import Settings
 
@@ -170,9 +170,12 @@ class Publisher:
         self, records: Sequence[VersionRecord], *, level: str | None = None
     ) -> dict[Ref, tuple[SecretFinding, ...]]:
         """What the scan found in versions, by ref; what was not scanned yet is scanned now."""
-        files = self._journal.versions.files_many([record.ref for record in records])
-        items = [(r, [row.entry for row in files.get(r.ref, ())]) for r in records]
+        items = self._with_files(records)
         return self._secrets.findings(items, self._source.published_files, level=level)
+
+    def _with_files(self, records: Sequence[VersionRecord]) -> list[Item]:
+        files = self._journal.versions.files_many([record.ref for record in records])
+        return [(r, [row.entry for row in files.get(r.ref, ())]) for r in records]
 
     def tighten(self, refs: Sequence[Ref], gate: str | None) -> None:
         """Have what is about to be published pass at least ``gate``: somebody stricter asked for it."""
@@ -229,7 +232,8 @@ class Publisher:
         """Bring the files into the tenant space; files only, nothing is visible there yet."""
         with open_batch(self._journal, refs, self._owner, self._judge) as batch:
             todo = self._still_to_do(batch, _upload_standing)
-            step = Upload(self._journal, self._server, self._source, self._secrets)
+            known = self._secrets.known(self._with_files(todo))
+            step = Upload(self._journal, self._server, self._source, self._secrets, known)
             batch.work(todo, step, self._threads)
             self._count("bytes_sent", self._server.take_sent())
             return batch.outcomes

@@ -15,7 +15,7 @@ from core.publishing.policy import forbidden
 from core.publishing.ports import Source
 from core.publishing.verdicts import WAITING, Verdict
 from core.secrets.findings import named
-from core.secrets.gate import SecretsGate, stricter
+from core.secrets.gate import Known, SecretsGate, stricter
 from core.server.client import EscherServer
 
 _FORMER_WARNING = "may hold a secret: "  # findings stood among the warnings once
@@ -35,12 +35,18 @@ class Upload:
     """Uploads one version; errors are the batch's to judge."""
 
     def __init__(
-        self, journal: Journal, server: EscherServer, source: Source, secrets: SecretsGate
+        self,
+        journal: Journal,
+        server: EscherServer,
+        source: Source,
+        secrets: SecretsGate,
+        known: Known | None = None,
     ) -> None:
         self._journal = journal
         self._server = server
         self._source = source
         self._secrets = secrets
+        self._known = known  # what is kept of the batch's scans, read with one query
 
     def __call__(self, record: VersionRecord) -> Verdict:
         """Read, look at the secrets gate, send. `WAITING` when the content became another one."""
@@ -94,7 +100,9 @@ class Upload:
         level = stricter(self._secrets.level, record.publish_gate)
         if level == "off":
             return
-        found = self._secrets.findings_of(record, entries, lambda _: contents, level=level)
+        found = self._secrets.findings_of(
+            record, entries, lambda _: contents, level=level, known=self._known
+        )
         if not found:
             return
         refusal = self._secrets.refusal(record.ref, found) if level == "block" else None

@@ -39,6 +39,8 @@ _CHANGING_FIELDS = (
 )  # fmt: skip
 
 Item = tuple[VersionRecord, Sequence[FileEntry]]
+Known = dict[tuple[str, str], tuple[Spot, ...]]
+"""Spots by checksum and syntax."""
 
 
 def stricter(*levels: str | None) -> str:
@@ -102,7 +104,11 @@ class SecretsGate:
             if key not in known
         ]
 
-    def _known(self, checksums: Iterable[str]) -> dict[tuple[str, str], tuple[Spot, ...]]:
+    def known(self, items: Sequence[Item]) -> Known:
+        """What is kept of these versions, with one query for many, for `findings_of` each."""
+        return self._known(key[0] for item in items for _, key in _keys(item))
+
+    def _known(self, checksums: Iterable[str]) -> Known:
         kept = self._rows.kept(checksums, _scanner_version())
         return {(scan.checksum, scan.syntax): scan.spots for scan in kept}
 
@@ -120,9 +126,17 @@ class SecretsGate:
         that can't be read is passed over. Without it, what is kept has to do.
         """
         items = [(record, files) for record, files in items if not record.sensitive]
-        known = self._known(key[0] for item in items for _, key in _keys(item))
+        return self._told(items, self.known(items), read, level)
+
+    def _told(
+        self,
+        items: Sequence[Item],
+        known: Known,
+        read: Callable[[Ref], Mapping[str, bytes]] | None,
+        level: str | None,
+    ) -> dict[Ref, tuple[SecretFinding, ...]]:
         if read is not None and (level or self.level) != "off":
-            known |= self._scan_missing(items, known, read)
+            known = known | self._scan_missing(items, known, read)
         told: dict[Ref, tuple[SecretFinding, ...]] = {}
         for record, files in items:
             seen = [
@@ -160,16 +174,20 @@ class SecretsGate:
         read: Callable[[Ref], Mapping[str, bytes]] | None = None,
         *,
         level: str | None = None,
+        known: Known | None = None,
     ) -> tuple[SecretFinding, ...]:
-        """`findings` of one version."""
-        return self.findings([(record, files)], read, level=level).get(record.ref, ())
+        """`findings` of one version; ``known`` is what `known` gave for it and others."""
+        item = (record, files)
+        if known is None or record.sensitive:
+            return self.findings([item], read, level=level).get(record.ref, ())
+        return self._told([item], known, read, level).get(record.ref, ())
 
     def _scan_missing(
         self,
         items: Sequence[Item],
-        known: Mapping[tuple[str, str], tuple[Spot, ...]],
+        known: Known,
         read: Callable[[Ref], Mapping[str, bytes]],
-    ) -> dict[tuple[str, str], tuple[Spot, ...]]:
+    ) -> Known:
         scans: dict[tuple[str, str], Scanned] = {}
         for record, files in items:
             missing = {

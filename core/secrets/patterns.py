@@ -64,7 +64,7 @@ _NEEDS = {
     "Stripe Access Key": ("k_live_",),
 }
 # These run only over a piece of a line that holds a word of this length.
-_LONG_WORD = re.compile(r"[\w-]{22}")
+_LONG_WORD = re.compile(r"(?<![\w-])[\w-]{22}")
 _LONG = 22
 _OF_LONG_WORDS = frozenset(
     {
@@ -121,17 +121,23 @@ def search(text: str, syntax_of: str, *, is_binary: bool = False) -> Iterator[Ma
     """
     lowered = text.lower()
     plugins = [
-        (kind, plugin)
+        _Form(kind, plugin, _NEEDS_IN_PIECE.get(kind, ()))
         for kind, plugin in _plugins()
         if kind not in _NEEDS or any(need in lowered for need in _NEEDS[kind])
     ]
+    forms = [form for form in plugins if form.kind not in _OF_LONG_WORDS]
+    long_forms = [form for form in plugins if form.kind in _OF_LONG_WORDS]
     ours = [(kind, pattern) for kind, (need, pattern) in _OURS.items() if need in lowered]
     assignments = Assignments(syntax_of) if Assignments.may_be_in(lowered) else None
     for number, line in enumerate(text.split("\n"), start=1):
         marked = "list" in line and _ALLOWED.search(line) is not None and not is_binary
         at = 0 if is_binary else number
         for piece in _pieces(line):
-            for kind in _forms(piece, plugins, ours):
+            kinds = [kind for kind, pattern in ours if pattern.search(piece)]
+            kinds += [form.kind for form in forms if form.is_in(piece)]
+            if len(piece) >= _LONG and _LONG_WORD.search(piece):
+                kinds += [form.kind for form in long_forms if form.is_in(piece)]
+            for kind in kinds:
                 degree = Degree.POSSIBLE if kind in _WEAK else Degree.CERTAIN
                 yield Match(at, kind, degree, marked)
             if assignments is not None and assignments.holds_secret(piece):
@@ -140,22 +146,21 @@ def search(text: str, syntax_of: str, *, is_binary: bool = False) -> Iterator[Ma
             yield None
 
 
-def _forms(
-    piece: str,
-    plugins: list[tuple[str, RegexBasedDetector]],
-    ours: list[tuple[str, re.Pattern[str]]],
-) -> Iterator[str]:
-    """Kinds of secrets that are known by their form."""
-    yield from (kind for kind, pattern in ours if pattern.search(piece))
-    has_long_word = len(piece) >= _LONG and _LONG_WORD.search(piece)
-    for kind, plugin in plugins:
-        if kind in _OF_LONG_WORDS and not has_long_word:
-            continue
-        needed = _NEEDS_IN_PIECE.get(kind)
-        if needed is not None and not any(need in piece for need in needed):
-            continue
-        if any(_counts(kind, secret) for secret in plugin.analyze_string(piece)):
-            yield kind
+class _Form(NamedTuple):
+    """A plugin, and what a piece must hold, as it is written, for the plugin to be asked."""
+
+    kind: str
+    plugin: RegexBasedDetector
+    needs: tuple[str, ...]
+
+    def is_in(self, piece: str) -> bool:
+        for need in self.needs:
+            if need in piece:
+                break
+        else:
+            if self.needs:
+                return False
+        return any(_counts(self.kind, secret) for secret in self.plugin.analyze_string(piece))
 
 
 def _counts(kind: str, secret: str) -> bool:
