@@ -153,3 +153,36 @@ def test_status(client):
     shown = client.get("/v1/playbooks/stop-idle-databases").json()
     assert shown["metadata"]["status"] == "archived"
     assert client.post(path, json={"status": "great"}).status_code in {400, 422}
+
+
+LEAK = "export AWS_ACCESS_KEY_ID=" + "AKIA" + "IOSFODNN7EXAMPLE\n"
+
+
+def test_findings_of_the_secrets_scan_are_in_the_answers(client):
+    made = client.post("/v1/playbooks", json=body(content=LEAK, strategy="keep")).json()
+    [finding] = made["findings"]
+    assert {k: v for k, v in finding.items() if k != "key"} == {
+        "path": "shell/main.sh", "line": 1, "kind": "AWS Access Key", "degree": "certain",
+    }  # fmt: skip
+    where = "/v1/playbooks/stop-idle-databases"
+    assert client.get(where).json()["findings"] == [finding]
+    assert client.get(f"{where}/versions/1.0.0").json()["findings"] == [finding]
+    changed = client.put(where, json=body(content="\n" + LEAK)).json()
+    assert [f["line"] for f in changed["findings"]] == [2]
+    assert "AKIA" not in str(made) + str(changed)
+
+
+def test_block_is_a_409_and_an_accepted_finding_passes(client):
+    made = client.post("/v1/playbooks", json=body(content=LEAK, strategy="keep")).json()
+    ref = "stop-idle-databases@1.0.0"
+    job = {"kind": "publish", "refs": [ref], "as": "review", "secrets_gate": "block"}
+    refused = client.post("/v1/jobs", json=job)
+    assert (refused.status_code, refused.json()["type"]) == (409, "Refused")
+    assert made["findings"][0]["key"] in refused.json()["detail"]
+    accept = [{"key": made["findings"][0]["key"], "reason": "AWS's own example"}]
+    done = client.post("/v1/jobs", json=job | {"accept_findings": accept})
+    assert done.status_code == 202
+    assert [f["accepted"]["by"] for f in done.json()["findings"]] == ["api"]
+    wrong = [{"key": "0" * 16, "reason": "x"}]
+    assert client.post("/v1/jobs", json=job | {"accept_findings": wrong}).status_code == 404
+    assert client.post("/v1/jobs", json=job | {"secrets_gate": "strict"}).status_code == 422

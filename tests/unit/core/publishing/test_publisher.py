@@ -387,6 +387,15 @@ def test_nobody_laxer_loosens_an_open_wish(desk):
     assert (desk.state(ref), desk.shelf.record(ref).publish_gate) == (SyncState.PUBLISHED, None)
 
 
+def test_somebody_stricter_tightens_what_waits(desk):
+    ref, private = desk.shelf.add("leaky", LEAK), desk.shelf.add("private", LEAK)
+    wish(desk, ref, "warn")
+    desk.publisher.tighten([ref, private], "block")
+    assert desk.shelf.record(ref).publish_gate == "block"
+    assert desk.shelf.record(private).publish_gate is None
+    assert desk.publisher.upload([ref])[ref].state is OutcomeState.FAILED
+
+
 def test_an_accepted_finding_passes_until_its_file_changes(desk):
     ref = desk.shelf.add("leaky", LEAK)
     desk.settings.secrets_gate = "block"
