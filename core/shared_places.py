@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import Refused
+from core.errors import Refused, storage_error
 from core.files import PRIVATE_DIR
 
 if TYPE_CHECKING:
@@ -49,10 +49,12 @@ def own_private_dir(path: Path) -> None:
     """
     try:
         path.mkdir(mode=PRIVATE_DIR)
-    except FileExistsError:
+    except FileExistsError:  # looked at below: somebody else may have been first
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
             path.chmod(PRIVATE_DIR)
+    except OSError as error:
+        raise storage_error(error, f"Creating the folder {path}") from error
     wrong = why_not_ours(path)
     if wrong:
         raise Refused(

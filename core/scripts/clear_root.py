@@ -9,17 +9,21 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.errors import Refused, storage_error
+from core.errors import Refused, StorageError, storage_error
 from core.files import PRIVATE_DIR, make_private_dir
 from core.settings import Settings
+from core.shared_places import own_private_dir
 
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def best_root(settings: Settings) -> Path:
-    """Where new clear text goes; it need not be there yet."""
-    return next(_roots(settings, writable=True))
+    """Where new clear text goes; it need not be there yet.
+
+    A root in a shared place under whose name somebody else stands is passed over.
+    """
+    return next(root for root in _roots(settings, writable=True) if _is_fit(root, settings))
 
 
 def standing_roots(settings: Settings) -> list[Path]:
@@ -33,14 +37,27 @@ def standing_roots(settings: Settings) -> list[Path]:
     return found
 
 
-def new_folder(root: Path, name: str) -> Path:
-    """An empty 0700 folder under a root that is made where it is not there.
+def new_folder(settings: Settings, name: str) -> Path:
+    """An empty 0700 folder under the best root, which is made where it is not there.
 
-    Raises `StorageError`, and `Refused` when the root is a link, somebody else's, or open to others.
+    Raises `StorageError`, and `Refused` when even the home's own root is a link or somebody else's.
     """
+    last = _last_root(settings)
+    for root in _roots(settings, writable=True):
+        if root == last:
+            break
+        try:
+            return _new_folder(root, name)
+        except (Refused, StorageError):
+            continue  # somebody else's, or full: the next one, the home's at last
+    return _new_folder(last, name)
+
+
+def _new_folder(root: Path, name: str) -> Path:
     folder = root / name
     for last_try in (False, True):
-        _checked(make_private_dir(root))
+        make_private_dir(root.parent)
+        own_private_dir(root)
         try:
             folder.mkdir(mode=PRIVATE_DIR)
         except FileNotFoundError as error:  # `down` has just removed the root
@@ -53,19 +70,20 @@ def new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def _checked(root: Path) -> Path:
-    """``root`` when it is a folder of ours that nobody else may enter."""
+def _is_fit(root: Path, settings: Settings) -> bool:
+    if root == _last_root(settings):
+        return True
     try:
-        status = root.lstat()
-    except OSError as error:
-        raise storage_error(error, f"Looking at {root}") from error
-    private = stat.S_ISDIR(status.st_mode) and status.st_mode & 0o077 == 0
-    if not private or status.st_uid != os.getuid():
-        raise Refused(
-            f"{root} is not a private folder of this user, so no clear text is written there.",
-            "Remove it, or give it to yourself with mode 0700.",
-        )
-    return root
+        found = root.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _last_root(settings: Settings) -> Path:
+    return settings.run_path / "clear"
 
 
 def _roots(settings: Settings, *, writable: bool) -> Iterator[Path]:
@@ -78,7 +96,7 @@ def _roots(settings: Settings, *, writable: bool) -> Iterator[Path]:
     for place in dict.fromkeys(places):
         if not writable or (is_memory(place) and os.access(place, os.W_OK | os.X_OK)):
             yield place / name
-    yield settings.run_path / "clear"
+    yield _last_root(settings)
 
 
 def is_memory(path: Path) -> bool:

@@ -74,11 +74,11 @@ class ClearText:
         """Write ``{path: clear bytes}``, paths as ``shell/stop.sh``, into a folder of its own.
 
         ``seconds`` defaults to ``clear_text_seconds``. Raises `StorageError`, and `Refused` when
-        the root is a link, somebody else's, or open to others.
+        not even the home's own root is this user's.
         """
         seconds = self._settings.clear_text_seconds if seconds is None else seconds
         ends_at = int(self._clock() + seconds) + 1
-        folder = new_folder(self.root, _name(ends_at, HELD if held else HANDED_OUT).text)
+        folder = new_folder(self._settings, _name(ends_at, HELD if held else HANDED_OUT).text)
         try:
             for top in {path.partition("/")[0] for path in files}:
                 below = {p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(top)}

@@ -113,37 +113,34 @@ class TestALease:
 
 
 def test_a_root_that_down_takes_away_meanwhile_is_made_again(clear, monkeypatch):
-    made = clear_root.make_private_dir
+    made = clear_root.own_private_dir
     removed = []
 
-    def make_and_lose(path: Path) -> Path:
+    def make_and_lose(path: Path) -> None:
         made(path)
         if not removed:
             removed.append(path.rmdir())
-        return path
 
-    monkeypatch.setattr(clear_root, "make_private_dir", make_and_lose)
-    monkeypatch.setattr(clear_root, "_checked", lambda root: root)
+    monkeypatch.setattr(clear_root, "own_private_dir", make_and_lose)
     lease = clear.write(SCRIPT)
     assert (_mode(lease.folder.parent), _mode(lease.folder)) == (0o700, 0o700)
 
 
-class TestTheRoot:
+class TestTheHomesOwnRoot:
     @pytest.fixture(autouse=True)
     def _in_home(self, monkeypatch) -> None:
         monkeypatch.setattr(clear_root, "is_memory", lambda path: False)
 
-    def test_open_to_others_is_refused(self, clear):
+    def test_open_to_others_is_closed(self, clear):
         clear.root.mkdir(parents=True)
         clear.root.chmod(0o750)
-        with pytest.raises(Refused, match="not a private folder"):
-            clear.write(SCRIPT)
+        assert _mode(clear.write(SCRIPT).folder.parent) == 0o700
 
     def test_that_is_a_link_is_refused(self, clear, tmp_path):
         clear.root.parent.mkdir(parents=True)
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         clear.root.symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(Refused, match="not a private folder"):
+        with pytest.raises(Refused, match="no folder"):
             clear.write(SCRIPT)
         assert list((tmp_path / "elsewhere").iterdir()) == []
         assert clear.remove_all() == 0
@@ -152,8 +149,56 @@ class TestTheRoot:
     def test_of_somebody_else_is_refused(self, clear):
         clear.root.mkdir(parents=True, mode=0o700)
         os.chown(clear.root, 12345, 12345)
-        with pytest.raises(Refused, match="not a private folder"):
+        with pytest.raises(Refused, match="belongs to user 12345"):
             clear.write(SCRIPT)
+
+
+class TestARootInASharedPlace:
+    """Somebody who knows its name may stand there first; that keeps nobody from working."""
+
+    @pytest.fixture
+    def shared(self, settings, tmp_path, monkeypatch) -> Path:
+        """A root as under ``/dev/shm``, which anybody could have made."""
+        place = tmp_path / "shm"
+        place.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+        monkeypatch.setattr(clear_root, "is_memory", lambda path: path == place)
+        return clear_root.best_root(settings)
+
+    def squat(self, shared: Path, how: str, tmp_path: Path, monkeypatch) -> None:
+        if how == "a link":
+            (tmp_path / "theirs").mkdir()
+            shared.symlink_to(tmp_path / "theirs")
+        elif how == "a file":
+            shared.write_text("")
+        else:  # another user's folder
+            shared.mkdir(mode=0o777)
+            if os.getuid() != 0:
+                pytest.skip("only root gives folders away")
+            os.chown(shared, 12345, 12345)
+
+    @pytest.mark.parametrize("how", ["a link", "a file", "another user's folder"])
+    def test_is_passed_over(self, clear, settings, shared, how, tmp_path, monkeypatch):
+        assert shared.parent == tmp_path / "shm"
+        self.squat(shared, how, tmp_path, monkeypatch)
+        lease = clear.write(SCRIPT)
+        assert lease.folder.parent == settings.run_path / "clear" == clear.root
+        assert not (tmp_path / "theirs").exists() or not list((tmp_path / "theirs").iterdir())
+        assert clear.remove_all() == 1
+        assert os.path.lexists(shared), "what is not ours is left alone"
+
+    def test_that_is_taken_in_the_last_moment_is_passed_over(
+        self, clear, settings, shared, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(clear_root, "_is_fit", lambda *_: True)
+        self.squat(shared, "a link", tmp_path, monkeypatch)
+        assert clear.write(SCRIPT).folder.parent == settings.run_path / "clear"
+
+    def test_of_ours_that_others_may_enter_is_closed(self, clear, shared):
+        shared.mkdir()
+        shared.chmod(0o755)
+        assert clear.write(SCRIPT).folder.parent == shared
+        assert _mode(shared) == 0o700
 
 
 class TestAfterACrash:
