@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.errors import IntegrityError, NotFound, Refused, UsageError
+from core.errors import IntegrityError, NotFound, Refused, StorageError, UsageError
 from core.files import check_relative_path, sha256_bytes
 from core.journal import Journal
 from core.journal.downloads import DownloadState
@@ -232,6 +232,8 @@ class ScriptManager:
         layout = CacheLayout(self._settings)
         if not layout.root.is_dir():
             return
+        with suppress(StorageError):  # a home that can't be written: nothing is removed either
+            self.cache.layout.check()
         downloads = self._journal.downloads
         rows = downloads.all()
         died = any(row.state is DownloadState.RUNNING and downloads.is_free(row) for row in rows)

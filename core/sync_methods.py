@@ -74,6 +74,7 @@ class SyncMethods(SecretMethods):
 
     def finish_sync(self, plan: SyncPlan) -> dict[str, Any]:
         """Write and return the report of a sync (``cache/metadata/last_sync.json``)."""
+        self.script_manager.cache.layout.check()  # the report goes there, too
         return write_report(self.settings, self.journal, plan)
 
     def last_sync(self) -> dict[str, Any] | None:

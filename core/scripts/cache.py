@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from core.errors import IntegrityError, StorageError
 from core.journal import Journal
 from core.scripts.cache_lock import CacheLock
+from core.scripts.cache_owner import CacheOwner
 from core.scripts.cached import PARTIAL, CacheEntry, CacheHit, Staged
 from core.scripts.counting import Tally
 from core.scripts.entries import Listing, ScriptKey
@@ -52,8 +53,9 @@ class ScriptCache:
         self._rows = journal.script_cache
         self._clock = clock
         self.layout = CacheLayout(settings)
+        self.layout.check = CacheOwner(settings, journal, self.layout).check
         self.proofs = Proofs(journal.proofs, clock)
-        self._lock = CacheLock(self.layout.lock)
+        self._lock = CacheLock(self.layout.lock, self.layout.check)
         self._room = CacheRoom(settings, journal, self.layout, self._lock, clock)
         self._quarantine = Quarantine(journal, self.layout, clock, self._room.max_bytes)
         self._reconciler = Reconciler(

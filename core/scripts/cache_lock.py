@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,9 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class CacheLock:
     """An advisory lock on a file; it holds between threads and between processes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
+        """``check`` is asked before each exclusive hold; it refuses a cache of somebody else's."""
+        self._check = check
         self._path = str(path)
         self._folder = path.parent
 
@@ -43,7 +45,8 @@ class CacheLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """`StorageError` when it can't be had."""
+        """`StorageError` when it can't be had, `Refused` where the cache is not this home's."""
+        self._check()
         if not self._folder.is_dir():
             make_private_dir(self._folder)
         try:

@@ -195,6 +195,8 @@ class ScriptDownloads:
         Returns the number of folders removed.
         """
         names = [path.name for path in listed(self._layout.staging)]  # before the rows are read
+        if names:
+            self._cache.layout.check()
         owner = self._new_owner()
         now = self._clock()
         downloads = self._journal.downloads

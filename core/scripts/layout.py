@@ -10,6 +10,7 @@
     cache/trash/<hex>                          renamed here under the lock, then removed
     cache/library/<id>-v<version>/metadata.json           Escher Library playbooks that were used
     cache/scripts.lock                         see `core.scripts.cache_lock`
+    cache/.escher-cache                        whose cache this is: `core.scripts.cache_owner`
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -65,7 +66,9 @@ class Place:
 class CacheLayout:
     """Paths below ``cache/``, and the moves between them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
+        """``check`` refuses a root that is not this home's (`core.scripts.cache_owner`)."""
+        self.check = check
         self.root = settings.cache_path
         self.scripts = settings.script_cache_path
         self.staging = self.root / "staging"
@@ -75,7 +78,8 @@ class CacheLayout:
         self.lock = self.root / "scripts.lock"
 
     def prepare(self) -> None:
-        """Make the folders that a change needs."""
+        """Make the folders that a change needs; `Refused` where the cache is not this home's."""
+        self.check()
         for folder in (self.scripts, self.staging, self.quarantine, self.trash):
             if not folder.is_dir():
                 make_private_dir(folder)
@@ -121,10 +125,19 @@ class CacheLayout:
 
     def remove_entry(self, place: Place) -> None:
         """Take an entry away: its folder first, since a manifest alone is no entry."""
+        if self.drop_link(place):
+            return
         self.discard(place.folder)
         self.remove_manifest(place)
         with suppress(OSError):  # other formats of the version stand there
             place.root.rmdir()
+
+    def drop_link(self, place: Place) -> bool:
+        """Remove a link that stands for a version's folder, and nothing of where it leads."""
+        if not place.root.is_symlink():
+            return False
+        place.root.unlink(missing_ok=True)
+        return True
 
     def remove_manifest(self, place: Place) -> None:
         """Take a manifest away, whatever stands in its place."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from core.errors import storage_error
+from core.errors import IntegrityError, storage_error
 from core.scripts.cache_lock import CacheLock
 from core.scripts.entries import ScriptKey
 from core.scripts.layout import CacheLayout, Place
@@ -56,6 +56,9 @@ class Lookup:
         signature = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
         if known is not None and known.signature == signature:
             return known
+        for folder in (place.root, place.root.parent):
+            if folder.is_symlink():
+                raise IntegrityError(f"{folder} is a link, which may lead anywhere.")
         manifest = read_manifest(place)
         if manifest is None:  # gone in between
             return None

@@ -80,6 +80,8 @@ class Promotion:
 
     def flaw(self, place: Place) -> str | None:
         """What is wrong with an entry; None of a sound one, and of one that is not there."""
+        if place.root.is_symlink():
+            return "its folder is a link"
         try:
             manifest = read_manifest(place)
         except IntegrityError as error:

@@ -57,7 +57,8 @@ class Quarantine:
     def put_entry(self, key: ScriptKey, reason: str, connection: Connection) -> None:
         """Move a cached entry aside, its manifest and row gone with it."""
         place = self._layout.place(key)
-        self.put(place.folder, key, reason, connection)
+        if not self._layout.drop_link(place):
+            self.put(place.folder, key, reason, connection)
         try:
             self._layout.remove_entry(place)
         except OSError as error:

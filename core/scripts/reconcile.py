@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.errors import IntegrityError, StorageError, storage_error
+from core.errors import IntegrityError, Refused, StorageError, storage_error
 from core.journal import Journal
 from core.journal.script_cache import CacheRow, EntryKey
 from core.scripts.cache_lock import CacheLock
@@ -109,7 +109,7 @@ class Reconciler:
 
     def _agree(self, place: Place, row: CacheRow | None) -> bool:
         """Whether folder, manifest and row are all there and say the same; no byte is read."""
-        if row is None or not is_folder(place.folder):
+        if row is None or not is_folder(place.folder) or place.root.is_symlink():
             return False
         try:
             manifest = read_manifest(place)
@@ -176,7 +176,10 @@ class Reconciler:
         try:
             with self._database.write(), self._lock.exclusive():
                 return self._told(suspects)
-        except StorageError:  # a home that can't be written: nobody changes it meanwhile
+        except (
+            StorageError,
+            Refused,
+        ):  # can't be written, or is not ours: nobody changes it meanwhile
             return self._told(suspects)
 
     def _told(self, suspects: list[Place]) -> list[CacheProblem]:
@@ -227,6 +230,8 @@ class Reconciler:
         """What an entry is. Without a lock it may be told wrong while it is being replaced."""
         if not os.path.lexists(place.folder):
             return _Finding("Its folder is missing.", present=False)
+        if place.root.is_symlink():
+            return _Finding("Its folder is a link.")
         wrong = "Its manifest is missing."
         manifest = None
         try:

@@ -28,6 +28,7 @@ from core.journal import Journal
 from core.journal.library_rows import CachedFormat, LibraryRow
 from core.models import METADATA_FILE, FileEntry, Ref, parse_json_object, parse_metadata
 from core.scripts.cache_lock import CacheLock
+from core.scripts.cache_owner import CacheOwner
 from core.scripts.entries import LIBRARY_PREFIX, ScriptKey
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS
 from core.scripts.layout import CacheLayout, folder_name, is_folder, listed, ref_of, remove
@@ -50,7 +51,8 @@ class LibraryShelf:
         self._cache_rows = journal.script_cache
         self._rows = journal.library
         self._layout = CacheLayout(settings)
-        self._lock = CacheLock(self._layout.lock)
+        self._layout.check = CacheOwner(settings, journal, self._layout).check
+        self._lock = CacheLock(self._layout.lock, self._layout.check)
         self._ttl_seconds = settings.cache_ttl_days * DAY_SECONDS
         self._lease_seconds = settings.cache_lease_seconds
         self._clock = clock
