@@ -124,6 +124,11 @@ def _keep_or_clear_data(settings: Settings, binary: BrokerBinary) -> None:
     # Valkey and Redis do not read each other's newer files. Messages are only the doorbell:
     # the journal knows all work, and the next sync rings again.
     folder, maker = data_path(settings), data_path(settings) / "made-by"
+    if folder.is_symlink() or (folder.is_dir() and not maker.exists() and any(folder.iterdir())):
+        raise StorageError(
+            f"{folder} is a link, or holds what no broker of ours made.",
+            "Move it away; the broker's files are made anew.",
+        )
     if folder.exists() and (not maker.exists() or read_bytes(maker) != str(binary).encode()):
         remove_tree(folder)
     if not folder.exists():

@@ -74,7 +74,7 @@ def server(
         return
     from cli.tokens import server_token
     from core.files import make_private_dir
-    from core.home_modes import mend
+    from core.home_modes import mend, refuse_links
     from core.settings import load_settings
     from escher_server.config import ServerConfig
     from escher_server.run import serve
@@ -86,6 +86,7 @@ def server(
     listen_host = host or (url.hostname if local and url.hostname else "127.0.0.1")
     listen_port = port or (url.port if local and url.port else 8788)
     make_private_dir(settings.home)
+    refuse_links(settings)
     mend(settings)
     shown_host = f"[{listen_host}]" if ":" in listen_host else listen_host
     address = f"http://{shown_host}:{listen_port}"

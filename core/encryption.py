@@ -177,6 +177,11 @@ def load_master_key(settings: Settings, *, create: bool = True) -> MasterKey:
 
 def _key_from_file(path: Path, *, create: bool) -> MasterKey:
     try:
+        if path.parent.is_symlink() or path.is_symlink():
+            raise KeyUnavailable(
+                f"The key file {path} is behind a link, which may lead to another's.",
+                "Put the file itself there, or set encryption_key_source to env, keyring or command.",
+            )
         document = json.loads(path.read_text(encoding="utf-8"))
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:

@@ -194,9 +194,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; one that is gone already is fine."""
+    """Remove a folder and all in it, or a link and nothing behind it; gone already is fine."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Nobody else reads or writes a home: what is open to others is closed, and said.
+"""Nobody else reads or writes a home: what is open to others is closed, links out are refused.
 
 At each start the home, what stands directly in it and the folders of keys, sockets, logs and
 messages are looked at (some forty stats). Everything below is walked where the home itself was
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import StorageError
+from core.errors import Refused, StorageError
 from core.files import PRIVATE_DIR, PRIVATE_FILE
 
 if TYPE_CHECKING:
@@ -28,7 +28,22 @@ _LOOKED_INTO = (
     "", "keys", "run", "run/logs", "run/broker", "run/broker/appendonlydir", "server", "qdrant",
 )  # fmt: skip
 _SECRETS = frozenset({"keys", "api.token", "server.token", "flower.auth"})
+_OURS = frozenset({
+    "playbooks", "cache", "conflicts", "trash", "keys", "qdrant", "run", "server",
+})  # fmt: skip
 _UNFINISHED = ".modes-unfinished"  # stands while a home that was open is walked
+# links here would lead reading, writing and removing out of the home
+_FOLDERS = (
+    "conflicts",
+    "trash",
+    "keys",
+    "qdrant",
+    "qdrant/collections",
+    "run",
+    "run/logs",
+    "run/broker",
+    "server",
+)
 _NAMED = 3
 
 log = logging.getLogger(__name__)
@@ -64,6 +79,32 @@ def mend(settings: Settings, *, whole: bool = False) -> int:
     if stubborn:
         log.warning("%s stay open to others, as they are not this user's.", _named(stubborn))
     return len(mended)
+
+
+def refuse_links(settings: Settings) -> None:
+    """`Refused` for a link among the home's own folders and files.
+
+    The home itself may be one: it is the user's choice where it stands, made before anything was in
+    it. For playbooks and cache there are settings.
+    """
+    home = settings.home
+    places = {home / name: "" for name in (*_FOLDERS, *_SECRETS, "journal.db")}
+    places[home / "journal.db"] = "journal_url (ESCHER_JOURNAL_URL)"
+    if settings.playbooks_dir is None:
+        places[home / "playbooks"] = "playbooks_dir (ESCHER_PLAYBOOKS_DIR)"
+    if settings.cache_dir is None:
+        places[home / "cache"] = "cache_dir (ESCHER_CACHE_DIR)"
+    for name in ("local", "synced", "ai-generated", ".staging"):
+        places[settings.playbooks_path / name] = ""
+    for path, setting in places.items():
+        if path.is_symlink():
+            remedy = "Put what it leads to in its place"
+            if setting:
+                remedy += f", or remove it and set {setting} to where it leads"
+            raise Refused(
+                f"{path} is a link, and a home's own folders and files are not looked for elsewhere.",
+                f"{remedy}. The home as a whole may be a link.",
+            )
 
 
 def open_to_others(home: Path) -> list[Path]:
@@ -105,8 +146,10 @@ def _nearby(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _below(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
     folders = [home]
     while folders:
-        for path, found in _entries(folders.pop()):
-            if stat.S_ISDIR(found.st_mode):
+        folder = folders.pop()
+        for path, found in _entries(folder):
+            # a home that was laid over a folder with other things closes these, and enters ours
+            if stat.S_ISDIR(found.st_mode) and (folder != home or path.name in _OURS):
                 folders.append(path)
             yield path, found
 

@@ -44,7 +44,7 @@ class Stored:
         self._store = store
 
     def folder_in(self, area: Area, ref: Ref) -> Path:
-        return self._store.layout.folder(area, ref)
+        return self._store.layout.place(area, ref)
 
     def read(self, ref: Ref) -> Mapping[str, bytes]:
         return self._store.read(ref)

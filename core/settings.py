@@ -20,7 +20,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from core.errors import SettingsError, storage_error
+from core.errors import SettingsError
+from core.files import read_bytes
 from core.plain_text import (
     LOOPBACK_HOSTS,
     check_allowed_hosts,
@@ -306,8 +307,10 @@ def _words(message: str) -> str:
 
 def _read_secret(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error(error, f"Reading {path}") from error
+        if not os.path.lexists(path):
+            return None
+        return read_bytes(path).decode().strip() or None
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path} is no text.", "Remove it; the next start makes a new one."
+        ) from error

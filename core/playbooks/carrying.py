@@ -25,7 +25,7 @@ def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool
     ``editors``: their own files beside the scripts, too. Pipes, sockets and devices stay behind. Raises `StorageError`.
     """
     try:
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():  # behind a link is nothing of ours
             return
         for parent, folders, files in os.walk(folder, onerror=_raise):  # links are not followed
             inside = Path(parent).relative_to(folder)

@@ -52,7 +52,7 @@ class FolderChanges:
                 case "take":
                     self._take(intent)
                 case "delete":
-                    place = self._layout.folder(area_of(intent.from_area), intent.ref)
+                    place = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
                     if os.path.lexists(place):
                         place.rename(self._layout.old(staged_of(intent)))
                 case _:
@@ -64,7 +64,7 @@ class FolderChanges:
             raise storage_error(error, f"Storing {intent.ref}") from error
 
     def _write(self, intent: Intent) -> None:
-        place = self._layout.folder(area_of(intent.to_area), intent.ref)
+        place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
         staged = self._layout.staged(staged_of(intent))
         old = self._layout.old(staged_of(intent))
         if os.path.lexists(place):
@@ -82,8 +82,8 @@ class FolderChanges:
         staged.rename(place)
 
     def _move(self, intent: Intent) -> None:
-        source = self._layout.folder(area_of(intent.from_area), intent.ref)
-        place = self._layout.folder(area_of(intent.to_area), intent.ref)
+        source = self._layout.place(area_of(intent.from_area), intent.ref)
+        place = self._layout.place(area_of(intent.to_area), intent.ref)
         if source != place and os.path.lexists(source):
             if os.path.lexists(place):
                 raise AlreadyExists(
@@ -100,7 +100,7 @@ class FolderChanges:
             _rewrite_metadata(place / METADATA_FILE, intent.record)
 
     def _take(self, intent: Intent) -> None:
-        place = self._layout.folder(area_of(intent.to_area), intent.ref)
+        place = self._layout.place(area_of(intent.to_area), intent.ref)
         if not place.is_dir():
             raise NotFound(f"The folder {place} is not there.", "Look where it went.")
         if intent.record is not None:
@@ -110,7 +110,7 @@ class FolderChanges:
         """Undo as far as possible; what can't be undone is carried through by the next replay."""
         with contextlib.suppress(OSError):
             if intent.kind == "write":
-                place = self._layout.folder(area_of(intent.to_area), intent.ref)
+                place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
                 staged = self._layout.staged(staged_of(intent))
                 old = self._layout.old(staged_of(intent))
                 if not staged.exists() and self._is_written(intent):
@@ -119,13 +119,13 @@ class FolderChanges:
                     old.rename(place)
                 discard(staged)
             elif intent.kind == "move" and intent.from_area != intent.to_area:
-                source = self._layout.folder(area_of(intent.from_area), intent.ref)
-                place = self._layout.folder(area_of(intent.to_area), intent.ref)
+                source = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
+                place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
                 if place.exists() and not source.exists():
                     make_private_dir(source.parent)
                     place.rename(source)
             elif intent.kind == "delete":
-                place = self._layout.folder(area_of(intent.from_area), intent.ref)
+                place = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
                 old = self._layout.old(staged_of(intent))
                 if old.exists() and not place.exists():
                     old.rename(place)
@@ -136,7 +136,7 @@ class FolderChanges:
             if self._is_written(intent):
                 return True
             old = self._layout.old(staged_of(intent))
-            place = self._layout.folder(area_of(intent.to_area), intent.ref)
+            place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
             if old.exists() and not place.exists():
                 old.rename(place)
             return False
@@ -145,7 +145,7 @@ class FolderChanges:
 
     def _is_written(self, intent: Intent) -> bool:
         """Whether the folder in place is the one that the intent staged."""
-        place = self._layout.folder(area_of(intent.to_area), intent.ref)
+        place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
         # inode 0: pulled and not fetched, so it is not on disk
         staged = {file.entry.path: file.inode for file in intent.files if file.inode}
         try:

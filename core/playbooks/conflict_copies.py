@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.errors import storage_error
+from core.errors import UnsafePath, storage_error
 from core.files import (
     fsync_dir,
     make_private_dir,
@@ -41,6 +41,11 @@ class ConflictCopies:
         place = self._root / check_id(ref.playbook_id)
         try:
             target = place / f"v{ref.version}-{folder_digest(folder)[:DIGITS]}"
+            if place.is_symlink() or target.is_symlink():
+                raise UnsafePath(
+                    f"{place} or {target.name} in it is a link, and copies are kept here only.",
+                    "Remove the link.",
+                )
             if target.is_dir():
                 return target
             make_private_dir(place)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import InvalidPlaybook, storage_error
+from core.errors import InvalidPlaybook, UnsafePath, storage_error
 from core.models import Area, Ref, check_id
 from core.settings import Settings
 from core.versions import parse_version
@@ -55,6 +55,21 @@ class Layout:
         if area is Area.AI_GENERATED:
             return self.area(area) / f"{ref.playbook_id}-v{ref.version}"
         return self.area(area) / f"{ref.playbook_id}/v{ref.version}"
+
+    def place(self, area: Area, ref: Ref, *, itself: bool = True) -> Path:
+        """`folder`, for reading, writing or removing: `UnsafePath` where a link leads out on the way.
+
+        ``itself`` False: the folder may be a link, as it is only renamed.
+        """
+        folder = self.folder(area, ref)
+        on_the_way = (self.area(area), folder.parent, *((folder,) if itself else ()))
+        for path in dict.fromkeys(on_the_way):
+            if path.is_symlink():
+                raise UnsafePath(
+                    f"{path} is a link, which may lead anywhere.",
+                    "Put the folder itself there; playbooks_dir moves all of them.",
+                )
+        return folder
 
     def staged(self, name: str) -> Path:
         return self.staging / name

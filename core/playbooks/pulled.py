@@ -161,7 +161,7 @@ class PulledFolders:
                 raise Refused(f"{ref} is not published: its content is here or nowhere.")
             rows = self._journal.versions.files(ref)
             _verify(ref, rows, files)
-            folder = self._layout.folder(Area.SYNCED, ref)
+            folder = self._layout.place(Area.SYNCED, ref)
             if self._has_content(record):
                 return False
             name = uuid.uuid4().hex

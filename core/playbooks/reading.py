@@ -85,7 +85,7 @@ class PlaybookReader:
 
     def folder(self, ref: Ref) -> Path:
         """Where the version's folder stands (or should stand)."""
-        return self.layout.folder(self.get(ref).area, ref)
+        return self.layout.place(self.get(ref).area, ref)
 
     def read(self, ref: Ref) -> dict[str, bytes]:
         """Clear content of every file but ``metadata.json``, verified against the journal.
@@ -110,7 +110,7 @@ class PlaybookReader:
     def edited_draft(self, ref: Ref) -> PlaybookDraft:
         """The folder as it is on disk now, in clear, with whatever the user changed in it."""
         record = self.get(ref)
-        draft = draft_from_folder(self.layout.folder(record.area, ref), self.limits)
+        draft = draft_from_folder(self.layout.place(record.area, ref), self.limits)
         known = {row.entry.path for row in self.journal.versions.files(ref)}
         files = to_clear(
             {path: c for path, c in draft.files.items() if path in known or not is_leftover(path)},
@@ -125,7 +125,7 @@ class PlaybookReader:
     def _read(self, ref: Ref) -> dict[str, bytes]:
         record = self.get(ref)
         rows = self.journal.versions.files(ref)
-        folder = self.layout.folder(record.area, ref)
+        folder = self.layout.place(record.area, ref)
         if rows and is_unfetched(folder):
             raise NotFound(
                 f"The content of {ref} is not on this machine, only its metadata.",
@@ -143,7 +143,7 @@ class PlaybookReader:
 
     def check_version(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
         """Compare one row with its folder, byte by byte; every difference is an error."""
-        folder = self.layout.folder(record.area, record.ref)
+        folder = self.layout.place(record.area, record.ref)
         if not folder.is_dir():
             return [NotFound(f"The folder {folder} is not there.", _MEND)]
         try:
@@ -171,7 +171,7 @@ class PlaybookReader:
         return problems
 
     def _check_files(self, record: VersionRecord, rows: list[DiskFile]) -> list[EscherError]:
-        folder = self.layout.folder(record.area, record.ref)
+        folder = self.layout.place(record.area, record.ref)
         problems: list[EscherError] = []
         for row in rows:
             path = row.entry.path

@@ -150,7 +150,8 @@ class Restorer:
         seen: FolderStat | None,
     ) -> None:
         """Let the content take the place of the folder ``seen``; None: of nothing."""
-        ref, place = record.ref, self._layout.folder(record.area, record.ref)
+        ref = record.ref
+        place = self._layout.place(record.area, ref, itself=False)
         self._writer.prepare()
         with self._store.leased([ref]):
             generation = record.generation + 1

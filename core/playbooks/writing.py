@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from core.playbooks.layout import OLD_SUFFIX, Layout
 from core.playbooks.moves import is_decision
 
 LOCK_SECONDS = 120.0
+_STAGED = re.compile(r"[0-9a-f]{32}")
 STALE_STAGING_SECONDS = 3600.0
 # What a write decides; all else of a row that exists already is the publisher's and is kept.
 _WRITTEN_FIELDS = (
@@ -124,6 +126,8 @@ class FolderWriter:
             try:
                 for path in list(self._layout.staging.iterdir()):
                     name, dot, _ = path.name.partition(".")
+                    if not _STAGED.fullmatch(name):
+                        continue  # of somebody else, whose folder playbooks_dir names
                     # a young one without a suffix may be another process' that is still staging
                     age = time.time() - path.lstat().st_mtime
                     if name not in waiting and (dot or age > STALE_STAGING_SECONDS):
