@@ -184,7 +184,7 @@ class AgentLink:
         return _Connect(
             self._url,
             additional_headers={"Authorization": f"Bearer {token}"},
-            proxy=None if parts.hostname in LOOPBACK_HOSTS else True,
+            proxy=None if parts.scheme == "ws" or parts.hostname in LOOPBACK_HOSTS else True,
             ssl=tls_context() if parts.scheme == "wss" else None,
             open_timeout=self._timing.open,
             close_timeout=self._timing.close,

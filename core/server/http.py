@@ -258,7 +258,8 @@ class Http:
 
     @staticmethod
     def _environment(session: requests.Session, url: str) -> dict[str, Any]:
-        if is_loopback(url):
+        # what goes without TLS stays here or in a network of the user's own: no proxy reads it
+        if is_loopback(url) or urlsplit(url).scheme == "http":
             return {"proxies": {}}
         merged = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
         return {name: merged[name] for name in ("proxies", "verify", "cert")}
