@@ -45,6 +45,7 @@ class MeddledMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="escher-cache-model-"))
         self.under = CacheUnderTest(self.base / "home", max_kib=CAP_KIB, ttl=TTL, lease=LEASE)
+        self.under.cache.layout.prepare()  # ours from the start: what is written into it is meddling
         self.model: dict[ScriptKey, Expected] = {}
         self.foreign = 0  # bytes that somebody else wrote into the cache
         self.serial = 0
