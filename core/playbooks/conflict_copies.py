@@ -49,7 +49,7 @@ class ConflictCopies:
             if target.is_dir():
                 return target
             make_private_dir(place)
-            for stray in place.glob(".*.tmp"):
+            for stray in place.glob(".v*-*.tmp"):
                 remove_tree(stray)  # of a process that was killed
             temporary = place / f".{target.name}.tmp"
             copy_folder(folder, temporary)

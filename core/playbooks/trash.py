@@ -78,7 +78,8 @@ class Trash:
                     return entry.path
             make_private_dir(self._root)
             for stray in self._root.glob(".*.tmp"):
-                remove_tree(stray)  # of a process that was killed
+                if _NAME.fullmatch(stray.name[1:-4]):
+                    remove_tree(stray)  # of a process that was killed
             while (target := self._root / _name(ref, now)).exists():
                 now += 1
             temporary = self._root / f".{target.name}.tmp"
