@@ -12,6 +12,7 @@ secrets by its nature, and never leaves.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from core.errors import EscherError, NotFound, Refused, UsageError
@@ -31,6 +32,12 @@ from core.settings import Settings
 
 LEVELS = ("off", "warn", "block")
 MAX_REASON_CHARS = 500
+VERSION_SECONDS = 60.0  # of processor time, for all files of a version
+NOT_SCANNED = Spot(
+    0,
+    f"not scanned: the files before it took longer than {VERSION_SECONDS:.0f} s",
+    Degree.CERTAIN,
+)
 
 # They change without the content; None in their place, so that the lines stay.
 _CHANGING_FIELDS = (
@@ -98,11 +105,14 @@ class SecretsGate:
         for path, content in contents.items():
             wanted.setdefault((sha256_bytes(content), _syntax(path)), (path, content))
         known = self._known(checksum for checksum, _ in wanted)
-        return [
-            Scanned(*key, tuple(scan_content(path, content)))
-            for key, (path, content) in wanted.items()
-            if key not in known
-        ]
+        deadline = time.thread_time() + VERSION_SECONDS
+        scans = []
+        for key, (path, content) in wanted.items():
+            if key not in known:
+                in_time = time.thread_time() < deadline
+                spots = scan_content(path, content) if in_time else [NOT_SCANNED]
+                scans.append(Scanned(*key, tuple(spots)))
+        return scans
 
     def known(self, items: Sequence[Item]) -> Known:
         """What is kept of these versions, with one query for many, for `findings_of` each."""

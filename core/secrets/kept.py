@@ -48,7 +48,10 @@ class SecretRows:
         return found
 
     def keep(self, scans: Sequence[Scanned], scanner_version: str) -> None:
-        """Write scans down, in one transaction, over those of another scanner."""
+        """Write scans down, in one transaction, over those of another scanner.
+
+        Old ones of contents that no version has (any more) go at the same time.
+        """
         now = int(time.time())
         unique = {(scan.checksum, scan.syntax): scan for scan in scans}
         rows = [
@@ -66,13 +69,9 @@ class SecretRows:
             statement = self._database.upsert(secret_scans, ("checksum", "syntax"), rows)
             with self._database.write() as connection:
                 connection.execute(statement, rows)
-
-    def forget_unused(self, now: float) -> None:
-        """Remove old scans of contents that no version has."""
-        unused = secret_scans.c.checksum.not_in(select(files_table.c.checksum))
-        old = secret_scans.c.scanned_at < now - UNUSED_SECONDS
-        with self._database.write() as connection:
-            connection.execute(delete(secret_scans).where(old, unused))
+                old = secret_scans.c.scanned_at < now - UNUSED_SECONDS
+                unused = secret_scans.c.checksum.not_in(select(files_table.c.checksum))
+                connection.execute(delete(secret_scans).where(old, unused))
 
     # -- accepted ---------------------------------------------------------------------------
     def accepted(self, keys: Iterable[str]) -> dict[str, Accepted]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.files import sha256_bytes
 from core.journal import Journal, VersionRecord
+from core.journal.schema_secrets import secret_scans
 from core.models import Area, FileEntry, Ref
 from core.secrets import scanner
 from core.secrets.findings import Degree, SecretFinding
@@ -168,3 +171,24 @@ def test_the_strictest_setting_counts():
     assert stricter("off", None, "warn") == "warn"
     assert stricter("block", "off") == "block"
     assert stricter(None, "nonsense") == "off"
+
+
+def test_many_slow_files_are_scanned_for_a_minute_and_the_rest_is_certain(home, monkeypatch):
+    monkeypatch.setattr("core.secrets.gate.VERSION_SECONDS", 0.0)
+    found = home.add(REF, {"shell/a.sh": b"echo a\n", "shell/b.sh": b"echo b\n"})
+    assert home.scanned == []
+    assert {(f.path, f.degree) for f in found} == {
+        (path, Degree.CERTAIN) for path in ("metadata.json", "shell/a.sh", "shell/b.sh")
+    }
+
+
+def test_old_scans_of_contents_that_are_gone_are_forgotten(home, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr("core.secrets.kept.time.time", lambda: now - 100 * 86400)
+    home.add(REF, {"shell/a.sh": LEAK})
+    monkeypatch.undo()
+    home.add(Ref("other", "1.0.0"), {"shell/b.sh": b"echo\n"})
+    with home.journal.database.read() as connection:
+        kept = connection.execute(select(secret_scans.c.checksum)).scalars().all()
+    assert sha256_bytes(LEAK) not in kept
+    assert sha256_bytes(b"echo\n") in kept
