@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from core.scripts.eviction import EvictReport
 from core.scripts.resolver import Asking
 from core.scripts.run_policy import Allow
 from core.service_parts import ServiceParts
+from core.status import pull_warnings
 
 
 class ScriptMethods(ServiceParts):
@@ -70,7 +72,12 @@ class ScriptMethods(ServiceParts):
     ) -> ResolvedScript:
         """`resolve_script` with the whole answer: files, status, publisher, warnings."""
         asking = Asking(Allow(allow_unreviewed, allow_deprecated))
-        return self.script_manager.resolver.resolve(target, format, asking)
+        found = self.script_manager.resolver.resolve(target, format, asking)
+        more = pull_warnings(self.journal, found.ref)
+        if not more:
+            return found
+        told = replace(found.standing, warnings=(*found.standing.warnings, *more))
+        return replace(found, standing=told)
 
     def lease_script(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 from core.errors import EscherError
 from core.journal import Journal
 from core.journal.claims import SYNC
+from core.models import Ref
 from core.server.client import EscherServer
 from core.settings import Settings
 from core.sync_report import read_report
@@ -39,6 +40,19 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
             **pull_status(journal),
         },
     }
+
+
+def pull_warnings(journal: Journal, ref: Ref) -> list[str]:
+    """What an answer about a version says of the last pulls; read anew every 15 s at most."""
+    warnings = []
+    if journal.waiting.is_held(ref):
+        warnings.append(
+            f"{ref} was deleted on the server, with many others: it is here until somebody accepts"
+            " that (`escher-playbooks sync --accept-deletions`)."
+        )
+    if journal.pull_state.is_stale(time.time()):
+        warnings.append(STALE)
+    return warnings
 
 
 def pull_status(journal: Journal) -> dict[str, Any]:

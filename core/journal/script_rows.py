@@ -48,8 +48,9 @@ FROM server_statuses WHERE playbook_id = :id AND version = :version
 """
 _SHARED = """
 SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
-       (SELECT COUNT(*) FROM versions WHERE playbook_id = :id AND revision IS NOT NULL)
-       + (SELECT COUNT(*) FROM pins WHERE playbook_id = :id)
+       (SELECT COUNT(*) FROM versions WHERE playbook_id = :id
+        AND (revision IS NOT NULL OR area = 'synced'))
+       + (SELECT COUNT(*) FROM pins WHERE playbook_id = :id AND source <> 'tombstone')
 """
 _MISSING: Any = object()
 _Key = tuple[str, str, str, str]  # what is looked up, the id, the version, the format

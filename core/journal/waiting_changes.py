@@ -12,6 +12,7 @@ Kept by name and revision, never by their bytes: whoever writes the feed must no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ FAILED, DELETION = "failed", "deletion"
 MAX_FAILED = 1000  # rows; of what failed beyond that, a sync's report gives the number
 MAX_REASON_CHARS = 300
 KEY = (table.c.playbook_id, table.c.version)
+REMEMBERED_SECONDS = 15.0
 CHUNK = 400  # names in one IN (…)
 Name = tuple[str, str]  # (playbook_id, version) as the server wrote them, cut to the columns
 
@@ -53,6 +55,8 @@ class WaitingChanges:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._held: set[Ref] = set()
+        self._read_at = float("-inf")
 
     def put(self, items: Sequence[WaitingChange]) -> int:
         """Keep these, each in place of an older one of its version; how many found no room."""
@@ -105,14 +109,15 @@ class WaitingChanges:
         return {"failed": int(row[0] or 0), "deletions": int(row[1] or 0)}
 
     def is_held(self, ref: Ref) -> bool:
-        """Whether a deletion of this version waits for the user's word."""
-        mine = tuple_(*KEY).in_([tuple(ref)])
-        with self._database.read() as connection:
-            query = select(table.c.held).where(mine, table.c.kind == DELETION)
-            return bool(connection.scalar(query))
+        """Whether a deletion of this version waits for the user's word; as of 15 s ago at most."""
+        if time.monotonic() - self._read_at >= REMEMBERED_SECONDS:
+            self._held = {item.ref for item in self._select(table.c.held.is_(True))}
+            self._read_at = time.monotonic()
+        return ref in self._held
 
     def hold(self, names: Sequence[Name]) -> None:
         """These deletions wait for the user."""
+        self._read_at = float("-inf")
         with self._database.write() as connection:
             for part in _chunks(names):
                 connection.execute(update(table).where(tuple_(*KEY).in_(part)).values(held=True))
@@ -121,6 +126,7 @@ class WaitingChanges:
         """They were taken in, or the server has gone on."""
         if not names:
             return
+        self._read_at = float("-inf")
         with self._database.write() as connection:
             for part in _chunks(list(names)):
                 connection.execute(delete(table).where(tuple_(*KEY).in_(part)))

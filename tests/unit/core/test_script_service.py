@@ -25,6 +25,7 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal.downloads import DownloadKey
+from core.journal.waiting_changes import DELETION, WaitingChange
 from core.models import Ref, Strategy
 from core.scripts.cache import ScriptCache
 from core.scripts.claim import Claim
@@ -56,6 +57,35 @@ def new_service(tenant_settings: Settings) -> Iterator[Callable[..., PlaybookSer
 @pytest.fixture
 def service(new_service: Callable[..., PlaybookService]) -> PlaybookService:
     return new_service()
+
+
+class TestWhatThePullsSay:
+    """The pinned bytes go on being answered, and the answer says what is odd."""
+
+    def warnings(self, service: PlaybookService) -> str:
+        service.journal.waiting.forget([("x", "1.0.0")])  # what was read is read again
+        return " ".join(service.locate_script(ID, "shell").standing.warnings)
+
+    @pytest.mark.usefixtures("published")
+    def test_all_is_well(self, service: PlaybookService):
+        service.journal.pull_state.completed(time.time(), full=True)
+        assert "server" not in self.warnings(service)
+
+    @pytest.mark.usefixtures("published")
+    def test_the_last_complete_pull_is_old(self, service: PlaybookService):
+        service.journal.pull_state.completed(time.time() - 90_000, full=True)
+        assert "more than 24 h ago" in self.warnings(service)
+
+    @pytest.mark.usefixtures("published")
+    def test_its_deletion_waits(self, service: PlaybookService):
+        item = WaitingChange((ID, "1.0.0"), DELETION, "deleted", 1, 2, "sha256:x", held=True)
+        service.journal.waiting.put([item])
+        assert "--accept-deletions" in self.warnings(service)
+
+    @pytest.mark.usefixtures("published")
+    def test_the_server_claims_other_content(self, service: PlaybookService):
+        service.journal.conflicts.open(Ref(ID, "1.0.0"), "immutable", "Other content.")
+        assert "conflicts" in self.warnings(service)
 
 
 @pytest.fixture
