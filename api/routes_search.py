@@ -38,5 +38,5 @@ def script(
     target = known_id(playbook_id)
     if version != LATEST:
         target = str(known_ref(playbook_id, version))
-    found = service.locate_script(target, format, **allow.model_dump())
+    found = service.locate_script(target, format, **allow.model_dump(by_alias=True))
     return follow_ups.script_resolved(service, found)

@@ -33,6 +33,12 @@ class RunQuery(_Request):
 
     allow_unreviewed: Annotated[bool, Field(description="Also what nobody reviewed.")] = False
     allow_deprecated: Annotated[bool, Field(description="Also what is deprecated.")] = False
+    copy_: Annotated[
+        bool, Field(alias="copy", description="A read-only copy that nothing changes.")
+    ] = False
+    ignore_state: Annotated[
+        bool, Field(description="Also where the state of a run lies beside the scripts.")
+    ] = False
 
 
 class Script(_Request):

@@ -154,6 +154,12 @@ def resolve(
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Run what is deprecated, too.")
     ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="A read-only copy that nothing changes.")
+    ] = False,
+    ignore_state: Annotated[
+        bool, typer.Option("--ignore-state", help="Also where a run's state lies beside it.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """The path of the verified entry script of a version that may be run.
@@ -167,6 +173,8 @@ def resolve(
             format_,
             allow_unreviewed=allow_unreviewed,
             allow_deprecated=allow_deprecated,
+            copy=copy,
+            ignore_state=ignore_state,
         )
         if script.listing.key.is_library:  # others have nothing to follow up, and Celery is slow
             from tasks import follow_ups

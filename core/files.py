@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -207,8 +207,13 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files below ``root`` as ``(relative path, lstat)``, by name; a link raises."""
+def walk_files(
+    root: Path, skip: Callable[[str], bool] = lambda _path: False
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below ``root`` as ``(relative path, lstat)``, by name; a link raises.
+
+    ``skip(path)`` of a file, link or folder: it is not looked at.
+    """
     stack = [(root, "")]
     while stack:
         folder, prefix = stack.pop()
@@ -216,6 +221,8 @@ def walk_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
             path = prefix + entry.name
+            if skip(path):
+                continue
             if entry.is_symlink():
                 raise UnsafePath(
                     f"{path!r} in {root} is a symbolic link.", "Replace the link by a file."

@@ -28,6 +28,7 @@ class ScriptMethods(ServiceParts):
         *,
         allow_unreviewed: bool = False,
         allow_deprecated: bool = False,
+        copy: bool = False,
     ) -> Path:
         """The path of the entry script of a version that may be run, every byte just proven.
 
@@ -38,6 +39,7 @@ class ScriptMethods(ServiceParts):
             format,
             allow_unreviewed=allow_unreviewed,
             allow_deprecated=allow_deprecated,
+            copy=copy,
         ).path
 
     def download_script(
@@ -69,9 +71,14 @@ class ScriptMethods(ServiceParts):
         *,
         allow_unreviewed: bool = False,
         allow_deprecated: bool = False,
+        copy: bool = False,
+        ignore_state: bool = False,
     ) -> ResolvedScript:
-        """`resolve_script` with the whole answer: files, status, publisher, warnings."""
-        asking = Asking(Allow(allow_unreviewed, allow_deprecated))
+        """`resolve_script` with the whole answer: files, status, publisher, warnings.
+
+        ``copy``: of a read-only copy that nothing changes while it is run.
+        """
+        asking = Asking(Allow(allow_unreviewed, allow_deprecated), copy, ignore_state)
         found = self.script_manager.resolver.resolve(target, format, asking)
         more = pull_warnings(self.journal, found.ref)
         if not more:

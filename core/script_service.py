@@ -100,6 +100,7 @@ class ScriptManager:
             downloads=self.downloads,
             stored=Stored(self._store),
             clear=self.clear,
+            copies=self.cache.copies.of,
             take_edit=self._take_edit,
         )
 

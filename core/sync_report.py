@@ -55,6 +55,8 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
             "restored": [str(ref) for ref in plan.edits.restored],
         },
         "findings": findings_json(plan.edits.findings)[:MAX_FINDINGS],
+        # no part of what is published, until an update takes them in
+        "beside": {str(ref): list(paths) for ref, paths in plan.scan.beside.items()},
         "executions_sent": plan.executions.sent,
         "pending": counts["pending"],
         "deferred": counts["deferred"],

@@ -20,7 +20,7 @@ from core.journal.library_rows import LibraryRows
 from core.journal.migrations import migrate
 from core.journal.pull_state import PullState
 from core.journal.scan_rows import ScanRows
-from core.journal.script_cache import ProofRows, ScriptCacheRows
+from core.journal.script_cache import ProofRows, ScriptCacheRows, ScriptCopyRows
 from core.journal.script_rows import ScriptRows
 from core.journal.stale_points import StalePoints
 from core.journal.vectors import Vectors
@@ -47,6 +47,7 @@ class Journal:
         self.executions = ExecutionRows(self.database)
         self.execution_queue = ExecutionQueue(self.database)
         self.script_cache = ScriptCacheRows(self.database)
+        self.script_copies = ScriptCopyRows(self.database)
         self.downloads = Downloads(self.database)
         self.counters = Counters(self.database)
         self.proofs = ProofRows(self.database)

@@ -7,10 +7,11 @@
     downloads      who fetches a format folder now, the room it reserved, and how the last try ended
     counters       hits, misses, evicted_bytes …: sums over all processes
     server_statuses  what the server said of versions that this home does not have, and when
+    script_copies  one row a folder in cache/copies
     proofs         the stat of a file above 1 MiB at its last hashing; it stands in for a day
 
-Size rule: Σ cache_entries.size_bytes + Σ quarantined.size_bytes + Σ downloads.reserved_bytes is at
-most ``cache_max_size_mb``; room is reserved in one write transaction, before a byte is written.
+Size rule: Σ cache_entries.size_bytes + Σ quarantined.size_bytes + Σ script_copies.size_bytes +
+Σ downloads.reserved_bytes is at most ``cache_max_size_mb``; room is reserved in one write transaction, before a byte is written.
 
 ``files`` is JSON: ``[[path, size_bytes, checksum], …]``, paths relative to the version's folder.
 Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
@@ -89,6 +90,14 @@ proofs = Table(
     Column("inode", BigInteger, nullable=False),
     Column("checksum", String(71), nullable=False),
     Column("verified_at", Float, nullable=False),
+)
+
+script_copies = Table(
+    "script_copies",
+    metadata,
+    Column("name", String(64), primary_key=True),  # of the folder in cache/copies
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
 )
 
 server_statuses = Table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from sqlalchemy import (
 from core.journal.counters import ROOM_LOCK
 from core.journal.database import Database
 from core.journal.schema_scripts import cache_entries as entries
-from core.journal.schema_scripts import counters, downloads, proofs, quarantined
+from core.journal.schema_scripts import counters, downloads, proofs, quarantined, script_copies
 from core.models import FileEntry, Ref
 
 KEY = (entries.c.playbook_id, entries.c.version, entries.c.format)
@@ -70,10 +71,11 @@ class Sizes(NamedTuple):
     quarantined: int
     reserved: int
     rows: int
+    copies: int = 0
 
     @property
     def used(self) -> int:
-        return self.entries + self.quarantined + self.reserved
+        return self.entries + self.quarantined + self.reserved + self.copies
 
 
 class ProofRow(NamedTuple):
@@ -211,14 +213,43 @@ class ScriptCacheRows:
             .select_from(entries)
         ).one()  # fmt: skip
         aside = connection.scalar(select(func.coalesce(func.sum(quarantined.c.size_bytes), 0)))
+        copies = connection.scalar(select(func.coalesce(func.sum(script_copies.c.size_bytes), 0)))
         reserved = connection.scalar(select(func.coalesce(func.sum(downloads.c.reserved_bytes), 0)))
-        return Sizes(int(held), int(aside or 0), int(reserved or 0), int(count))
+        return Sizes(int(held), int(aside or 0), int(reserved or 0), int(count), int(copies or 0))
 
     def staged_names(self) -> set[str]:
         """Folders in cache/staging that a download has named as its own."""
         with self._database.read() as connection:
             query = select(downloads.c.staged).where(downloads.c.staged.is_not(None))
             return {str(name) for name in connection.scalars(query)}
+
+
+class ScriptCopyRows:
+    """Rows of ``script_copies``: what read-only copies take."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, name: str, size_bytes: int, connection: Connection) -> None:
+        row = {"name": name, "size_bytes": size_bytes, "made_at": int(time.time())}
+        connection.execute(self._database.upsert(script_copies, ("name",), [row]), [row])
+
+    def all(self, connection: Connection) -> dict[str, int]:
+        """``{name: size in bytes}``."""
+        query = select(script_copies.c.name, script_copies.c.size_bytes)
+        return {row.name: row.size_bytes for row in connection.execute(query)}
+
+    def forget(self, names: Sequence[str], connection: Connection) -> None:
+        for start in range(0, len(names), CHUNK):
+            part = names[start : start + CHUNK]
+            connection.execute(delete(script_copies).where(script_copies.c.name.in_(part)))
+
+    def forget_lost(self, there: set[str], before: int, connection: Connection) -> None:
+        """Forget those that are not ``there`` and were not made since ``before``."""
+        gone = [name for name in self.all(connection) if name not in there]
+        for start in range(0, len(gone), CHUNK):
+            part = script_copies.c.name.in_(gone[start : start + CHUNK])
+            connection.execute(delete(script_copies).where(part, script_copies.c.made_at < before))
 
 
 class ProofRows:

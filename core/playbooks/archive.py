@@ -25,6 +25,7 @@ from core.errors import (
     storage_error,
 )
 from core.files import check_relative_path
+from core.leftovers import is_leftover
 from core.models import (
     FORMATS,
     METADATA_FILE,
@@ -182,10 +183,12 @@ def _sort_out(listing: _Listing, limits: Limits) -> list[_Found]:
         last_touched = playbook = None if root is None else found[root]
         if playbook is None:
             continue
-        if name in listing.bad:
+        path = name[len(playbook.root) :].lstrip("/")
+        is_left_out = "/" in path and is_leftover(path) and name not in listing.climbing
+        if name in listing.bad and not is_left_out:
             playbook.error = playbook.error or listing.bad[name]
         elif plain:
-            _take(playbook, position, name[len(playbook.root) :].lstrip("/"), size)
+            _take(playbook, position, path, size)
     for playbook in found.values():
         try:
             limits.check([(m.path, m.size) for m in playbook.members.values()], playbook.name)
@@ -200,6 +203,8 @@ def _take(playbook: _Found, position: int, path: str, size: int) -> None:
     head, slash, _ = path.partition("/")
     if path not in {METADATA_FILE, PARAMETERS_FILE, PLAN_FILE} and not (slash and head in FORMATS):
         playbook.ignored.add(head)
+    elif slash and is_leftover(path):
+        playbook.ignored.add(path)
     elif path in playbook.members:
         playbook.error = UnsafePath(
             f"{playbook.name} holds {path!r} twice in the archive.", _BAD_MEMBER

@@ -13,17 +13,31 @@ from pathlib import Path
 
 from core.errors import storage_error
 from core.files import PRIVATE_DIR, fsync_dir
+from core.leftovers import is_leftover, is_state
 from core.models import FORMATS
-from core.playbooks.folderstat import KNOWN_FILES, is_leftover
+from core.playbooks.folderstat import KNOWN_FILES
 
 _FORMAT_FOLDERS = {(name,) for name in FORMATS}
 
 
-def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool = True) -> None:
+def carry(
+    folder: Path,
+    staged: Path,
+    content: Collection[str],
+    *,
+    leftovers: bool = True,
+    beside: bool = False,
+) -> None:
     """Bring into ``staged`` what is in ``folder`` besides the ``content`` (relative paths).
 
-    ``editors``: their own files beside the scripts, too. Pipes, sockets and devices stay behind. Raises `StorageError`.
+    The state of runs always comes along; ``leftovers``: what editors and tools left beside the
+    scripts, too; ``beside``: whatever is there. Pipes, sockets and devices stay behind. Raises
+    `StorageError`.
     """
+
+    def is_carried(path: str) -> bool:
+        return beside or is_state(path) or (leftovers and is_leftover(path))
+
     try:
         if folder.is_symlink() or not folder.is_dir():  # behind a link is nothing of ours
             return
@@ -35,7 +49,11 @@ def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool
                 name
                 for name in [*files, *links]
                 if (inside / name).as_posix() not in content
-                and (editors and is_leftover(name) if in_format else _is_foreign(inside / name))
+                and (
+                    is_carried((inside / name).as_posix())
+                    if in_format
+                    else _is_foreign(inside / name)
+                )
             ]
             target = staged / inside
             if (carried or not in_format) and not target.is_dir():
@@ -50,14 +68,20 @@ def carry(folder: Path, staged: Path, content: Collection[str], *, editors: bool
 
 
 def has_others(folder: Path) -> bool:
-    """Whether something stands in ``folder`` that is neither the playbook's nor an editor's own."""
+    """Whether something stands in ``folder`` that is neither the playbook's nor an editor's own.
+
+    The state of a run is nobody's to lose.
+    """
     try:
-        return any(
-            _is_foreign(inside / name) and not is_leftover(name)
-            for parent, _, files in os.walk(folder, onerror=_raise)
-            if (inside := Path(parent).relative_to(folder)).parts[:1] not in _FORMAT_FOLDERS
-            for name in files
-        )
+        for parent, _, files in os.walk(folder, onerror=_raise):
+            inside = Path(parent).relative_to(folder)
+            for path in (inside / name for name in files):
+                if inside.parts[:1] in _FORMAT_FOLDERS:
+                    if is_state(path.as_posix()):
+                        return True
+                elif _is_foreign(path) and not is_leftover(path.as_posix()):
+                    return True
+        return False
     except OSError as error:
         raise storage_error(error, f"Looking at {folder}") from error
 

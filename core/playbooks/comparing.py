@@ -26,6 +26,7 @@ class State(StrEnum):
 
     SAME = "same"
     OWNED = "owned"  # published, and there is no edit in what was changed by hand
+    BESIDE = "beside"  # published and unchanged, and other files stand beside the content
     CLEAR = "clear"  # the same content, but something that has to be sealed lies there in clear
     EDITED = "edited"
     MISSING = "missing"
@@ -39,6 +40,7 @@ class Comparison:
     state: State
     seen: FolderStat | None = None
     refreshed: tuple[DiskFile, ...] = ()
+    beside: tuple[str, ...] = ()
     error: EscherError | None = None
 
 
@@ -62,13 +64,15 @@ class Comparer:
         if seen is None:
             return Comparison(record, State.MISSING)
         try:
-            metadata = self._metadata(folder, seen)
+            known = {row.entry.path for row in rows}
+            metadata = self._metadata(folder, seen, known)
             state, refreshed = self._content(folder, record, rows, seen, seen_at_ns)
         except EscherError as error:
             return Comparison(record, State.EDITED, seen, error=error)
         if state is not State.EDITED:
             state = max(state, _metadata_state(metadata, record), key=list(State).index)
-        return Comparison(record, state, seen, refreshed)
+        beside = sorted(seen.content(known) - known) if state is State.BESIDE else ()
+        return Comparison(record, state, seen, refreshed, tuple(beside))
 
     def look(self, folder: Path, area: Area) -> FolderStat | None:
         """The stats of a version's folder; None when it is not there."""
@@ -76,11 +80,13 @@ class Comparer:
         with_parent = area is not Area.AI_GENERATED
         return stat_folder(folder, time.time_ns(), with_parent=with_parent)
 
-    def _metadata(self, folder: Path, seen: FolderStat) -> dict[str, Any]:
+    def _metadata(self, folder: Path, seen: FolderStat, known: set[str]) -> dict[str, Any]:
         if METADATA_FILE not in seen.files:
             raise InvalidPlaybook(f"{folder} holds no {METADATA_FILE}.", "Put it back.")
-        self._limits.check((path, found.st_size) for path, found in seen.files.items())
-        if irregular := seen.irregular:
+        files = seen.files
+        content = {*seen.content(known), METADATA_FILE}
+        self._limits.check((path, files[path].st_size) for path in content)
+        if irregular := seen.irregular(known):
             raise UnsafePath(
                 f"{irregular[0]!r} in {folder} is not a regular file.", "Replace it by a file."
             )
@@ -99,9 +105,9 @@ class Comparer:
         if record.is_published and not found:
             # metadata alone: the content is not fetched; empty folders: it was removed here
             return (State.SAME if seen.is_bare or not known else State.OWNED), ()
-        if found != known:
+        if found != known and not (record.is_published and found > known):
             return State.EDITED, ()
-        state, refreshed = State.SAME, []
+        state, refreshed = State.SAME if found == known else State.BESIDE, []
         for row in rows:
             if seen.is_older(row, seen_at_ns):
                 continue

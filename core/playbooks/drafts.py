@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from core.errors import (
@@ -20,6 +21,7 @@ from core.errors import (
     storage_error,
 )
 from core.files import walk_files
+from core.leftovers import is_leftover
 from core.models import (
     FORMATS,
     METADATA_FILE,
@@ -60,8 +62,12 @@ def iter_drafts(
         )
 
 
-def draft_from_folder(path: Path, limits: Limits | None = None) -> PlaybookDraft:
+def draft_from_folder(
+    path: Path, limits: Limits | None = None, known: Collection[str] = ()
+) -> PlaybookDraft:
     """Read the folder of one playbook; nothing is followed out of it.
+
+    Leftovers of editors, tools and runs are named in ``ignored``, unless they are ``known``.
 
     Raises `InvalidPlaybook` (no or wrong ``metadata.json``, too large), `UnsafePath` (a symbolic
     link, a device) or `StorageError`.
@@ -70,7 +76,7 @@ def draft_from_folder(path: Path, limits: Limits | None = None) -> PlaybookDraft
     if not path.is_dir():
         raise NotFound(f"{path} is not a folder.", f"Give the folder that holds {METADATA_FILE}.")
     try:
-        sizes, ignored = _survey(path)
+        sizes, ignored = _survey(path, known)
         if METADATA_FILE not in sizes:
             raise InvalidPlaybook(
                 f"{path} holds no {METADATA_FILE}.", "Write one; see docs/file-structure.md."
@@ -83,10 +89,39 @@ def draft_from_folder(path: Path, limits: Limits | None = None) -> PlaybookDraft
     return PlaybookDraft(metadata, files, tuple(ignored))
 
 
-def _survey(path: Path) -> tuple[dict[str, int], list[str]]:
+def leftovers_but(known: Collection[str]) -> Callable[[str], bool]:
+    """Says of a path below a version's folder whether it is a leftover, and nothing ``known``."""
+    kept = {path[:end] for path in known for end in range(len(path)) if path[end] == "/"}
+    kept.update(known)
+    return lambda path: (
+        path.partition("/")[0] in FORMATS
+        and path not in kept
+        and (is_leftover(path) or is_leftover(f"{path}/."))
+    )
+
+
+def without_leftovers(draft: PlaybookDraft) -> PlaybookDraft:
+    """The draft without what editors, tools and runs leave; that is named in ``ignored``."""
+    is_left_out = leftovers_but(())
+    left_out = [path for path in draft.files if is_left_out(path)]
+    if not left_out:
+        return draft
+    files = {path: content for path, content in draft.files.items() if path not in left_out}
+    return PlaybookDraft(draft.metadata, files, (*draft.ignored, *left_out))
+
+
+def _survey(path: Path, known: Collection[str]) -> tuple[dict[str, int], list[str]]:
     """Relative paths with sizes, and the names that are left aside."""
     sizes: dict[str, int] = {}
     ignored: list[str] = []
+    is_left_out = leftovers_but(known)
+
+    def skip(prefix: str, inside: str) -> bool:
+        left_out = is_left_out(prefix + inside)
+        if left_out:
+            ignored.append(prefix + inside)
+        return left_out
+
     with os.scandir(path) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
@@ -97,8 +132,9 @@ def _survey(path: Path) -> tuple[dict[str, int], list[str]]:
                 f"{entry.name!r} in {path} is a symbolic link.", "Replace the link by a file."
             )
         elif entry.name in FORMATS and entry.is_dir():
-            for name, found in walk_files(Path(entry.path)):
-                sizes[f"{entry.name}/{name}"] = found.st_size
+            prefix = f"{entry.name}/"
+            for name, found in walk_files(Path(entry.path), partial(skip, prefix)):
+                sizes[prefix + name] = found.st_size
         elif entry.name in KNOWN_FILES and entry.is_file():
             sizes[entry.name] = entry.stat().st_size
         else:

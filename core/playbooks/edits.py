@@ -164,8 +164,10 @@ class Edits:
         _tell(report, result.ref, result.findings)
         return result.ref, edit.seen
 
-    def _restore(self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat) -> None:
-        if self._restorer.restore(ref, fetch, seen):
+    def _restore(
+        self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat, *, beside: bool = False
+    ) -> None:
+        if self._restorer.restore(ref, fetch, seen, beside=beside):
             report.restored.append(ref)
         else:
             report.unfetched.append(ref)
@@ -177,7 +179,7 @@ class Edits:
             found = self._compare(record, self._versions.files(ref))
             if found.seen is None or found.state not in {State.OWNED, State.CLEAR}:
                 raise LeaseHeld(f"{ref} is being edited.", "It is looked at again.")
-            self._restore(report, ref, fetch, found.seen)
+            self._restore(report, ref, fetch, found.seen, beside=True)
             return
         with self._store.leased([ref]):
             self._take(self._intake.read_edit(record), report)

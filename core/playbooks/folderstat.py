@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from core.errors import storage_error
 from core.journal.records import DiskFile
+from core.leftovers import is_leftover
 from core.models import FORMATS, METADATA_FILE, PARAMETERS_FILE, PLAN_FILE
 from core.playbooks.statcheck import digest
 
@@ -25,16 +25,6 @@ KNOWN_FILES = frozenset({METADATA_FILE, PARAMETERS_FILE, PLAN_FILE})
 PARENT = "/.."
 # The coarsest clock of a file system in use (FAT); a change within it may show no new time.
 CLOCK_NS = 2_000_000_000
-# What editors and file managers put beside the file that is being edited.
-_LEFTOVER = re.compile(
-    r"\..*\.sw[a-z]|.*~|\.#.*|#.*#|4913|\..*\.tmp|.*___jb_(tmp|old)___|\.goutputstream-.*"
-    r"|\.~lock\..*|.*\.kate-swp|\.DS_Store|\.nfs[0-9a-f]+"
-)
-
-
-def is_leftover(path: str) -> bool:
-    """Whether ``path`` is an editor's own file: no content unless the journal has it."""
-    return _LEFTOVER.fullmatch(path.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ class FolderStat:
         }
 
     def content(self, known: Collection[str] = ()) -> set[str]:
-        """The paths of the content; an editor's own files are none unless they are ``known``."""
+        """The paths of the content; leftovers are none unless they are ``known``."""
         return {
             path
             for path in self.files
@@ -85,10 +75,12 @@ class FolderStat:
         """Whether there is nothing of a playbook but ``metadata.json``, not even empty folders."""
         return set(self.stats) <= {"", PARENT, f"/{METADATA_FILE}"}
 
-    @property
-    def irregular(self) -> list[str]:
-        """Paths that are neither file nor folder: links, pipes, devices."""
-        return [path for path, found in self.files.items() if not stat.S_ISREG(found.st_mode)]
+    def irregular(self, known: Collection[str] = ()) -> list[str]:
+        """Paths of the content that are neither file nor folder: links, pipes, devices."""
+        files = self.files
+        return [
+            path for path in sorted(self.content(known)) if not stat.S_ISREG(files[path].st_mode)
+        ]
 
     @property
     def proves(self) -> bool:

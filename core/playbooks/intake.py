@@ -23,7 +23,7 @@ from core.models import (
 )
 from core.playbooks.adoption import generation_on_disk
 from core.playbooks.comparing import Comparer
-from core.playbooks.drafts import draft_from_folder
+from core.playbooks.drafts import draft_from_folder, without_leftovers
 from core.playbooks.folderstat import FolderStat
 from core.playbooks.layout import FoundFolder
 from core.playbooks.parameters import has_sealed_defaults
@@ -84,6 +84,8 @@ class Intake:
         seen, draft = self._read(found, record.ref, record.generation, record.sensitive, known)
         if files is not None:
             draft = replace(draft, files=dict(files))
+        if record.is_published:  # its successor has none, whatever it had itself
+            draft = without_leftovers(draft)
         raw = inherited_metadata(draft.metadata, record)
         if record.is_published:
             ref = self._successor(record.ref, raw)
@@ -173,7 +175,7 @@ class Intake:
         seen = self._compare.look(found.path, found.area)
         if seen is None:
             raise NotFound(f"The folder {found.path} is not there.", "Look where it went.")
-        draft = draft_from_folder(found.path, self._reader.limits)
+        draft = draft_from_folder(found.path, self._reader.limits, known)
         wanted = seen.content(known)
         disk = {path: content for path, content in draft.files.items() if path in wanted}
         clear = to_clear(

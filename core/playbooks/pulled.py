@@ -206,7 +206,7 @@ class PulledFolders:
         record = self._journal.versions.get(ref)
         if record is None or not self._has_content(record):
             return False
-        return self._differs(record, record)
+        return self._differs(record, record, listed=True)
 
     def drop(
         self,
@@ -253,12 +253,18 @@ class PulledFolders:
         if not folder.is_dir():
             return False
         try:
-            return not self._journal.versions.files(record.ref) or bool(content_paths(folder))
+            known = {row.entry.path for row in self._journal.versions.files(record.ref)}
+            return not known or bool(content_paths(folder, known))
         except EscherError:
             return True  # a link: somebody put it there
 
-    def _differs(self, record: VersionRecord, known: VersionRecord | None) -> bool:
-        """Whether the folder of ``record``, which is there, holds what ``known`` does not say."""
+    def _differs(
+        self, record: VersionRecord, known: VersionRecord | None, *, listed: bool = False
+    ) -> bool:
+        """Whether the folder of ``record``, which is there, holds what ``known`` does not say.
+
+        ``listed``: files that only appeared beside published content do not count.
+        """
         if known is None:
             return True
         folder = self._layout.folder(record.area, record.ref)
@@ -266,6 +272,9 @@ class PulledFolders:
             if not self._has_content(record):
                 return _content_of(_disk_metadata(folder)) != _content_of(record.metadata)
             draft = self._store.edited_draft(record.ref)
+            rows = {row.entry.path for row in self._journal.versions.files(record.ref)}
+            if listed and record.is_published and rows < set(draft.files):
+                draft = replace(draft, files={path: draft.files[path] for path in rows})
             metadata = dict(draft.metadata)
             if known.ref != record.ref:
                 metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}

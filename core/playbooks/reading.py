@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from core.models import (
     check_id,
     parse_json_object,
 )
-from core.playbooks.drafts import KNOWN_FILES, draft_from_folder
-from core.playbooks.folderstat import is_leftover, stat_folder
+from core.playbooks.drafts import KNOWN_FILES, draft_from_folder, leftovers_but
+from core.playbooks.folderstat import stat_folder
 from core.playbooks.layout import Layout
 from core.playbooks.limits import Limits
 from core.playbooks.sealing import published_form, to_clear
@@ -110,10 +111,10 @@ class PlaybookReader:
     def edited_draft(self, ref: Ref) -> PlaybookDraft:
         """The folder as it is on disk now, in clear, with whatever the user changed in it."""
         record = self.get(ref)
-        draft = draft_from_folder(self.layout.place(record.area, ref), self.limits)
         known = {row.entry.path for row in self.journal.versions.files(ref)}
+        draft = draft_from_folder(self.layout.place(record.area, ref), self.limits, known)
         files = to_clear(
-            {path: c for path, c in draft.files.items() if path in known or not is_leftover(path)},
+            draft.files,
             ref,
             record.generation,
             self._envelope,
@@ -150,7 +151,7 @@ class PlaybookReader:
             metadata = parse_json_object(
                 read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True
             )
-            found = set(content_paths(folder))
+            found = set(content_paths(folder, {row.entry.path for row in rows}))
         except EscherError as error:
             return [error]
         problems: list[EscherError] = []
@@ -162,7 +163,6 @@ class PlaybookReader:
         problems.extend(
             IntegrityError(f"{path} is not in the journal: it was added.", _MEND)
             for path in sorted(found - expected)
-            if not is_leftover(path)
         )
         problems.extend(
             NotFound(f"{path} is not there.", _MEND) for path in sorted(expected - found)
@@ -198,11 +198,14 @@ def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, An
     return metadata
 
 
-def content_paths(folder: Path) -> list[str]:
-    """Relative paths of a version's files but ``metadata.json``; a link raises `UnsafePath`."""
+def content_paths(folder: Path, known: Collection[str] = ()) -> list[str]:
+    """Relative paths of a version's files but ``metadata.json``; a link raises `UnsafePath`.
+
+    Leftovers are none of them, unless they are ``known``.
+    """
     return [
         path
-        for path, _ in walk_files(folder)
+        for path, _ in walk_files(folder, skip=leftovers_but(known))
         if path != METADATA_FILE and (path in KNOWN_FILES or path.partition("/")[0] in FORMATS)
     ]
 

@@ -49,9 +49,10 @@ class Restorer:
         self._stager = Stager(store.layout, envelope)
         self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
 
-    def restore(self, ref: Ref, fetch: Fetch, seen: FolderStat) -> bool:
+    def restore(self, ref: Ref, fetch: Fetch, seen: FolderStat, *, beside: bool = False) -> bool:
         """Bring the folder back to what was published; False when it had to stay without content.
 
+        ``beside``: what stands beside the content stays there; else it is part of an edit.
         ``seen``: the folder as its edit was taken; another one holds an edit that was not, and is
         left (`LeaseHeld`). Raises `LeaseHeld` while a worker is at the version, `Refused` for one that is not published.
         """
@@ -63,9 +64,9 @@ class Restorer:
                 clear = self._complete(record, rows, clear, fetch(ref))
             except EscherError as error:
                 log.warning("%s stands without its content for now: %s", ref, error.detail)
-                self._replace(record, {}, rows, seen)
+                self._replace(record, {}, rows, seen, beside=beside)
                 return False
-        self._replace(record, clear, rows, seen)
+        self._replace(record, clear, rows, seen, beside=beside)
         return True
 
     def bring_back(self, ref: Ref, fetch: Fetch) -> None:
@@ -148,6 +149,8 @@ class Restorer:
         clear: Mapping[str, bytes],
         rows: tuple[DiskFile, ...],
         seen: FolderStat | None,
+        *,
+        beside: bool = False,
     ) -> None:
         """Let the content take the place of the folder ``seen``; None: of nothing."""
         ref = record.ref
@@ -164,7 +167,13 @@ class Restorer:
                     if current is None or _told(current) != _told(record) or not _is(stands, seen):
                         raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
                     paths = {row.entry.path for row in rows}
-                    carry(place, self._layout.staged(name), paths, editors=bool(clear))
+                    carry(
+                        place,
+                        self._layout.staged(name),
+                        paths,
+                        leftovers=bool(clear),
+                        beside=beside,
+                    )
                     there = current.area if seen is not None else None
                     renewed = replace(current, generation=generation)
                     intent = Intent(ref, "write", name, there, current.area, renewed, files)

@@ -63,6 +63,7 @@ class ScanResult:
 
     ``quiet_in``: seconds until changes that are too young will be quiet, None when there are none.
     ``broken``: ``{path: reason}`` of what can't be taken as it stands and is left alone.
+    ``beside``: files beside published content; they are no part of it until an update.
     """
 
     scanned: int = 0
@@ -73,6 +74,7 @@ class ScanResult:
     added: list[FoundFolder] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
     vanished: list[Ref] = field(default_factory=list)
+    beside: dict[Ref, tuple[str, ...]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     quiet_in: float | None = None
 
@@ -232,6 +234,8 @@ class Scan:
             result.broken[str(path)] = str(found.error)
         elif found.state is State.OWNED:
             result.owned.append(ref)
+        elif found.state is State.BESIDE:
+            result.beside[ref] = found.beside
         elif found.state is State.CLEAR:
             result.resealed.append(ref)
         else:

@@ -29,6 +29,8 @@ from core.models import (
     Strategy,
 )
 from core.playbooks.adoption import adopt
+from core.playbooks.carrying import carry
+from core.playbooks.drafts import without_leftovers
 from core.playbooks.moves import is_decision, plan_moves
 from core.playbooks.reading import PlaybookReader
 from core.playbooks.sealing import published_form
@@ -155,7 +157,13 @@ class PlaybookStore(PlaybookReader):
     ) -> Intent | StoreResult:
         now = int(time.time())
         try:
-            ready = normalise(draft, now=now, strategy=strategy, author=author, limits=self.limits)
+            ready = normalise(
+                without_leftovers(draft),
+                now=now,
+                strategy=strategy,
+                author=author,
+                limits=self.limits,
+            )
             home = area or (
                 Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
             )
@@ -249,7 +257,9 @@ class PlaybookStore(PlaybookReader):
         raw["version"] = ref.version
         if raw.get("status") is None:
             raw["status"] = old.metadata["status"]
-        ready = normalise(replace(draft, metadata=raw), now=now, limits=self.limits)
+        ready = normalise(
+            replace(without_leftovers(draft), metadata=raw), now=now, limits=self.limits
+        )
         self._writer.prepare()
         with self.leased([ref]):
             self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
@@ -268,6 +278,13 @@ class PlaybookStore(PlaybookReader):
                         or current.is_published
                     ):
                         raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
+                    content = {file.entry.path for file in intent.files}
+                    # the state of its runs, above all
+                    carry(
+                        self.layout.folder(old.area, ref),
+                        self.layout.staged(str(intent.staged)),
+                        content,
+                    )
                     failed = self._writer.apply([intent])
             except BaseException:
                 self._writer.discard(str(intent.staged))

@@ -15,7 +15,7 @@ from pathlib import Path
 from watchfiles import watch as watch_files
 
 from core.files import make_private_dir
-from core.playbooks.folderstat import is_leftover
+from core.leftovers import is_leftover
 from core.settings import Settings
 
 STEP_MS = 250  # how long changes are gathered, and how soon a stop is noticed

@@ -22,6 +22,7 @@ from core.journal import Journal
 from core.scripts.cache_lock import CacheLock
 from core.scripts.cache_owner import CacheOwner
 from core.scripts.cached import PARTIAL, CacheEntry, CacheHit, Staged
+from core.scripts.copies import Copies
 from core.scripts.counting import Tally
 from core.scripts.entries import Listing, ScriptKey
 from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheRoom, EvictReport
@@ -29,7 +30,7 @@ from core.scripts.layout import CacheLayout, Place, remove
 from core.scripts.lookup import Lookup
 from core.scripts.manifest import Manifest, footprint, read_manifest, write_manifest
 from core.scripts.promotion import Promotion
-from core.scripts.proof import PROOF_SECONDS, Proofs, prove
+from core.scripts.proof import PROOF_SECONDS, Proofs, files_beside, prove
 from core.scripts.quarantine import Quarantine
 from core.scripts.reconcile import CacheProblem, Reconciler
 from core.settings import Settings
@@ -62,6 +63,10 @@ class ScriptCache:
             journal, self.layout, self._lock, self._room, self._quarantine, self.proofs, clock
         )
         self._promotion = Promotion(journal, self.layout, self._quarantine, self.proofs, clock)
+        self.copies = Copies(
+            settings, journal, self.layout, self.proofs, make_room=self._room.make, clock=clock
+        )
+        self._room.let_copies_go = self.copies.evict
         self._lookup = Lookup(self.layout, self._lock, clock)
         self._tally = Tally(journal.counters)
 
@@ -86,6 +91,10 @@ class ScriptCache:
             return None
         files = known.manifest.listing.files
         if (wrong := prove(known.root, key.format, files, self.proofs)) is not None:
+            beside = files_beside(known.root, key.format, files)
+            if beside and prove(known.root, key.format, files, self.proofs, beside) is None:
+                # what a run left there, and the content is right
+                return replace(self._hit(known.place, known.manifest), beside=tuple(beside))
             self._set_aside(key, wrong)
             return None
         return self._hit(known.place, known.manifest)
@@ -185,6 +194,7 @@ class ScriptCache:
         with self._rows.changing() as connection:
             entries = not self._settings.serve_stale
             report += self._room.expire(connection, entries=entries)
+            report += EvictReport(self.copies.evict(None, connection))
         now = self._clock()
         self._journal.proofs.forget(now - PROOF_SECONDS, now)
         self._tally.flush()
@@ -194,7 +204,8 @@ class ScriptCache:
         """Let go of everything that is not in use."""
         report = self.reconcile()
         with self._rows.changing() as connection:
-            return report + self._room.clear(connection)
+            freed = self.copies.evict(self.max_bytes, connection)
+            return report + self._room.clear(connection) + EvictReport(freed)
 
     def reconcile(self) -> EvictReport:
         """Bring index and disk together, after a crash or a lost journal; see `Reconciler`.
@@ -237,6 +248,7 @@ class ScriptCache:
             "used_bytes": sizes.used,
             "reserved_bytes": sizes.reserved,
             "quarantined_bytes": sizes.quarantined,
+            "copies_bytes": sizes.copies,
             "entries": sizes.rows,
             "hits": counters.get(HITS, 0),
             "misses": counters.get(MISSES, 0),

@@ -21,6 +21,7 @@ class CacheHit:
     source: str  # tenant | library | partial
     fetched_at: float
     fresh: bool
+    beside: tuple[str, ...] = ()  # what runs and tools left in its folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ class ResolvedScript:
 
     ``folder`` is the version's folder, so ``folder / listing.entry_point`` is `path`. ``expires_at``
     (Unix seconds) is set for clear text of a sensitive playbook, which is removed then. ``stale``:
-    the cached bytes are older than the TTL and the server could not be asked.
+    the cached bytes are older than the TTL and the server could not be asked. ``is_copy``: a read-only
+    copy under ``cache/copies/``.
     """
 
     listing: Listing
@@ -107,6 +108,7 @@ class ResolvedScript:
     standing: Standing
     stale: bool = False
     expires_at: int | None = None
+    is_copy: bool = False
 
     @property
     def ref(self) -> Ref:
@@ -131,6 +133,7 @@ class ResolvedScript:
             "folder": str(self.folder / self.listing.key.format),
             "files": [file.as_json() for file in self.listing.files],
             "stale": self.stale,
+            "copy": self.is_copy,
             **self.standing.as_json(),
         }
         if self.expires_at is not None:

@@ -93,6 +93,8 @@ class CacheRoom:
         self._layout = layout
         self._lock = lock
         self._clock = clock
+        # what `core.scripts.copies` gives back for so many bytes; None: of what is too old
+        self.let_copies_go: Callable[[int | None, Connection], int] = lambda _needed, _opened: 0
 
     def is_fresh(self, fetched_at: float) -> bool:
         """Whether what was fetched then is within the TTL; a time to come is none to trust."""
@@ -112,6 +114,8 @@ class CacheRoom:
         self._layout.prepare()
         self._rows.lock_room(connection)
         missing = self._used(connection) + size_bytes - self.max_bytes
+        if missing > 0:  # copies are made again from what is here: they go first
+            missing -= self.let_copies_go(missing, connection)
         if missing <= 0:
             return EvictReport()
         with self._lock.exclusive():

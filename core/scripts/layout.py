@@ -8,6 +8,7 @@
     cache/staging/<hex>/<format>/…             a download under way, on the entries' file system
     cache/quarantine/<id>-v<version>/<format>-<hex>/…     bytes that were not what they claimed
     cache/trash/<hex>                          renamed here under the lock, then removed
+    cache/copies/<hex>/<format>/…          a read-only copy (`core.scripts.copies`)
     cache/library/<id>-v<version>/metadata.json           Escher Library playbooks that were used
     cache/scripts.lock                         see `core.scripts.cache_lock`
     cache/.escher-cache                        whose cache this is: `core.scripts.cache_owner`
@@ -75,6 +76,7 @@ class CacheLayout:
         self.quarantine = self.root / "quarantine"
         self.trash = self.root / "trash"
         self.library = self.root / "library"
+        self.copies = self.root / "copies"
         self.lock = self.root / "scripts.lock"
 
     def prepare(self) -> None:

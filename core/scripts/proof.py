@@ -12,13 +12,14 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from core.errors import EscherError, storage_error
 from core.journal.script_cache import ProofRow, ProofRows
+from core.leftovers import is_leftover
 from core.models import FileEntry
 
 HASHED_BYTES = 1 << 20  # up to here a stat never stands in for the hash
@@ -95,12 +96,32 @@ class Proofs:
         self._memory[row.path] = row
 
 
+def files_beside(root: Path | str, format_: str, files: Sequence[FileEntry]) -> list[str]:
+    """The paths in ``root/<format_>/`` that editors, tools and runs left beside ``files``."""
+    wanted = {file.path for file in files}
+    base = os.fspath(root)
+    found = []
+    for parent, folders, names in os.walk(f"{base}/{format_}"):  # links are not followed
+        inside = parent[len(base) + 1 :]
+        links = [name for name in folders if os.path.islink(f"{parent}/{name}")]  # noqa: PTH114  text
+        for name in (*names, *links):
+            path = f"{inside}/{name}"
+            if path not in wanted and is_leftover(path):
+                found.append(path)
+    return sorted(found)
+
+
 def prove(
-    root: Path | str, format_: str, files: Sequence[FileEntry], proofs: Proofs | None
+    root: Path | str,
+    format_: str,
+    files: Sequence[FileEntry],
+    proofs: Proofs | None,
+    beside: Collection[str] = (),
 ) -> str | None:
     """None when ``root/<format_>/`` holds exactly ``files``, else what is wrong, the file named.
 
     ``files`` are paths relative to ``root`` (``shell/stop.sh``). ``proofs`` None: hash everything.
+    ``beside``: what else may stand there, for who takes a copy without it.
     A link, a file too many or too few, and a changed byte are all wrong; an empty folder is not.
     Raises `StorageError` where the system, not the file, failed.
     """
@@ -118,6 +139,8 @@ def prove(
             with os.scandir(base + folder) as entries:
                 for entry in entries:
                     path = f"{folder}/{entry.name}"
+                    if path in beside:
+                        continue
                     if entry.is_symlink():
                         return f"{path!r} is a symbolic link"
                     if entry.is_dir(follow_symlinks=False):

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from core.errors import (
@@ -26,8 +28,10 @@ from core.errors import (
     IntegrityError,
     LeaseHeld,
     NotFound,
+    Refused,
     ServerBusy,
     ServerUnreachable,
+    StateBesideContent,
     StorageError,
     TransferInterrupted,
     UsageError,
@@ -41,12 +45,13 @@ from core.journal.script_rows import (
     ToldStatus,
     VersionFacts,
 )
+from core.leftovers import is_state
 from core.models import FORMATS, Area, Ref, entry_script
 from core.scripts.cached import PARTIAL, CacheHit
 from core.scripts.clear_text import ClearLease, ClearText
 from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source, Standing
 from core.scripts.ports import Cache, Downloads, StoredVersions
-from core.scripts.proof import Proofs, prove
+from core.scripts.proof import Proofs, files_beside, prove
 from core.scripts.run_policy import (
     NOTHING,
     Allow,
@@ -73,9 +78,14 @@ _E = TypeVar("_E", bound=EscherError)
 
 
 class Asking(NamedTuple):
-    """How a caller asks: what is overridden for this call."""
+    """How a caller asks: what is overridden for this call, and whether a copy is wanted.
+
+    ``ignore_state``: the state of a run that lies beside the scripts is no reason to refuse.
+    """
 
     allow: Allow = NOTHING
+    copy: bool = False
+    ignore_state: bool = False
 
 
 PLAIN = Asking()
@@ -113,9 +123,13 @@ class ScriptResolver:
         downloads: Downloads,
         stored: StoredVersions,
         clear: ClearText,
+        copies: Callable[[Listing, Path], Path],
         take_edit: Callable[[Ref], bool] | None = None,
     ) -> None:
-        """``take_edit(ref)`` takes what was changed on disk into the journal; False: not yet."""
+        """``take_edit(ref)`` takes what was changed on disk into the journal; False: not yet.
+
+        ``copies``: see `core.scripts.copies.Copies.of`.
+        """
         self._settings = settings
         self._rows = rows
         self._proofs = proofs
@@ -123,6 +137,7 @@ class ScriptResolver:
         self._downloads = downloads
         self._stored = stored
         self._clear = clear
+        self._copies = copies
         self._take_edit = take_edit
         self._given_up_until = 0.0  # monotonic
         self._answers: dict[_Asked, _Answer] = {}
@@ -193,10 +208,18 @@ class ScriptResolver:
             if row is None:
                 continue  # it was deleted meanwhile
             listing, standing = _listing(row, format_), choice.standing
+            if row.sensitive and asking.copy:
+                raise Refused(
+                    f"{row.ref} is sensitive: no copy of it is kept in clear.",
+                    "Resolve it without --copy: clear text stands in a private folder for a while.",
+                )
             try:
                 if row.sensitive:
                     return self._in_clear(row, listing, standing, held=held, seconds=seconds)
-                return self._keep(asked, seen, row, self._stand(row, listing, standing))
+                script, beside = self._stand(row, listing, standing)
+                if beside or asking.copy:
+                    return self._copied(script, beside, asking)
+                return self._keep(asked, seen, row, script)
             except WrongKey:
                 raise
             except IntegrityError as error:
@@ -204,7 +227,7 @@ class ScriptResolver:
             if self._rows.find(*row.ref, format_) != row:
                 continue  # it was replaced or moved meanwhile
             if row.published:
-                return self._cached_or_fetched(listing.key, standing, listing, wrong.detail)
+                return self._cached_or_fetched(listing.key, standing, listing, asking, wrong.detail)
             if not self._settle(row, listing, standing):
                 break
         if wrong is None:
@@ -238,15 +261,22 @@ class ScriptResolver:
         self._answers[asked] = _Answer(seen, row, script, str(script.folder))
         return script
 
-    def _stand(self, row: ScriptRow, listing: Listing, standing: Standing) -> ResolvedScript:
-        """The folder in ``playbooks/`` that holds exactly the journal's files."""
+    def _stand(
+        self, row: ScriptRow, listing: Listing, standing: Standing
+    ) -> tuple[ResolvedScript, Sequence[str]]:
+        """The folder in ``playbooks/`` that holds the journal's files, and what was left there."""
         first = ""
         # its own area first; a version on its way into another one stands there already
         for area in (row.area, *(other for other in Area if other is not row.area)):
             folder = self._stored.folder_in(area, row.ref)
             wrong = prove(folder, listing.key.format, row.files, self._proofs)
+            beside: Sequence[str] = ()
+            if wrong is not None and (
+                beside := files_beside(folder, listing.key.format, row.files)
+            ):
+                wrong = prove(folder, listing.key.format, row.files, self._proofs, beside)
             if wrong is None:
-                return ResolvedScript(listing, folder, _source(area), standing)
+                return ResolvedScript(listing, folder, _source(area), standing), beside
             first = first or f"{row.ref} was changed on disk: {wrong} in {folder}."
         raise IntegrityError(first, _EDITED)
 
@@ -304,7 +334,7 @@ class ScriptResolver:
             raise _explained(error, _not_here(playbook_id)) from error
         choice = choose_latest([facts_there(ref, told)], self._policy, asking.allow)
         assert choice is not None  # it has the format: it was asked for it
-        return self._cached_or_fetched(ScriptKey(ref, format_), choice.standing, None)
+        return self._cached_or_fetched(ScriptKey(ref, format_), choice.standing, None, asking)
 
     def _check_shared(self, ref: Ref) -> None:
         """Refuse the server's versions of an id that is this home's own."""
@@ -327,12 +357,13 @@ class ScriptResolver:
             and known is not None
             and known.told is told
             and known.listing is hit.listing
+            and not hit.beside
         ):
             self._cache.hit()
             return known.script
         choice = self._elsewhere(key, asking.allow)
-        script = self._cached_or_fetched(key, choice.standing, None)
-        if script.source is Source.CACHE and not script.stale:
+        script = self._cached_or_fetched(key, choice.standing, None, asking)
+        if script.source is Source.CACHE and not script.stale and not script.is_copy:
             if len(self._cached) >= KEPT_ANSWERS:
                 self._cached.clear()
             told = self._rows.told(key.ref)
@@ -387,10 +418,15 @@ class ScriptResolver:
         choice = choose_latest(versions, self._policy, asking.allow)
         assert choice is not None
         hit = hits[choice.facts.ref]
-        return self._from_cache(hit, hit.listing, choice.standing, stale=not hit.fresh)
+        return self._from_cache(hit, hit.listing, choice.standing, asking, stale=not hit.fresh)
 
     def _cached_or_fetched(
-        self, key: ScriptKey, standing: Standing, known: Listing | None, why: str | None = None
+        self,
+        key: ScriptKey,
+        standing: Standing,
+        known: Listing | None,
+        asking: Asking,
+        why: str | None = None,
     ) -> ResolvedScript:
         """A fresh entry, else the server's; ``why`` disk has no answer goes into the error.
 
@@ -400,17 +436,17 @@ class ScriptResolver:
         if hit is not None and known is not None and hit.listing.digest != known.digest:
             hit = None
         if hit is not None and hit.fresh:
-            return self._from_cache(hit, known or hit.listing, standing)
+            return self._from_cache(hit, known or hit.listing, standing, asking)
         may_be_stale = hit is not None and self._settings.serve_stale
         if hit is not None and may_be_stale and self._given_up:
-            return self._from_cache(hit, known or hit.listing, standing, stale=True)
+            return self._from_cache(hit, known or hit.listing, standing, asking, stale=True)
         self._cache.miss()
         try:
             fetched = self._downloads.fetch(key, known.files if known else None)
             self._given_up_until = 0.0
         except EscherError as error:
             if self._is_out_of_reach(error) and hit is not None and may_be_stale:
-                return self._from_cache(hit, known or hit.listing, standing, stale=True)
+                return self._from_cache(hit, known or hit.listing, standing, asking, stale=True)
             if why is None and hit is not None:
                 why = f"The cached {key} is older than cache_ttl_days, and serve_stale is off."
             raise _explained(error, why or _not_here(key.ref)) from error
@@ -422,7 +458,8 @@ class ScriptResolver:
         source = Source.DOWNLOAD
         if hit is not None and hit.listing.digest == fetched.listing.digest:
             source = Source.CACHE  # the server still lists the same bytes: none were sent
-        return ResolvedScript(known or fetched.listing, fetched.folder, source, standing)
+        script = ResolvedScript(known or fetched.listing, fetched.folder, source, standing)
+        return self._copied(script, (), asking) if asking.copy else script
 
     @property
     def _given_up(self) -> bool:
@@ -435,12 +472,37 @@ class ScriptResolver:
         return True
 
     def _from_cache(
-        self, hit: CacheHit, listing: Listing, standing: Standing, *, stale: bool = False
+        self,
+        hit: CacheHit,
+        listing: Listing,
+        standing: Standing,
+        asking: Asking,
+        *,
+        stale: bool = False,
     ) -> ResolvedScript:
         self._cache.hit()
         if stale:
             _log.warning("%s: a stale entry is served, as the server is out of reach", listing.key)
-        return ResolvedScript(listing, hit.folder, Source.CACHE, standing, stale=stale)
+        script = ResolvedScript(listing, hit.folder, Source.CACHE, standing, stale=stale)
+        if hit.beside or asking.copy:
+            return self._copied(script, hit.beside, asking)
+        return script
+
+    def _copied(
+        self, script: ResolvedScript, beside: Sequence[str], asking: Asking
+    ) -> ResolvedScript:
+        """A copy of exactly the content; `StateBesideContent` for what a copy would run without."""
+        state = next((path for path in beside if is_state(path)), None)
+        if state is not None and not asking.ignore_state:
+            raise StateBesideContent(
+                f"{script.folder / state} lies beside the scripts of {script.ref}: what a run knows"
+                " of the cloud, and no part of the playbook.",
+                "Keep the state elsewhere: in Terraform's backend (a `backend` block, or"
+                " `-backend-config`), or run in a working folder of your own that you copy the"
+                " scripts to, and move the state there. --ignore-state resolves without it.",
+            )
+        folder = self._copies(script.listing, script.folder)
+        return replace(script, folder=folder, is_copy=True)
 
 
 def _listing(row: ScriptRow, format_: str) -> Listing:

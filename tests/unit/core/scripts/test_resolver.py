@@ -17,21 +17,26 @@ from core.errors import (
     IntegrityError,
     NotFound,
     NotRunnable,
+    Refused,
     ServerRejected,
     ServerUnreachable,
+    StateBesideContent,
     StorageError,
     UsageError,
     WrongKey,
 )
 from core.files import sha256_bytes
 from core.journal import Journal
+from core.journal.records import DiskFile
 from core.journal.script_rows import ScriptRows, ToldStatus
 from core.models import Area, FileEntry, Move, Ref
 from core.playbooks.store import PlaybookStore
 from core.script_service import Stored
 from core.scripts.cached import CacheHit
 from core.scripts.clear_text import ClearText
+from core.scripts.copies import Copies
 from core.scripts.entries import Listing, ScriptKey, Source
+from core.scripts.layout import CacheLayout
 from core.scripts.proof import Proofs
 from core.scripts.resolver import Asking, ScriptResolver
 from core.scripts.run_policy import Allow
@@ -148,6 +153,13 @@ class Bench:
             downloads=self.downloads,
             stored=Stored(self.store),
             clear=self.clear,
+            copies=Copies(
+                self.settings,
+                self.journal,
+                CacheLayout(self.settings),
+                Proofs(self.journal.proofs),
+                make_room=lambda *_: None,
+            ).of,
             take_edit=self._take_edit,
         )
 
@@ -485,6 +497,113 @@ class TestChangedOnDisk:
         monkeypatch.setattr(Stored, "locked", refuse)
         with pytest.raises(IntegrityError, match="changed on disk"):
             bench.resolver.resolve(ID, "shell")
+
+
+def _all(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+TERRAFORM = {path: body for path, body in MODULE.items() if path.startswith("terraform/")}
+LEFT = {
+    "a tool's folder": {".terraform/providers/x": b"binary", ".terraform/terraform.tfstate": b"{}"},
+    "compiled Python": {"modules/__pycache__/vars.cpython-311.pyc": b"\0"},
+    "a plan and a crash": {"out.tfplan": b"\0", "crash.2026.log": b"panic"},
+    "an editor's": {".main.tf.swp": b"vim", "main.tf~": b"old"},
+}
+
+
+class TestExactlyTheContent:
+    """What is handed out is what is listed, whatever was left beside it."""
+
+    @pytest.mark.parametrize("published", [False, True], ids=["unpublished", "published"])
+    @pytest.mark.parametrize("what", LEFT)
+    def test_what_tools_left_is_not_handed_out(self, bench, what, published):
+        ref = bench.create(files=MODULE)
+        folder = bench.publish(ref) if published else bench.store.folder(ref)
+        assert bench.resolver.resolve(ID, "terraform").folder == folder
+        for path, content in LEFT[what].items():
+            target = folder / "terraform" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        found = bench.resolver.resolve(ID, "terraform")
+        assert (found.is_copy, found.source) == (
+            True, Source.SYNCED if published else Source.LOCAL,
+        )  # fmt: skip
+        assert _all(found.folder) == TERRAFORM
+        assert bench.resolver.resolve(ID, "terraform").folder == found.folder
+        assert (bench.downloads.asked, bench.edits) == ([], [])
+        assert all((folder / "terraform" / path).exists() for path in LEFT[what])
+
+    @pytest.mark.parametrize(
+        "name", ["terraform.tfstate", "terraform.tfstate.backup", "modules/net/prod.tfstate",
+                 ".terraform.tfstate.lock.info"],
+    )  # fmt: skip
+    def test_the_state_of_a_run_is_said(self, bench, name):
+        ref = bench.create(files=MODULE)
+        state = bench.store.folder(ref) / "terraform" / name
+        state.write_bytes(b'{"serial": 1}')
+        with pytest.raises(StateBesideContent, match=state.name) as caught:
+            bench.resolver.resolve(ID, "terraform")
+        assert (caught.value.exit_code, caught.value.type) == (5, "state-beside-content")
+        assert "backend" in caught.value.remedy
+        found = bench.resolver.resolve(ID, "terraform", Asking(ignore_state=True))
+        assert _all(found.folder) == TERRAFORM
+        assert state.read_bytes() == b'{"serial": 1}'
+        assert bench.resolver.resolve(ID, "shell").is_copy is False, "another format's"
+
+    def test_a_listed_state_file_is_content(self, bench):
+        """A version from before keeps what it lists."""
+        ref = bench.create(files=MODULE)
+        folder = bench.store.folder(ref)
+        (folder / "terraform/old.tfstate").write_bytes(b"{}")
+        stat = (folder / "terraform/old.tfstate").stat()
+        row = bench.journal.versions.get(ref)
+        kept = DiskFile(FileEntry("terraform/old.tfstate", 2, sha256_bytes(b"{}")), 2,
+                        stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)  # fmt: skip
+        with bench.journal.database.write() as connection:
+            bench.journal.versions.put(
+                [(row, (*bench.journal.versions.files(ref), kept))], connection
+            )
+        found = bench.resolver.resolve(ID, "terraform")
+        assert (found.is_copy, len(found.listing.files)) == (False, 3)
+
+    def test_a_copy_stays_as_it_is_while_the_playbook_changes(self, bench):
+        ref = bench.create(files=MODULE)
+        found = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        assert found.is_copy
+        assert found.folder.parent == bench.settings.cache_path / "copies"
+        bench.store.update(ID, draft(files={"terraform/main.tf": b"module { b = 2 }\n"}))
+        assert _all(found.folder) == TERRAFORM
+        for path in (found.path, found.path.parent):
+            assert not path.stat().st_mode & 0o222
+        other = bench.resolver.resolve(str(ref), "terraform", Asking(copy=True))
+        assert other.folder != found.folder
+
+    def test_a_copy_that_was_changed_is_made_anew(self, bench):
+        bench.create(files=MODULE)
+        found = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        found.path.chmod(0o600)
+        found.path.write_bytes(b"evil")
+        again = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        assert _all(again.folder) == TERRAFORM
+
+    def test_of_what_is_cached_too(self, bench):
+        bench.downloads.has[ELSEWHERE] = SCRIPT
+        hit = bench.cached(ELSEWHERE, SCRIPT)
+        (hit.folder / "shell").mkdir(parents=True)
+        (hit.folder / "shell/x.sh").write_bytes(SCRIPT["shell/x.sh"])
+        found = bench.resolver.resolve("elsewhere@1.0.0", "shell", Asking(copy=True))
+        assert (found.is_copy, _all(found.folder)) == (True, SCRIPT)
+
+    def test_what_is_sensitive_is_never_copied(self, bench):
+        bench.create(files=MODULE, sensitive=True)
+        with pytest.raises(Refused, match="sensitive"):
+            bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        assert not (bench.settings.cache_path / "copies").exists()
 
 
 class TestUnknownHere:

@@ -1,0 +1,170 @@
+"""Read-only copies of verified scripts by their content, under ``cache/copies/``.
+
+::
+
+    cache/copies/<hex of the listing's digest>/<format>/…     files 0400 or 0500, folders 0500
+    script_copies                                            one row each: its size
+
+For a caller who wants bytes that stay as they are while playbooks change under them, and where
+tools have left things in the format's folder. The folder's mtime is its last use, as in the cache;
+it counts towards the cache's size and goes when the cache needs room, but not within its lease.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from core.errors import IntegrityError, Refused, storage_error
+from core.files import make_private_dir, read_bytes, sha256_bytes
+from core.journal import Journal
+from core.scripts.entries import Listing
+from core.scripts.layout import CacheLayout, listed
+from core.scripts.proof import Proofs, prove
+from core.settings import Settings
+
+DAY_SECONDS = 86_400
+MEBIBYTE = 1 << 20
+_FOLDER, _FILE = 0o500, 0o400
+_BUILT_SECONDS = 3600.0  # what is being built for longer was left by a process that died
+
+
+class Copies:
+    """Makes copies and lets them go; safe between threads and processes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        layout: CacheLayout,
+        proofs: Proofs,
+        *,
+        make_room: Callable[[int, Connection], object],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``make_room(size_bytes, connection)`` evicts from the cache; `CacheFull` where it can't."""
+        self._journal = journal
+        self._rows = journal.script_copies
+        self._root = layout.copies
+        self._proofs = proofs
+        self._make_room = make_room
+        self._clock = clock
+        self._lease_seconds = settings.cache_lease_seconds
+        self._ttl_seconds = settings.cache_ttl_days * DAY_SECONDS
+        self._max_bytes = int(settings.cache_max_size_mb * MEBIBYTE)
+
+    def of(self, listing: Listing, source: Path) -> Path:
+        """A folder that holds exactly ``listing``, taken from ``source`` where there is none yet.
+
+        `IntegrityError` when ``source`` has other bytes, `CacheFull` or `Refused` for want of room.
+        """
+        name = listing.digest.removeprefix("sha256:")
+        folder = self._root / name
+        if self._stands(folder, listing):
+            return folder
+        size = listing.size_bytes
+        if size > self._max_bytes:
+            raise Refused(
+                f"A copy of {listing.key} takes {size} bytes, more than the whole cache.",
+                "Raise cache_max_size_mb.",
+            )
+        make_private_dir(self._root)
+        built = self._root / f".{uuid.uuid4().hex}"
+        with self._journal.database.write() as connection:
+            self._make_room(size, connection)
+            self._rows.put(name, size, connection)
+        try:
+            self._build(built, listing, source)
+        except BaseException:
+            self._remove(built)
+            if not folder.exists():
+                with self._journal.database.write() as connection:
+                    self._rows.forget([name], connection)
+            raise
+        try:
+            self._remove(folder)  # one whose bytes are wrong
+            built.rename(folder)
+        except OSError as error:
+            if not self._stands(folder, listing):  # another process was first
+                raise storage_error(error, f"Copying {listing.key}") from error
+        finally:
+            self._remove(built)
+        return folder
+
+    def evict(self, needed: int | None, connection: Connection) -> int:
+        """Let go of copies that nobody uses, the least recently used first; the bytes freed.
+
+        ``needed`` bytes at least, where there are as many; None: those that are too old.
+        """
+        now = self._clock()
+        freed = 0
+        sizes = self._rows.all(connection)
+        gone: list[str] = []
+        for used, path in sorted((self._used(path), path) for path in listed(self._root)):
+            idle = now - used
+            if path.name.startswith("."):
+                if idle > _BUILT_SECONDS:
+                    self._remove(path)
+                continue
+            if idle < self._lease_seconds or (needed is None and idle < self._ttl_seconds):
+                continue
+            if needed is not None and freed >= needed:
+                break
+            self._remove(path)
+            gone.append(path.name)
+            freed += sizes.get(path.name, 0)
+        self._rows.forget(gone, connection)
+        there = {path.name for path in listed(self._root)}
+        self._rows.forget_lost(there, int(now - _BUILT_SECONDS), connection)
+        return freed
+
+    # -- inside -----------------------------------------------------------------------------
+    def _stands(self, folder: Path, listing: Listing) -> bool:
+        used = int(self._clock() * 1e9)
+        try:
+            os.utime(folder, ns=(used, used), follow_symlinks=False)
+        except OSError:
+            return False
+        return prove(folder, listing.key.format, listing.files, self._proofs) is None
+
+    def _build(self, built: Path, listing: Listing, source: Path) -> None:
+        built.mkdir(mode=0o700)
+        folders = {built}
+        for file in listing.files:
+            content = read_bytes(source / file.path)
+            if sha256_bytes(content) != file.checksum:
+                raise IntegrityError(f"{listing.key} {file.path} changed while it was copied.")
+            target = built / file.path
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folders.update(parent for parent in target.parents if built in parent.parents)
+            mode = _FILE | ((source / file.path).stat().st_mode & 0o100)
+            fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(fd, "wb") as opened:
+                opened.write(content)
+                os.fchmod(fd, mode)
+        for folder in folders - {built}:  # the outermost is renamed, and renamed away again
+            folder.chmod(_FOLDER)
+        used = int(self._clock() * 1e9)
+        os.utime(built, ns=(used, used))
+
+    def _remove(self, folder: Path) -> None:
+        """Folders can't be emptied while they may not be written to."""
+        if not os.path.lexists(folder):
+            return
+        with suppress(OSError):
+            for parent, _, _ in os.walk(folder):
+                Path(parent).chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _used(self, folder: Path) -> float:
+        try:
+            return min(folder.lstat().st_mtime, self._clock())
+        except OSError:
+            return 0.0
