@@ -31,12 +31,14 @@ def carry(
     """Bring into ``staged`` what is in ``folder`` besides the ``content`` (relative paths).
 
     The state of runs always comes along; ``leftovers``: what editors and tools left beside the
-    scripts, too; ``beside``: whatever is there. Pipes, sockets and devices stay behind. Raises
+    scripts, too; ``beside``: whatever else is there. Pipes, sockets and devices stay behind. Raises
     `StorageError`.
     """
 
     def is_carried(path: str) -> bool:
-        return beside or is_state(path) or (leftovers and is_leftover(path))
+        if is_leftover(path):
+            return leftovers or is_state(path)
+        return beside
 
     try:
         if folder.is_symlink() or not folder.is_dir():  # behind a link is nothing of ours

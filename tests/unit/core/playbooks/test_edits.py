@@ -13,6 +13,7 @@ from core.encryption import is_sealed
 from core.errors import ServerUnreachable
 from core.journal.leases import this_process
 from core.models import Area, Move, Ref, SyncState
+from core.playbooks.drafts import draft_from_folder
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
@@ -485,3 +486,59 @@ def test_one_that_fails_holds_back_no_other(home, folder, make_draft):
     report = home.edits.take(found, home.fetch)
     assert report.updated == [Ref("other", "1.0.0")]
     assert list(report.failed) == ["stop-rds@1.0.0"]
+
+
+RUNS = ("terraform.tfstate", "terraform.tfstate.backup", ".terraform/providers/aws", "out.tfplan",
+        "__pycache__/stop.cpython-311.pyc", ".git/config")  # fmt: skip
+
+
+def _run(folder: Path) -> None:
+    """As tools leave a folder in which they were run."""
+    for name in RUNS:
+        path = folder / "shell" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (folder / "shell/.terraform/link").symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_what_runs_leave_is_no_edit_and_no_run_loses_its_state(home, folder, published):
+    if published:
+        folder = home.publish()
+    _run(folder)
+    report = home.sync()
+    assert (report.changed, report.restored, report.failed) == ([], [], {})
+    assert home.broken == {}
+    (folder / "shell/stop.sh").write_bytes(b"#!/bin/sh\necho edited\n")
+    home.sync()
+    edited = NEXT if published else REF
+    assert set(home.store.read(edited)) == set(OLD)
+    assert [(folder / "shell" / name).exists() for name in RUNS] == [True] * len(RUNS)
+
+
+def test_an_update_of_the_content_keeps_the_state_beside_it(home, folder, make_draft):
+    _run(folder)
+    home.store.update(REF.playbook_id, make_draft({"shell/stop.sh": b"echo new\n"}))
+    assert home.store.read(REF) == {"shell/stop.sh": b"echo new\n"}
+    assert (folder / "shell/terraform.tfstate").read_bytes() == b"terraform.tfstate"
+
+
+@pytest.mark.parametrize("name", ["shell/notes.txt", "python/new.py", "shell/lib/more.sh"])
+def test_a_file_that_only_appeared_beside_published_content_is_reported(
+    home, folder, name, make_draft
+):
+    folder = home.publish()
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"more\n")
+    for _ in range(2):
+        found = home.scan.run(now_ns=time.time_ns() + 10_000_000_000)
+        assert (found.beside, found.edited, found.broken) == ({REF: (name,)}, [], {})
+        assert home.sync().kept_as == {}
+    assert path.read_bytes() == b"more\n"
+    rewrite(folder, status="draft")  # the server's field, set right around it
+    home.sync()
+    assert path.read_bytes() == b"more\n"
+    # with an update it is content, as all of the folder
+    taken = home.store.update(REF.playbook_id, draft_from_folder(folder))
+    assert name in home.store.read(taken.ref)

@@ -214,14 +214,20 @@ class TestIsEdited:
 
     @pytest.mark.parametrize(
         ("name", "content"),
-        [("shell/run.sh", "echo edited"), ("python/new.py", "x"), ("metadata.json", "{"),
-         ("shell/run.sh", None)],
+        [("shell/run.sh", "echo edited"), ("metadata.json", "{"), ("shell/run.sh", None)],
     )  # fmt: skip
     def test_a_change_of_the_content_is(self, folders, folder, name, content):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.unlink() if content is None else path.write_text(content)
         assert folders.is_edited(REF)
+
+    @pytest.mark.parametrize("name", ["python/new.py", "shell/run.sh~", "shell/.terraform/x"])
+    def test_what_only_appeared_beside_it_is_not(self, folders, folder, name):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+        assert not folders.is_edited(REF)
 
     def test_unfetched_missing_and_unknown_are_not(self, folders, folder):
         for path in list(folder.iterdir()):
