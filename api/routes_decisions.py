@@ -1,4 +1,4 @@
-"""The user's decision on a playbook that an AI made."""
+"""The user's decisions: on what an AI made, on held edits, and that one is sensitive no more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from fastapi import APIRouter
 
 from api.dependencies import Service
 from api.names import known_ref
-from api.schemas import DecisionBody
+from api.schemas import DecisionBody, DeclassifyBody, HeldBody
 from core.playbooks.decisions import Decision
-from tasks import follow_ups
+from core.playbooks.store import StoreResult
+from core.service import PlaybookService
+from tasks import follow_ups, jobs
 
 router = APIRouter(prefix="/v1/playbooks", tags=["playbooks"])
 
@@ -23,3 +25,34 @@ def decide(
     ref, decision = known_ref(playbook_id, version), Decision.parse(body.decision)
     playbook = service.decide(ref, decision)
     return follow_ups.decided(service, ref, decision, playbook)
+
+
+@router.post("/{playbook_id}/versions/{version}/held")
+def settle_held(
+    playbook_id: str, version: str, body: HeldBody, service: Service
+) -> dict[str, Any]:  # fmt: skip
+    """Take an edit of sensitive content that is held, sealed, or drop it."""
+    ref = known_ref(playbook_id, version)
+    if body.decision == "discard":
+        service.discard_held(str(ref))
+        return {"playbook_id": playbook_id, "version": version, "warnings": [], "job_id": None}
+    return _changed(service, service.accept_held(str(ref)))
+
+
+@router.post("/{playbook_id}/versions/{version}/declassify")
+def declassify(
+    playbook_id: str, version: str, body: DeclassifyBody, service: Service
+) -> dict[str, Any]:  # fmt: skip
+    """Make a sensitive version not sensitive: it lies in clear then, and may be published."""
+    del body  # that it confirms is its shape
+    return _changed(service, service.declassify(known_ref(playbook_id, version)))
+
+
+def _changed(service: PlaybookService, result: StoreResult) -> dict[str, Any]:
+    job = jobs.changed(service, [result.ref])
+    return {
+        "playbook_id": result.ref.playbook_id,
+        "version": result.ref.version,
+        "warnings": list(result.warnings),
+        "job_id": job.job_id,
+    }

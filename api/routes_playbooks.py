@@ -74,10 +74,8 @@ def show_version(playbook_id: str, version: str, service: Service) -> Json:
 @router.put("/{playbook_id}")
 def update(playbook_id: str, body: PlaybookBody, service: Service) -> Json:
     """Replace the latest version's content; a published one gets a new version instead."""
-    draft = body.draft()
-    if body.strategy:
-        draft.metadata["storage_strategy"] = Strategy.parse(body.strategy).value
-    return _stored(service, service.update(known_id(playbook_id), draft))
+    strategy = Strategy.parse(body.strategy) if body.strategy else None
+    return _stored(service, service.update(known_id(playbook_id), body.draft(), strategy=strategy))
 
 
 @router.delete("/{playbook_id}", status_code=HTTPStatus.ACCEPTED)

@@ -129,6 +129,16 @@ class DecisionBody(_Request):
     ]  # fmt: skip
 
 
+class HeldBody(_Request):
+    decision: Literal["accept", "discard"]
+
+
+class DeclassifyBody(_Request):
+    confirm: Annotated[
+        Literal[True], Field(description="That it is to lie in clear, and may be published.")
+    ]
+
+
 class ResolutionBody(_Request):
     """One of the three: ours as another version, ours under another id, or theirs."""
 

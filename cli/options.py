@@ -20,7 +20,7 @@ PlaybookId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, as `jobs ls` prints it.")]
 StrategyChoice = Annotated[
     str | None,
-    typer.Option("--strategy", help="keep, review or trusted; else what the metadata says."),
+    typer.Option("--strategy", help="keep, review or trusted; else it is kept private."),
 ]
 
 

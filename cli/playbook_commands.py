@@ -60,30 +60,64 @@ def create(
 
 
 def update(
-    playbook_id: options.PlaybookId,
-    folder: options.Folder,
+    playbook_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", help="Folder that holds metadata.json; without it, the held edit."
+        ),
+    ] = None,
     version: Annotated[
         str | None, typer.Option("--version", help="The new version of a published playbook.")
     ] = None,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Drop the held edit of sensitive content.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Replace the content of the latest version.
 
-    A published version never changes: its playbook gets a new version instead.
+    A published version never changes: its playbook gets a new version instead. Without DIR, an edit
+    of sensitive content that is held becomes the content (ID or ID@VERSION), or is dropped.
     """
+    from core.errors import UsageError
     from core.playbooks.drafts import draft_from_folder
     from core.playbooks.limits import Limits
 
+    if folder is not None and discard:
+        raise UsageError("--discard drops a held edit, and takes no folder.", "Give one of both.")
     with open_service() as service:
+        if folder is None:
+            _settle_held(service, playbook_id, version, discard=discard, as_json=as_json)
+            return
         draft = draft_from_folder(folder, Limits.of(service.settings))
         result = service.update(playbook_id, draft, version)
         _report_stored(service, result, draft, as_json=as_json)
 
 
+def _settle_held(
+    service: PlaybookService, target: str, version: str | None, *, discard: bool, as_json: bool
+) -> None:
+    """Take or drop the held edit of a sensitive version."""
+    from core.errors import UsageError
+    from core.models import PlaybookDraft as Draft
+
+    if version is not None:
+        raise UsageError("A held edit stays in its version.", "Leave --version out, or give DIR.")
+    if not discard:
+        _report_stored(service, service.accept_held(target), Draft({}), as_json=as_json)
+        return
+    ref = service.discard_held(target)
+    if as_json:
+        output.print_json({"playbook_id": ref.playbook_id, "version": ref.version, "held": None})
+    else:
+        output.say(f"{ref}: the held edit is dropped")
+
+
 def _ask_strategy(draft: PlaybookDraft, author: str | None) -> Strategy | None:
-    """The user's choice; None where there is none to make: the metadata or policy has made it."""
+    """The user's choice; None where there is none to make."""
     made_by = author or draft.metadata.get("author")
-    if "storage_strategy" in draft.metadata or made_by == "ai_generated":
+    if made_by == "ai_generated":
         return None  # an AI-generated playbook waits for `decide`
     if draft.metadata.get("sensitive"):
         return None  # never uploaded
@@ -156,6 +190,11 @@ def import_(
                 f"imported {len(report.imported)}, already there {len(report.existing)}, "
                 f"failed {len(report.failed)}, warnings {report.warnings}"
             )
+            if report.kept_private:
+                output.note(
+                    f"kept private: {report.kept_private} that ask to be uploaded"
+                    " (choose with `import --strategy review`, or `publish --as`)"
+                )
             if not job.is_finished:
                 output.note(f"queued: {job.total} versions (job {job.job_id})")
     if report.failed:

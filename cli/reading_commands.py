@@ -113,6 +113,10 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         ("reason", metadata.deprecation_reason),
         ("deprecated by", metadata.deprecated_by),
         ("strategy", metadata.storage_strategy),
+        *(
+            ("asked for", f"{name} {value} (by its file; not followed)")
+            for name, value in playbook.asked.items()
+        ),
         ("health", playbook.health),
         ("executions", _executions(playbook)),
         ("last failure", last_error),

@@ -4,11 +4,14 @@ An envelope, as bytes::
 
     ESCHERv1                     8 bytes, the format
     header length                4 bytes, big-endian
-    header                       JSON: {kid, wrap_nonce, wrapped_key, nonce, generation}, base64 values
+    header                       JSON: {kid, wrap_nonce, wrapped_key, nonce, generation, aad},
+                                 base64 values
     ciphertext                   AES-256-GCM with a 16-byte tag
 
-Authenticated data of the content: format, playbook id, version, relative path and generation, so
-that a file swapped with another, or rolled back to an older one, is refused. The key id is bound
+Authenticated data of the content: format, playbook id, version, relative path, generation and the
+constant ``sensitive``, so that a file swapped with another, or rolled back to an older one, is
+refused. ``aad`` says in which form they are bound: 2; envelopes of version 0.1.0 have none of it, and
+no ``sensitive``. Whoever changes it changes what is authenticated, so nothing opens. The key id is bound
 in the wrap of the data key only: rotating the master key rewraps and touches no content.
 Source: NIST SP 800-38D; the envelope follows ``design.md``.
 """
@@ -36,6 +39,8 @@ from core.files import find_program, make_private_dir, write_new_file
 from core.settings import Settings
 
 MAGIC = b"ESCHERv1"
+SENSITIVE = "sensitive"  # what every envelope is for
+AAD_FORM = 2
 KEY_BYTES = 32
 NONCE_BYTES = 12
 KEY_FILE_VERSION = 1
@@ -51,8 +56,10 @@ class Place:
     path: str
     generation: int
 
-    def authenticated_data(self) -> bytes:
+    def authenticated_data(self, form: int = 2) -> bytes:
         parts = [MAGIC.decode(), self.playbook_id, self.version, self.path, self.generation]
+        if form > 1:
+            parts.append(SENSITIVE)
         return json.dumps(parts, ensure_ascii=True, separators=(",", ":")).encode()
 
 
@@ -112,6 +119,7 @@ class Envelope:
             "wrapped_key": _b64(wrapped),
             "nonce": _b64(nonce),
             "generation": place.generation,
+            "aad": AAD_FORM,
         }).encode()  # fmt: skip
         ciphertext = AESGCM(data_key).encrypt(nonce, content, place.authenticated_data())
         return MAGIC + len(header).to_bytes(4, "big") + header + ciphertext
@@ -132,7 +140,8 @@ class Envelope:
         except InvalidTag as error:
             raise WrongKey(f"The data key of {what} does not open.", "Restore the file.") from error
         try:
-            return AESGCM(data_key).decrypt(header["nonce"], ciphertext, place.authenticated_data())
+            bound = place.authenticated_data(header["aad"])
+            return AESGCM(data_key).decrypt(header["nonce"], ciphertext, bound)
         except InvalidTag as error:
             raise IntegrityError(
                 f"{what} was changed, swapped or rolled back (generation {header['generation']},"
@@ -280,6 +289,9 @@ def _split(sealed: bytes, what: str) -> tuple[dict[str, Any], bytes]:
         if {len(header["nonce"]), len(header["wrap_nonce"])} != {NONCE_BYTES}:
             raise ValueError("nonce length")
         fields = {**header, "kid": str(raw["kid"]), "generation": int(raw["generation"])}
+        fields["aad"] = int(raw.get("aad", 1))
+        if fields["aad"] not in {1, AAD_FORM}:
+            raise ValueError("unknown form")
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{what} has a damaged encryption header.", remedy) from error
     return fields, sealed[start + length :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from core.errors import EscherError, Unchanged
+from core.errors import EscherError, Unchanged, UsageError
 from core.models import PlaybookDraft, Strategy
 from core.playbooks.drafts import iter_drafts
 from core.playbooks.limits import Limits
@@ -28,6 +28,11 @@ def import_path(
     on_progress: Progress | None = None,
 ) -> ImportReport:
     """Store every playbook found at ``path``, batch by batch; a bad one holds back no other."""
+    if strategy is Strategy.TRUSTED:
+        raise UsageError(
+            "An import can only go to review.",
+            "Import it, then publish each version that you trust: publish ID@VERSION --as trusted.",
+        )
     report = ImportReport()
     batch: list[tuple[str, PlaybookDraft]] = []
 
@@ -41,6 +46,7 @@ def import_path(
                 report.warnings += len(result.warnings)
                 if result.findings:
                     report.findings[result.ref] = result.findings
+                report.kept_private += bool(result.asked.get("storage_strategy"))
             elif isinstance(result.error, Unchanged):
                 report.existing.append(result.ref)
             else:

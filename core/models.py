@@ -295,6 +295,7 @@ class PlaybookDraft:
     metadata: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()  # names in the folder that are no part of a playbook
+    asked: dict[str, Any] = field(default_factory=dict)  # what the file asked for in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +331,7 @@ class Playbook:
     success_count: int = 0
     last_executed: int | None = None
     findings: tuple[SecretFinding, ...] = ()  # of the scan for secrets; a list of many has none
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what its file asked for in vain
 
     @property
     def ref(self) -> Ref:
@@ -348,6 +350,7 @@ class Playbook:
             "last_executed": self.last_executed,
             "area": self.area.value,
             "warnings": list(self.warnings),
+            "asked": dict(self.asked),
         }
         if with_files:
             body["files"] = [file.as_json() for file in self.files]

@@ -41,6 +41,7 @@ class ImportReport:
     failed: list[tuple[str, EscherError]] = field(default_factory=list)
     warnings: int = 0
     findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
+    kept_private: int = 0  # whose files asked for something else than to stay here
 
     @property
     def total(self) -> int:
@@ -52,6 +53,7 @@ class ImportReport:
             "existing": len(self.existing),
             "warnings": self.warnings,
             "findings": findings_json(self.findings)[:MAX_FINDINGS],
+            "kept_private": self.kept_private,
             "failed": [
                 {"name": name, "type": error.type, "detail": str(error)}
                 for name, error in self.failed

@@ -39,10 +39,11 @@ from core.models import (
     Strategy,
 )
 from core.playbooks.decisions import Decision, decide
+from core.playbooks.held import declassify
 from core.playbooks.limits import Limits
 from core.playbooks.store import StoreResult
 from core.playbooks.verify import verify as verify_store
-from core.publishing.policy import PublishPlan
+from core.publishing.policy import PublishPlan, check_trusted
 from core.publishing.publisher import OnFindings
 from core.reports import (
     DeleteReport,
@@ -89,9 +90,13 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         self.close()
 
     # -- the mission's methods --------------------------------------------------------------
-    def create_playbook(self, playbook: PlaybookDraft) -> str:
-        """Store a new playbook or version; its id."""
-        return self.create(playbook).ref.playbook_id
+    def create_playbook(self, playbook: PlaybookDraft, strategy: Strategy | None = None) -> str:
+        """Store a new playbook or version; its id.
+
+        It stays on this machine unless ``strategy`` says otherwise: what its metadata asks for is
+        not followed.
+        """
+        return self.create(playbook, strategy=strategy).ref.playbook_id
 
     def get_playbook(self, playbook_id: str, version: str = "latest") -> Playbook:
         """A stored version with its files; `NotFound` when there is none."""
@@ -109,9 +114,12 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         """The metadata of the latest version of every playbook, by id."""
         return [playbook.metadata for playbook in self.list_page(limit=None)[0]]
 
-    def publish_metadata(self, playbook_id: str) -> dict[Ref, Outcome]:
-        """Flow 2 for what is to be published of this playbook, in this process."""
-        plan = self.request_publish([playbook_id], None)
+    def publish_metadata(self, playbook_id: str, as_: Strategy | None = None) -> dict[Ref, Outcome]:
+        """Flow 2 for what is to be published of this playbook, in this process.
+
+        ``as_`` is the choice for what was kept private; without it, that is left out.
+        """
+        plan = self.request_publish([playbook_id], as_)
         return self.publish_refs(plan.accepted)
 
     def sync_all_metadata(self, *, accept_deletions: bool = False) -> dict[str, Any]:
@@ -194,17 +202,25 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         gate: str | None = None,
         on_progress: Progress | None = None,
     ) -> ImportReport:
-        """Take in a folder or archive in batches; what is there already, unchanged, is no failure."""
+        """Take in a folder or archive in batches; what is there already, unchanged, is no failure.
+
+        `UsageError` for ``uploaded_trusted``: many at once can only go to review.
+        """
         limits = Limits.of(self.settings)
         return import_path(
             self.store, path, limits=limits, strategy=strategy, gate=gate, on_progress=on_progress
         )
 
     def update(
-        self, playbook_id: str, draft: PlaybookDraft, version: str | None = None
+        self,
+        playbook_id: str,
+        draft: PlaybookDraft,
+        version: str | None = None,
+        *,
+        strategy: Strategy | None = None,
     ) -> StoreResult:
         """Replace the latest version's content; a published one gets a new version."""
-        return self.store.update(playbook_id, draft, version)
+        return self.store.update(playbook_id, draft, version, strategy=strategy)
 
     def set_status(self, ref: Ref, status: str, reason: str | None = None) -> Playbook:
         """Set the status of a version that is not published; the server owns the others'."""
@@ -221,6 +237,20 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
             changes["deprecation_reason"] = reason
         self.store.set_metadata(ref, changes)
         return self.show(str(ref))
+
+    def accept_held(self, target: str) -> StoreResult:
+        """Let a held edit of sensitive content (``ID`` or ``ID@VERSION``) be the content, sealed."""
+        return self.held.accept(self.held.of(target))
+
+    def discard_held(self, target: str) -> Ref:
+        """Drop a held edit of sensitive content; which version's it was."""
+        edit = self.held.of(target)
+        self.held.discard(edit)
+        return edit.ref
+
+    def declassify(self, ref: Ref) -> StoreResult:
+        """Make a version not sensitive, the only way there is; it stays on this machine."""
+        return declassify(self.store, ref)
 
     def decide(self, ref: Ref, decision: Decision) -> Playbook | None:
         """The user's choice on an AI-generated version; as it then stands, None when discarded.
@@ -284,11 +314,20 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         """Mark what is to be published (None: all that may be); what is left out, and why.
 
         ``gate`` is the asker's ``secrets_gate`` where that is another than this process' own: the
-        stricter counts. ``on_findings``: see `Publisher.request`.
+        stricter counts. ``on_findings``: see `Publisher.request`. `UsageError` where
+        ``uploaded_trusted`` is asked for more than one version by one name.
         """
+        if as_ is Strategy.TRUSTED:
+            check_trusted(targets, self._unpublished)
         refs = None if targets is None else self.expand(targets)
         level = stricter(self.settings.secrets_gate, gate)
         return self.publisher.request(refs, as_, gate=level, on_findings=on_findings)
+
+    def _unpublished(self, playbook_id: str) -> int:
+        rows = self.journal.versions.of_playbook(playbook_id)
+        if not rows:
+            self.expand([playbook_id])  # says that there is none, and what there is
+        return sum(not row.is_published for row in rows)
 
     def publish_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """All steps of Flow 2 in this process, batch by batch; each version's last outcome."""
@@ -361,6 +400,10 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
             Finding(str(found.ref or ""), found.path, found.what, found.remedy)
             for found in verify_store(self.store)
         ]
+        problems.extend(
+            Finding(str(edit.ref), edit.folder, edit.as_text(), "Take it or drop it, as it says.")
+            for edit in self.journal.held_edits.entries()
+        )
         problems.extend(self.indexing.verify())
         problems.extend(self.script_manager.verify())
         return VerifyReport(self.journal.versions.counts()["versions"], problems)

@@ -17,6 +17,7 @@ from core.journal.leases import this_process
 from core.library_index import LibraryPoints
 from core.models import Ref
 from core.playbooks.edits import Edits
+from core.playbooks.held import Held
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan
 from core.playbooks.store import PlaybookStore
@@ -143,6 +144,10 @@ class ServiceParts:
         return Edits(self.store, self.envelope, self.settings)
 
     @cached_property
+    def held(self) -> Held:
+        return Held(self.store, self.envelope, self.settings.conflicts_path)
+
+    @cached_property
     def scan(self) -> Scan:
         return Scan(self.store, self.envelope, self.settings)
 
@@ -166,7 +171,8 @@ class ServiceParts:
     def _take_edit(self, ref: Ref) -> bool:
         """Take in an edit of one unpublished version, when it is quiet; whether it was."""
         found = self.scan.run_one(ref)
-        return ref in self.edits.take(found, self.contents.fetch).updated
+        report = self.edits.take(found, self.contents.fetch)
+        return ref in report.updated or str(ref) in report.held
 
     # -- the catalog ------------------------------------------------------------------------
     @cached_property

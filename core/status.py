@@ -33,6 +33,7 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
             "deferred": counts["deferred"],
             "failed": counts["failed"],
             "conflicts": journal.conflicts.open_count(),
+            "held": len(journal.held_edits.entries()),
         },
         "sync": {
             "last_at": last["at"] if last else None,

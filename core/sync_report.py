@@ -53,6 +53,9 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
             "moved": [str(ref) for ref in plan.edits.moved],
             "forgotten": [str(ref) for ref in plan.edits.forgotten],
             "restored": [str(ref) for ref in plan.edits.restored],
+            "waiting": plan.edits.waiting,
+            "held": {str(held.ref): held.as_text() for held in journal.held_edits.entries()}
+            | plan.edits.held,
         },
         "findings": findings_json(plan.edits.findings)[:MAX_FINDINGS],
         # no part of what is published, until an update takes them in

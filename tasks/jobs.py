@@ -158,6 +158,8 @@ def _targets(
         case "import":
             if not path:
                 raise UsageError("An import job needs path.", "Give a folder or a .tar.gz.")
+            if as_ and Strategy.parse(as_) is Strategy.TRUSTED:
+                raise UsageError("An import can only go to review.", "Use `as: review`.")
             if not Path(path).exists():
                 raise NotFound(f"{path} is not there.", "Give a path on the service's machine.")
             return []

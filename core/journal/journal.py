@@ -6,6 +6,7 @@ import uuid
 
 import core.journal.schema_secrets  # noqa: F401 — its tables are made with the others
 from core.errors import HomeMismatch
+from core.journal.choices import Choices
 from core.journal.claims import Claims
 from core.journal.conflicts import Conflicts
 from core.journal.counters import Counters
@@ -13,6 +14,7 @@ from core.journal.database import Database, HomeFacts
 from core.journal.downloads import Downloads
 from core.journal.execution_queue import ExecutionQueue
 from core.journal.executions import ExecutionRows
+from core.journal.held_edits import HeldEdits
 from core.journal.intents import Intents
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
@@ -37,6 +39,8 @@ class Journal:
         self.facts = HomeFacts(self.database)
         self.versions = Versions(self.database)
         self.pins = self.versions.pins
+        self.choices = Choices(self.database)
+        self.held_edits = HeldEdits(self.database)
         self.leases = Leases(self.database)
         self.intents = Intents(self.database)
         self.jobs = Jobs(self.database)

@@ -17,15 +17,16 @@ looks at what is there first: it may run again after a crash.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, inspect, text, true, update
+from sqlalchemy import Connection, Table, inspect, select, text, true, update
 from sqlalchemy.schema import CreateColumn
 
 from core.errors import StorageError, storage_error
@@ -182,6 +183,52 @@ def _to_2(connection: Connection) -> None:
             " ON CONFLICT DO NOTHING"
         )
     )
+    _keep_requests(connection)
+
+
+def _keep_requests(connection: Connection) -> None:
+    """Tell what files asked for from what a user chose: 0.1.0 followed the files.
+
+    A wish to be published for review goes on; one to be published as trusted may come from a file
+    alone, so it waits until somebody chooses (the version says so). Nothing on disk changes.
+    """
+    versions = schema.versions
+    key = versions.c.playbook_id, versions.c.version
+    columns = (*key, versions.c.metadata, versions.c.publish_as, versions.c.sync_state,
+               versions.c.warnings)  # fmt: skip
+    for row in connection.execute(
+        select(*columns).where(versions.c.revision.is_(None), versions.c.asked.is_(None))
+    ).all():
+        metadata = json.loads(row.metadata)
+        asked: dict[str, Any] = {
+            name: metadata[name]
+            for name, plain in (("storage_strategy", "local_only"), ("status", "ready"))
+            if metadata.get(name) not in {None, plain} and metadata[name] not in _CAREFUL
+        }
+        values: dict[str, Any] = {"asked": json.dumps(asked)} if asked else {}
+        if row.publish_as == "uploaded_trusted":
+            asked["storage_strategy"] = row.publish_as
+            warnings = json.loads(row.warnings)
+            name = f"{row.playbook_id}@{row.version}"
+            values = {
+                "asked": json.dumps(asked),
+                "publish_as": None,
+                "next_attempt_at": None,
+                "warnings": json.dumps([_WAITS.format(name=name), *warnings]),
+            }
+            if row.sync_state != "conflict":
+                values |= {"sync_state": "local", "error": None, "error_type": None}
+        if values:
+            connection.execute(
+                update(versions).where(key[0] == row[0], key[1] == row[1]).values(**values)
+            )
+
+
+_CAREFUL = {"draft", "deprecated", "archived", "rejected", "broken", "needs_update"}
+_WAITS = (
+    "it was to be published as trusted by version 0.1.0, which took that from files, too: it stays"
+    " on this machine until you choose (escher-playbooks publish {name} --as trusted)"
+)
 
 
 def _add_columns(connection: Connection, table: Table, *names: str) -> None:

@@ -80,6 +80,18 @@ class VersionRecord:
         return Strategy(self.metadata.get("storage_strategy", "local_only"))
 
     @property
+    def chosen_strategy(self) -> Strategy:
+        """Where the user lets it go.
+
+        What came from a file alone is its request, and no choice; a row of version 0.1.0 may have
+        its strategy from there.
+        """
+        if self.publish_as is not None:
+            return self.publish_as
+        asked = self.asked.get("storage_strategy") == self.strategy and not self.is_published
+        return Strategy.LOCAL_ONLY if asked else self.strategy
+
+    @property
     def sensitive(self) -> bool:
         return bool(self.metadata.get("sensitive", False))
 
@@ -132,6 +144,7 @@ class VersionRecord:
             execution_count=self.execution_count,
             success_count=self.success_count,
             last_executed=self.last_executed,
+            asked=self.asked,
         )
 
 

@@ -13,6 +13,7 @@
     pins         the one digest that ``id@version`` names for ever: the first that was published from
                  here or came from a server
     choices      what the user chose for all versions of an id
+    held_edits   edits of sensitive content that wait, sealed, for the user to take or drop them
 
 Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
 """
@@ -198,4 +199,17 @@ choices = Table(
     Column("playbook_id", String(100), primary_key=True),
     Column("review", Boolean, nullable=False, server_default=false()),  # later versions, too
     Column("chosen_at", BigInteger, nullable=False),
+)
+
+held_edits = Table(
+    "held_edits",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("paths", Text, nullable=False),  # JSON: files that lay there in clear
+    Column("flag", Boolean, nullable=False),  # whether `sensitive` was edited
+    Column("folder", Text, nullable=False),  # where they are kept, sealed
+    Column("generation", Integer, nullable=False),  # under which they are
+    Column("held_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
 )

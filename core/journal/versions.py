@@ -117,6 +117,27 @@ class Versions:
             query = select(table).where(table.c.absent_since.is_not(None)).order_by(*KEY)
             return [version_record(row) for row in connection.execute(query)]
 
+    def sensitive_ids(self, playbook_ids: Sequence[str]) -> set[str]:
+        """Those of these ids that have a sensitive version: a new one of them is sensitive, too."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for start in range(0, len(playbook_ids), CHUNK):
+                part = list(playbook_ids[start : start + CHUNK])
+                found.update(
+                    connection.scalars(
+                        select(table.c.playbook_id)
+                        .where(table.c.playbook_id.in_(part), table.c.sensitive.is_(True))
+                        .distinct()
+                    )
+                )
+        return found
+
+    def sensitive(self) -> list[VersionRecord]:
+        """Every sensitive version that is not published."""
+        query = select(table).where(table.c.sensitive.is_(True), table.c.revision.is_(None))
+        with self._database.read() as connection:
+            return [version_record(row) for row in connection.execute(query)]
+
     def files(self, ref: Ref) -> tuple[DiskFile, ...]:
         return self.files_many([ref]).get(ref, ())
 

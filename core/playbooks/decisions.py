@@ -80,6 +80,8 @@ def decide(store: PlaybookStore, ref: Ref, decision: Decision) -> None:
         if record.status is Status.DRAFT:  # which it was for want of a decision
             changes["status"] = Status.READY.value
         store.move([Move(ref, Area.LOCAL, changes)])
+    if strategy is Strategy.REVIEW:
+        store.journal.choices.choose_review([ref.playbook_id])
 
 
 def _is_decided(record: VersionRecord, decision: Decision) -> bool:

@@ -4,8 +4,9 @@
 
     edited, unpublished   the row comes to say what the folder holds         (intent ``take``)
                           … written anew where a part of it must be sealed   (intent ``write``)
-    edited, published     stored as the next free patch, for review; then the published one is
-                          restored
+    tampered, sensitive   what was laid there is held, sealed; the content is brought back
+    edited, published     stored as the next free patch, for review where the user ever chose that
+                          for the id; then the published one is restored
     added                 a row for the folder as it stands, or sealed
     moved, renamed        the row follows; a published version's folder goes back to its place
     vanished              unpublished: the row goes, and its point; published: fetched again
@@ -16,6 +17,7 @@ changes meanwhile is left to the next scan.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,16 +28,23 @@ from core.errors import (
     EscherError,
     InvalidPlaybook,
     LeaseHeld,
+    NotFound,
     TransientError,
     Unchanged,
+    storage_error,
 )
+from core.files import fsync_dir, read_bytes
 from core.journal import Intent, VersionRecord
-from core.models import Area, Ref
+from core.models import PARAMETERS_FILE, Area, Ref
 from core.playbooks.carrying import carry
 from core.playbooks.comparing import Comparer, State
+from core.playbooks.file_requests import follow, new_wishes, of_server
 from core.playbooks.folderstat import FolderStat
-from core.playbooks.intake import Edit, Intake
+from core.playbooks.held import Held, find_tampering
+from core.playbooks.intake import Edit, Intake, choice_kept
 from core.playbooks.layout import FoundFolder
+from core.playbooks.parameters import unflagged_defaults
+from core.playbooks.reading import read_metadata
 from core.playbooks.renaming import draft_digest
 from core.playbooks.restoring import Fetch, Restorer
 from core.playbooks.scan import Moved, ScanResult
@@ -67,6 +76,8 @@ class EditReport:
     restored: list[Ref] = field(default_factory=list)
     findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
     unfetched: list[Ref] = field(default_factory=list)  # restored, but for the content
+    held: dict[str, str] = field(default_factory=dict)  # tampering with what is sealed: what
+    waiting: dict[str, str] = field(default_factory=dict)  # stays here until the user chooses: why
     deferred: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -89,6 +100,7 @@ class Edits:
         self._compare = Comparer(store.layout, store.limits, envelope)
         self._intake = Intake(store, envelope)
         self._restorer = Restorer(store, envelope, settings)
+        self._held = Held(store, envelope, settings.conflicts_path)
 
     def take(self, found: ScanResult, fetch: Fetch) -> EditReport:
         """Take in what a scan found; one that fails holds back no other.
@@ -104,6 +116,8 @@ class Edits:
             self._try(report, str(item.ref), partial(self._move, report, item, fetch))
         for folder in found.added:
             self._try(report, str(folder.path), partial(self._add, report, folder))
+        for ref in found.tampered:
+            self._try(report, str(ref), partial(self._hold, report, ref))
         for ref in found.edited:
             self._try(report, str(ref), partial(self._edit, report, ref, fetch))
         for ref in (*found.resealed, *found.owned):
@@ -113,7 +127,7 @@ class Edits:
         return report
 
     @staticmethod
-    def _try(report: EditReport, what: str, work: Callable[[], None]) -> None:
+    def _try(report: EditReport, what: str, work: Callable[[], object]) -> None:
         try:
             work()
         except TransientError as error:
@@ -125,17 +139,67 @@ class Edits:
     # -- edited -----------------------------------------------------------------------------
     def _edit(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
         record = self._store.get(ref)
+        self._tell_unflagged(report, record)
         if record.is_published:
             kept, seen = self._keep_as_next(record, fetch, report)
             if kept != ref:
                 report.kept_as[ref] = kept
+                self._tell_waiting(report, ref, kept)
             self._restore(report, ref, fetch, seen)
+            return
+        if self._hold(report, ref):
             return
         if record.deleting:
             return  # typed after the deletion was asked for: who removes it keeps a copy of that
         with self._store.leased([ref]):
             self._take(self._intake.read_edit(record), report)
         report.updated.append(ref)
+        if self._store.get(ref).sensitive and not record.sensitive:
+            sent = record.uploaded_digest is not None
+            gone = " Files of it were uploaded before; those can't be taken back." if sent else ""
+            report.waiting[str(ref)] = f"{ref} is sensitive now: it is sealed and stays here.{gone}"
+
+    def _tell_unflagged(self, report: EditReport, record: VersionRecord) -> None:
+        """Report a sealed default of a parameter whose ``sensitive`` was edited; it stays sealed."""
+        path = self._layout.folder(record.area, record.ref) / PARAMETERS_FILE
+        if record.sensitive or not path.is_file():
+            return
+        if names := unflagged_defaults(read_bytes(path)):
+            report.held[str(record.ref)] = (
+                f"{record.ref} was tampered with: `sensitive` of {', '.join(names[:5])} was edited in"
+                f" {PARAMETERS_FILE}. The defaults stay sealed, and the parameters sensitive."
+            )
+
+    def _hold(self, report: EditReport, ref: Ref) -> bool:
+        """Hold what was done to a sensitive version's folder, and bring its content back.
+
+        False where nothing was done that has to be held.
+        """
+        record = self._store.get(ref)
+        place = FoundFolder(record.area, self._layout.folder(record.area, ref), ref)
+        seen = self._compare.look(place.path, place.area)
+        found = None if seen is None else find_tampering(self._store, record, seen)
+        if seen is None or found is None:
+            return False
+        if not self._intake.is_still(place, seen):
+            raise LeaseHeld(f"{ref} is being edited.", "It is looked at again.")
+        held = self._held.hold(record, found)
+        try:
+            self._restorer.put_back(record, seen)
+        except NotFound:
+            # of a home from before, edited before its first sync: what was sealed is gone
+            with self._store.leased([ref]):
+                self._take(self._intake.read_edit(record), report)
+            self._held.discard(held)
+            report.updated.append(ref)
+            report.held[str(ref)] = (
+                f"{ref}: clear text was laid over its only sealed content; it is sealed and is the"
+                " content now."
+            )
+            return True
+        log.warning("%s", held.as_text())
+        report.held[str(ref)] = held.as_text()
+        return True
 
     def _keep_as_next(
         self, record: VersionRecord, fetch: Fetch, report: EditReport
@@ -150,6 +214,9 @@ class Edits:
         is_empty = bool(self._versions.files(ref)) and (found is None or not found.content())
         files = dict(fetch(ref)) if is_empty else None
         edit = self._intake.read_edit(record, files)
+        same = edit.draft.metadata | {"version": ref.version}
+        if draft_digest(edit.draft, same) == record.published_digest:
+            return ref, edit.seen  # the flag of a sealed default was edited, and nothing else
         for row in self._versions.of_playbook(ref.playbook_id):
             if row.ref != ref and (row.deleting or not is_higher(row.ref.version, ref.version)):
                 continue
@@ -158,11 +225,32 @@ class Edits:
                 row.content_digest
             ):
                 return row.ref, edit.seen
-        result = self._store.create_many([edit.draft], area=edit.area, intake="edit")[0]
+        strategy = self._store.strategy_of_successor(edit.draft.metadata, record)
+        result = self._store.create_many(
+            [edit.draft], area=edit.area, strategy=strategy, intake="edit"
+        )[0]
         if result.error is not None and not isinstance(result.error, Unchanged):
             raise result.error
         _tell(report, result.ref, result.findings)
         return result.ref, edit.seen
+
+    def _tell_waiting(self, report: EditReport, ref: Ref, kept: Ref) -> None:
+        """Why an edit of a published version is not published, where that is so."""
+        row = self._versions.get(kept)
+        if row is None or row.is_published or row.publish_as is not None:
+            return
+        if row.sensitive:
+            why = f"{kept} is sensitive: it is sealed and stays on this machine."
+            if not self._store.get(ref).sensitive:
+                why += f" The published copies of {ref} can't be taken back."
+        elif row.area is Area.AI_GENERATED:
+            why = f"An AI wrote it: decide (escher-playbooks decide {kept} keep|review|trusted)."
+        else:
+            why = (
+                f"Nobody chose review for {ref.playbook_id} on this machine: it is kept private."
+                f" Choose with `escher-playbooks publish {kept} --as review`; later edits follow."
+            )
+        report.waiting[str(kept)] = why
 
     def _restore(
         self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat, *, beside: bool = False
@@ -179,19 +267,51 @@ class Edits:
             found = self._compare(record, self._versions.files(ref))
             if found.seen is None or found.state not in {State.OWNED, State.CLEAR}:
                 raise LeaseHeld(f"{ref} is being edited.", "It is looked at again.")
+            self._keep_requests(record)
             self._restore(report, ref, fetch, found.seen, beside=True)
             return
         with self._store.leased([ref]):
             self._take(self._intake.read_edit(record), report)
         report.updated.append(ref)
 
+    def _keep_requests(self, record: VersionRecord) -> None:
+        """Note what a hand's edit of the server's fields asked for; they come back as they were."""
+        try:
+            disk = read_metadata(self._layout.folder(record.area, record.ref))
+            asked = {**record.asked, **follow(new_wishes(disk, record), of_server(record))[1]}
+        except EscherError:
+            return  # no strategy or status at all: nothing that could be asked for
+        if asked != record.asked:
+            self._versions.set(record.ref, asked=asked)
+
     # -- added and moved --------------------------------------------------------------------
     def _add(self, report: EditReport, folder: FoundFolder) -> None:
         edit = self._intake.read_added(folder)
+        if edit.draft.metadata["author"] == "ai_generated" and edit.area is Area.LOCAL:
+            # a copy is no decision; nobody has made one yet. Killed after it, it is found there
+            edit = self._intake.read_added(self._wait_for_decision(edit))
         self._take(edit, report)
-        if edit.draft.metadata.get("author") == "ai_generated":
-            self._versions.withdraw([edit.ref])  # a copy is no decision; nobody has made one yet
         report.added.append(edit.ref)
+
+    def _wait_for_decision(self, edit: Edit) -> FoundFolder:
+        """Bring a folder that no row names to where what an AI made waits."""
+        place = self._layout.folder(Area.AI_GENERATED, edit.ref)
+        with self._writer.locked():
+            if not self._intake.is_still(edit.found, edit.seen):
+                raise LeaseHeld(f"{edit.found.path} is being edited.", "It is read again.")
+            if place.exists():
+                raise InvalidPlaybook(
+                    f"{edit.found.path} is of an AI, and {place} waits for a decision already.",
+                    "Compare the two and move one away.",
+                )
+            try:
+                edit.found.path.rename(place)
+                fsync_dir(place.parent)
+            except OSError as error:
+                raise storage_error(error, f"Moving {edit.found.path}") from error
+            with contextlib.suppress(OSError):  # other versions stand there: it stays
+                edit.found.path.parent.rmdir()
+        return FoundFolder(Area.AI_GENERATED, place, edit.ref)
 
     def _move(self, report: EditReport, moved: Moved, fetch: Fetch) -> None:
         record = self._store.get(moved.ref)
@@ -267,6 +387,7 @@ class Edits:
             place = edit.found.path if name is None else self._layout.staged(name)
             files = disk_files(place, published)
             old = edit.former if edit.former and edit.former.ref == edit.ref else None
+            renamed = choice_kept(edit.former, edit.ref) if edit.former and not old else None
             record = self._store.gated(
                 new_record(
                     edit.draft,
@@ -276,6 +397,7 @@ class Edits:
                     intake="edit" if edit.former else "adopt",
                     check=True,
                     old=old,
+                    choice=renamed,
                 ),
                 old.publish_gate if old is not None else None,
             )

@@ -19,17 +19,23 @@ from core.models import (
     Area,
     PlaybookDraft,
     Ref,
+    Status,
     Strategy,
 )
 from core.playbooks.adoption import generation_on_disk
 from core.playbooks.comparing import Comparer
 from core.playbooks.drafts import draft_from_folder, without_leftovers
+from core.playbooks.file_requests import new_wishes, status_of_edit
 from core.playbooks.folderstat import FolderStat
 from core.playbooks.layout import FoundFolder
 from core.playbooks.parameters import has_sealed_defaults
 from core.playbooks.reading import PlaybookReader
 from core.playbooks.sealing import to_clear
-from core.playbooks.successors import inherited_metadata, successor_metadata
+from core.playbooks.successors import (
+    area_of_successor,
+    inherited_metadata,
+    successor_metadata,
+)
 from core.playbooks.validation import normalise
 from core.versions import is_higher, next_patch
 
@@ -90,18 +96,18 @@ class Intake:
         if record.is_published:
             ref = self._successor(record.ref, raw)
             raw = successor_metadata(raw, ref.version)
-            strategy = Strategy.LOCAL_ONLY if raw.get("sensitive") else Strategy.REVIEW
-            raw["storage_strategy"] = strategy.value
-            area = Area.LOCAL
-        else:
-            ref, area = record.ref, record.area
-            _check_named(raw, found)
-            kept = {"version": ref.version, "created_at": record.metadata["created_at"]}
-            raw |= kept | {"updated_at": int(time.time())}
-            if raw.get("status") is None:
-                raw["status"] = record.metadata["status"]
-        ready = self._normal(replace(draft, metadata=raw))
-        return Edit(ref, area, found, ready, seen, record.generation, record)
+            area = area_of_successor(raw, record)
+            ready = self._normal(replace(draft, metadata=raw))
+            return Edit(ref, area, found, ready, seen, record.generation, record)
+        ref = record.ref
+        _check_named(raw, found)
+        kept = {"version": ref.version, "created_at": record.metadata["created_at"]}
+        raw |= kept | {"updated_at": int(time.time())}
+        held = Strategy.LOCAL_ONLY if raw.get("sensitive") else record.chosen_strategy
+        status = status_of_edit(raw, record)
+        ready = self._normal(replace(draft, metadata=raw), strategy=held, status=status)
+        ready = replace(ready, asked={**record.asked, **ready.asked})
+        return Edit(ref, record.area, found, ready, seen, record.generation, record)
 
     def read_added(self, found: FoundFolder, former: VersionRecord | None = None) -> Edit:
         """The new version in a folder that the journal does not know.
@@ -119,7 +125,13 @@ class Intake:
         if former is None:
             _check_named(draft.metadata, found)
         own = draft.metadata | {"playbook_id": ref.playbook_id, "version": ref.version}
-        ready = self._normal(replace(draft, metadata=own))
+        if former is not None:
+            own = new_wishes(own, former)
+        if (former and former.sensitive) or self._versions.sensitive_ids([ref.playbook_id]):
+            own["sensitive"] = True
+        held = None if former is None or own.get("sensitive") else choice_kept(former, ref)
+        status = status_of_edit(own, former) if former else None
+        ready = self._normal(replace(draft, metadata=own), strategy=held, status=status)
         generation = former.generation if former else generation_on_disk(draft.files)
         return Edit(ref, found.area, found, ready, seen, generation, former)
 
@@ -188,10 +200,17 @@ class Intake:
         )
         if not self.is_still(found, seen):
             raise LeaseHeld(f"{found.path} changed while it was read.", "It is read again.")
-        return seen, PlaybookDraft(draft.metadata, clear, draft.ignored)
+        return seen, replace(draft, files=clear)
 
-    def _normal(self, draft: PlaybookDraft) -> PlaybookDraft:
-        return normalise(draft, now=int(time.time()), limits=self._reader.limits)
+    def _normal(
+        self,
+        draft: PlaybookDraft,
+        *,
+        strategy: Strategy | None = None,
+        status: Status | None = None,
+    ) -> PlaybookDraft:
+        now, limits = int(time.time()), self._reader.limits
+        return normalise(draft, now=now, strategy=strategy, status=status, limits=limits)
 
     def _successor(self, ref: Ref, raw: Mapping[str, Any]) -> Ref:
         """The version that the metadata names where it is a higher one and free, else a patch."""
@@ -201,6 +220,17 @@ class Intake:
         if isinstance(own, str) and own not in taken and is_higher(own, ref.version):
             return Ref(ref.playbook_id, own)
         return Ref(ref.playbook_id, next_patch(ref.version, taken))
+
+
+def choice_kept(former: VersionRecord, ref: Ref) -> Strategy | None:
+    """What the user chose for a version, under the name that its folder got by hand.
+
+    Review holds for the id's other versions, too; ``trusted`` is for the one name it was given.
+    """
+    if former.ref == ref:
+        return former.chosen_strategy
+    is_kept = former.publish_as is Strategy.REVIEW and former.ref.playbook_id == ref.playbook_id
+    return Strategy.REVIEW if is_kept else None
 
 
 def _named(found: FoundFolder) -> Ref:

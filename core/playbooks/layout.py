@@ -44,6 +44,7 @@ class Layout:
         self.root = settings.playbooks_path
         self._areas = {area: self.root / area.value for area in Area}
         self.staging = settings.staging_path
+        self.sealed = settings.home / "sealed"  # see `sealed_copies`
 
     def area(self, area: Area) -> Path:
         return self._areas[area]

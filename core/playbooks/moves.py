@@ -49,8 +49,9 @@ def plan_moves(
                 continue
         rows[ref] = replace(row, area=to_area, metadata=metadata)
         if is_decision(row.area, to_area):  # the wish to publish comes with it, in the same intent
-            strategy = parse_metadata(metadata).storage_strategy
-            rows[ref] = replace(rows[ref], **wish(strategy, to_area, None))
+            parsed = parse_metadata(metadata)
+            wished = wish(parsed.storage_strategy, to_area, None, sensitive=parsed.sensitive)
+            rows[ref] = replace(rows[ref], **wished)
         came_from = intents[ref].from_area if ref in intents else row.area
         intents[ref] = Intent(ref, "move", None, came_from, to_area, rows[ref], files.get(ref, ()))
     return list(intents.values())

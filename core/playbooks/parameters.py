@@ -103,7 +103,11 @@ def seal_defaults(content: bytes, seal: Callable[[str, bytes], str]) -> bytes:
 
 
 def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
-    """Disk form to clear form; a default that was edited in clear stays as it is."""
+    """Disk form to clear form; a default that was edited in clear stays as it is.
+
+    What was sealed stays sensitive, whatever an edit of the flag says: else the next publication
+    would carry it in clear.
+    """
 
     def opened(parameter: dict[str, Any]) -> None:
         if not _is_sealed(parameter["default"]):
@@ -115,6 +119,7 @@ def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
                 "Restore this version from a backup, or update it with the right default.",
             )
         parameter["default"] = json.loads(open_(parameter["name"], text))
+        parameter["sensitive"] = True
 
     return _each_secret(content, opened)
 
@@ -131,6 +136,15 @@ def with_defaults_of(published: bytes, own: bytes) -> bytes:
     for parameter in lacking:
         parameter["default"] = secret[parameter["name"]]
     return json_bytes(document) if lacking else published
+
+
+def unflagged_defaults(content: bytes) -> list[str]:
+    """Names of parameters whose sealed default has lost its flag in a disk form: tampering."""
+    return [
+        p["name"]
+        for p in parse_parameters(content)
+        if _is_sealed(p.get("default")) and p.get("sensitive") is not True
+    ]
 
 
 def sealed_defaults(content: bytes) -> list[str]:

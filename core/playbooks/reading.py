@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from core.encryption import Envelope
+from core.encryption import MAGIC, Envelope, is_sealed
 from core.errors import (
     EscherError,
     IntegrityError,
     InvalidPlaybook,
+    LeaseHeld,
     NotFound,
+    Refused,
     StorageError,
     UsageError,
 )
@@ -33,12 +36,16 @@ from core.playbooks.drafts import KNOWN_FILES, draft_from_folder, leftovers_but
 from core.playbooks.folderstat import stat_folder
 from core.playbooks.layout import Layout
 from core.playbooks.limits import Limits
+from core.playbooks.sealed_copies import SealedCopies
 from core.playbooks.sealing import published_form, to_clear
 from core.playbooks.writing import FolderWriter
 from core.settings import Settings
 from core.versions import latest
 
 _MEND = "Restore it from a backup, or `escher-playbooks update` it with the right content."
+
+
+log = logging.getLogger(__name__)
 
 
 class PlaybookReader:
@@ -50,6 +57,7 @@ class PlaybookReader:
         self.limits = Limits.of(settings)
         self._envelope = envelope
         self._writer = FolderWriter(self.layout, journal, settings.run_path)
+        self._copies = SealedCopies(self.layout.sealed)
 
     def locked(self) -> AbstractContextManager[int]:
         """The store's exclusive lock, with what a dead process left open finished first."""
@@ -121,7 +129,8 @@ class PlaybookReader:
             sensitive=record.sensitive,
             edited=True,
         )
-        return PlaybookDraft(draft.metadata, files, draft.ignored)
+        kept = {"sensitive": True} if record.sensitive else {}  # the journal's flag counts
+        return PlaybookDraft(draft.metadata | kept, files, draft.ignored)
 
     def _read(self, ref: Ref) -> dict[str, bytes]:
         record = self.get(ref)
@@ -132,8 +141,13 @@ class PlaybookReader:
                 f"The content of {ref} is not on this machine, only its metadata.",
                 "It is fetched when the server can be reached (`escher-playbooks resolve`).",
             )
-        disk = {row.entry.path: _read_file(folder, row, ref) for row in rows}
-        clear = to_clear(disk, ref, record.generation, self._envelope, sensitive=record.sensitive)
+        if record.sensitive and not record.is_published:
+            clear = {row.entry.path: self._read_sealed(record, row, folder) for row in rows}
+        else:
+            disk = {row.entry.path: _read_file(folder, row, ref) for row in rows}
+            clear = to_clear(
+                disk, ref, record.generation, self._envelope, sensitive=record.sensitive
+            )
         published = published_form(clear)
         for row in rows:
             if sha256_bytes(published[row.entry.path]) != row.entry.checksum:
@@ -141,6 +155,57 @@ class PlaybookReader:
                     f"{ref} {row.entry.path} was changed on disk: {folder / row.entry.path}.", _MEND
                 )
         return clear
+
+    def _read_sealed(self, record: VersionRecord, row: DiskFile, folder: Path) -> bytes:
+        """A sealed file in clear; where somebody laid something else over it, what was sealed."""
+        path = row.entry.path
+        try:
+            return self._open(record, path, _read_file(folder, row, record.ref))
+        except (IntegrityError, StorageError) as error:
+            sealed = self._copies.read(record, path)
+            if sealed is None:
+                raise
+            log.warning("%s %s: its kept sealed copy answers (%s)", record.ref, path, error.detail)
+            return self._open(record, path, sealed)
+
+    def _open(self, record: VersionRecord, path: str, sealed: bytes) -> bytes:
+        opened = to_clear(
+            {path: sealed}, record.ref, record.generation, self._envelope, sensitive=True
+        )
+        return opened[path]
+
+    def sealed_copy(self, record: VersionRecord, path: str) -> bytes | None:
+        """The last sealed content of a file in clear, whatever lies in the folder; None: not kept."""
+        sealed = self._copies.read(record, path)
+        return None if sealed is None else self._open(record, path, sealed)
+
+    def keep_sealed_copies(self) -> None:
+        """Keep a second copy of sealed content that has none yet (of a home from before)."""
+        for record in self.journal.versions.sensitive():
+            if self._copies.has(record):
+                continue
+            rows = self.journal.versions.files(record.ref)
+            if not self.check_version(record, rows):
+                folder = self.layout.folder(record.area, record.ref)
+                with self._writer.locked():
+                    self._copies.keep(record, folder, [row.entry.path for row in rows])
+
+    def check_leaving(self, ref: Ref) -> None:
+        """Right before an upload: refuse what is sensitive, or was marked so since the last scan.
+
+        Raises `Refused` for a sensitive version or an envelope, `LeaseHeld` where the edit that
+        marks it waits to be taken in.
+        """
+        record = self.get(ref)
+        if record.sensitive:
+            raise Refused(f"{ref} is sensitive: it never leaves this machine.")
+        folder = self.layout.folder(record.area, ref)
+        if read_metadata(folder).get("sensitive", False) is not False:
+            raise LeaseHeld(f"{ref} was just marked sensitive.", "The next sync takes that in.")
+        for row in self.journal.versions.files(ref):
+            with (folder / row.entry.path).open("rb") as file:
+                if is_sealed(file.read(len(MAGIC))):
+                    raise Refused(f"{ref} {row.entry.path} is sealed: it is not uploaded.")
 
     def check_version(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
         """Compare one row with its folder, byte by byte; every difference is an error."""
@@ -196,6 +261,11 @@ def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, An
     if record.is_published and record.area is not Area.SYNCED:
         return {key: value for key, value in metadata.items() if key not in SERVER_OWNED_FIELDS}
     return metadata
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What a version's ``metadata.json`` says on disk; raises what is wrong with it."""
+    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
 
 
 def content_paths(folder: Path, known: Collection[str] = ()) -> list[str]:

@@ -10,7 +10,6 @@ from core.errors import NotFound, Unchanged
 from core.files import sha256_bytes
 from core.journal import VersionRecord
 from core.models import (
-    SERVER_OWNED_FIELDS,
     Area,
     FileEntry,
     PlaybookDraft,
@@ -18,14 +17,12 @@ from core.models import (
     Strategy,
     content_digest,
 )
+from core.playbooks.file_requests import COUNTS, new_wishes
 from core.playbooks.reading import is_unfetched
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
 from core.playbooks.successors import free_patch, successor_metadata
 from core.versions import is_higher
-
-# of the version they were counted for
-_STATISTICS = SERVER_OWNED_FIELDS & {"execution_count", "success_count", "last_executed"}
 
 
 def keep_as(
@@ -47,14 +44,14 @@ def keep_as(
         raise NotFound(f"The content of {ref} is not on this machine.")
     draft = store.edited_draft(ref)
     named = {"playbook_id": playbook_id or ref.playbook_id}
-    base = without_statistics(draft.metadata) | named
+    base = new_wishes(draft.metadata, record) | named
     if version is None:
         version = (
             ref.version if playbook_id else _free_patch(store, ref, replace(draft, metadata=base))
         )
     kept = replace(draft, metadata=successor_metadata(base, version))
     area = Area.AI_GENERATED if record.area is Area.AI_GENERATED else Area.LOCAL
-    wanted = Strategy.LOCAL_ONLY if draft.metadata.get("sensitive") else strategy
+    wanted = Strategy.LOCAL_ONLY if kept.metadata.get("sensitive") else strategy
     result = store.create_many([kept], area=area, strategy=wanted, intake="edit")[0]
     if result.error is not None and not isinstance(result.error, Unchanged):
         raise result.error
@@ -63,7 +60,7 @@ def keep_as(
 
 def without_statistics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata but for the counts, which are of the version that they were counted for."""
-    return {name: value for name, value in metadata.items() if name not in _STATISTICS}
+    return {name: value for name, value in metadata.items() if name not in COUNTS}
 
 
 def draft_digest(draft: PlaybookDraft, metadata: Mapping[str, Any]) -> str:

@@ -75,6 +75,22 @@ class Restorer:
         rows = self._versions.files(ref)
         self._replace(record, self._complete(record, rows, {}, fetch(ref)), rows, None)
 
+    def put_back(self, record: VersionRecord, seen: FolderStat) -> None:
+        """Bring the folder ``seen`` of a sensitive version back to what was sealed in it.
+
+        Raises `NotFound` where its sealed content is nowhere any more.
+        """
+        rows = self._versions.files(record.ref)
+        clear = self._still_right(record, rows)
+        for row in rows:
+            path = row.entry.path
+            if path not in clear:
+                kept = self._store.sealed_copy(record, path)
+                if kept is None or _digest(path, kept) != row.entry.checksum:
+                    raise NotFound(f"{record.ref} {path} is kept nowhere else.")
+                clear[path] = kept
+        self._replace(record, clear, rows, seen)
+
     # -- parts ------------------------------------------------------------------------------
     def _published(self, ref: Ref) -> VersionRecord:
         record = self._store.get(ref)

@@ -28,6 +28,7 @@ from core.journal import Journal, VersionRecord
 from core.journal.scan_rows import SeenFolder
 from core.models import Area, Ref
 from core.playbooks.comparing import Comparer, Comparison, State
+from core.playbooks.held import find_tampering
 from core.playbooks.intake import Intake
 from core.playbooks.layout import FoundFolder
 from core.playbooks.quiet import Quiet
@@ -70,6 +71,7 @@ class ScanResult:
     unchanged: int = 0
     edited: list[Ref] = field(default_factory=list)
     resealed: list[Ref] = field(default_factory=list)  # same content, a part of it lies in clear
+    tampered: list[Ref] = field(default_factory=list)  # clear text over sealed content, or the flag
     owned: list[Ref] = field(default_factory=list)  # published, changed by hand, and no edit
     added: list[FoundFolder] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
@@ -81,7 +83,8 @@ class ScanResult:
     @property
     def has_changes(self) -> bool:
         """Whether there is something for `Edits.take`."""
-        return any((self.edited, self.resealed, self.owned, self.added, self.moved, self.vanished))
+        found = (self.edited, self.resealed, self.tampered, self.owned, self.added, self.moved)
+        return any((*found, self.vanished))
 
 
 class Scan:
@@ -101,6 +104,7 @@ class Scan:
 
         Raises `StorageError` when the home can't be read or its lock not had.
         """
+        self._reader.keep_sealed_copies()
         result = ScanResult()
         quiet = Quiet(self._journal.scan, self._quiet_seconds, now_ns)
         suspects, places = self._walk(result)
@@ -230,6 +234,8 @@ class Scan:
             result.broken[str(path)] = str(found.error)
         elif not quiet.is_quiet(self._key(path), found.seen):
             return  # it may be half-saved; `quiet_in` says when to look again
+        elif find_tampering(self._reader, found.record, found.seen) is not None:
+            result.tampered.append(ref)
         elif found.error is not None:
             result.broken[str(path)] = str(found.error)
         elif found.state is State.OWNED:

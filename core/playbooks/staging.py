@@ -24,6 +24,7 @@ from core.models import (
     content_digest,
 )
 from core.playbooks.checks import check_scripts
+from core.playbooks.file_requests import told
 from core.playbooks.layout import Layout
 from core.playbooks.sealing import published_form, to_disk
 from core.playbooks.validation import draft_warnings
@@ -46,6 +47,7 @@ class Stager:
         intake: str,
         check: bool,
         old: VersionRecord | None = None,
+        choice: Strategy | None = None,
         extra: Sequence[str] = (),
     ) -> Intent:
         """Write a normalised draft's folder into staging, synced, with the row that goes with it.
@@ -57,7 +59,15 @@ class Stager:
         name = self.write(ref, draft.metadata, draft.files, generation)
         files = disk_files(self._layout.staged(name), published_form(draft.files))
         record = new_record(
-            draft, area, files, generation, intake=intake, check=check, old=old, extra=extra
+            draft,
+            area,
+            files,
+            generation,
+            intake=intake,
+            check=check,
+            old=old,
+            choice=choice,
+            extra=extra,
         )
         return Intent(ref, "write", name, old.area if old else None, area, record, files)
 
@@ -81,11 +91,16 @@ def new_record(
     intake: str,
     check: bool,
     old: VersionRecord | None = None,
+    choice: Strategy | None = None,
     extra: Sequence[str] = (),
 ) -> VersionRecord:
-    """The row of a normalised draft's content, made here, with what is odd about it."""
+    """The row of a normalised draft's content, made here, with what is odd about it.
+
+    ``choice``: where the user lets it go. Without it, new content under an old name goes where that
+    was to go.
+    """
     metadata = PlaybookMetadata.model_validate(draft.metadata)
-    warnings = [*extra, *draft_warnings(draft)]
+    warnings = [*extra, *told(metadata.ref, draft.asked), *draft_warnings(draft)]
     if check:
         warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
     return VersionRecord(
@@ -97,7 +112,8 @@ def new_record(
         warnings=tuple(warnings[:MAX_WARNINGS]),
         made_here=True,
         intake=intake,
-        **wish(metadata.storage_strategy, area, old),
+        asked=draft.asked,
+        **wish(choice, area, old, sensitive=metadata.sensitive),
     )
 
 
@@ -116,16 +132,21 @@ def disk_files(folder: Path, published: Mapping[str, bytes]) -> tuple[DiskFile, 
     return tuple(files)
 
 
-def wish(strategy: Strategy, area: Area, old: VersionRecord | None) -> dict[str, Any]:
-    """``sync_state`` and ``publish_as`` of new content."""
+def wish(
+    choice: Strategy | None, area: Area, old: VersionRecord | None, *, sensitive: bool = False
+) -> dict[str, Any]:
+    """``sync_state`` and ``publish_as`` of new content; what is sensitive never leaves."""
     if old is not None and old.sync_state is SyncState.CONFLICT:  # new content decides nothing
         return {
             "sync_state": old.sync_state,
-            "publish_as": old.publish_as,
+            "publish_as": None if sensitive else old.publish_as,
             "error_type": old.error_type,
             "error": old.error,
         }
-    publish_as = strategy if strategy.is_uploaded else (old.publish_as if old else None)
-    if area is Area.AI_GENERATED or publish_as is None:
+    if choice is not None:
+        publish_as = choice if choice.is_uploaded else None
+    else:
+        publish_as = old.publish_as if old else None
+    if area is Area.AI_GENERATED or publish_as is None or sensitive:
         return {"sync_state": SyncState.LOCAL}
     return {"sync_state": SyncState.PENDING, "publish_as": publish_as}

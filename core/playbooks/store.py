@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,15 +27,18 @@ from core.models import (
     PlaybookDraft,
     Ref,
     Strategy,
+    id_from_name,
 )
 from core.playbooks.adoption import adopt
 from core.playbooks.carrying import carry
 from core.playbooks.drafts import without_leftovers
+from core.playbooks.file_requests import new_wishes, status_of_edit
 from core.playbooks.moves import is_decision, plan_moves
 from core.playbooks.reading import PlaybookReader
 from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager
 from core.playbooks.successors import (
+    area_of_successor,
     check_pin,
     inherited_metadata,
     next_version,
@@ -62,6 +65,7 @@ class StoreResult:
     warnings: tuple[str, ...] = ()
     error: EscherError | None = None
     findings: tuple[SecretFinding, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)  # by its file, and not followed
 
 
 class PlaybookStore(PlaybookReader):
@@ -126,6 +130,7 @@ class PlaybookStore(PlaybookReader):
         """
         self._writer.prepare()
         results: list[StoreResult] = []
+        secret = {str(_id_of(draft)) for draft in drafts if draft.metadata.get("sensitive") is True}
         stage = partial(
             self._stage_new,
             area=area,
@@ -134,6 +139,7 @@ class PlaybookStore(PlaybookReader):
             intake=intake,
             check=check_scripts,
             gate=gate,
+            secret=secret,
         )
         with ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="staging") as pool:
             for batch in _batches(drafts):
@@ -141,6 +147,10 @@ class PlaybookStore(PlaybookReader):
                 work = partial(stage, scans=scans)
                 spread = pool.map(work, batch) if len(batch) > 1 else map(work, batch)
                 results.extend(self._store_new(list(spread), scans))
+        if strategy is Strategy.REVIEW:
+            self.journal.choices.choose_review(
+                result.ref.playbook_id for result in results if result.error is None
+            )
         return results
 
     def _stage_new(
@@ -154,21 +164,19 @@ class PlaybookStore(PlaybookReader):
         check: bool,
         gate: str | None,
         scans: list[Scanned],
+        secret: Collection[str],
     ) -> Intent | StoreResult:
         now = int(time.time())
         try:
-            ready = normalise(
-                without_leftovers(draft),
-                now=now,
-                strategy=strategy,
-                author=author,
-                limits=self.limits,
-            )
+            draft, extra = self._kept_secret(without_leftovers(draft), secret)
+            ready = normalise(draft, now=now, strategy=strategy, author=author, limits=self.limits)
             home = area or (
                 Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
             )
             scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-            intent = self._stager.stage(ready, home, intake=intake, check=check)
+            intent = self._stager.stage(
+                ready, home, intake=intake, check=check, choice=strategy, extra=extra
+            )
             return replace(intent, record=self.gated(intent.record, gate))
         except EscherError as error:
             return StoreResult(_label(draft), error=error)
@@ -179,6 +187,22 @@ class PlaybookStore(PlaybookReader):
         if record.publish_as is None:
             return record
         return replace(record, publish_gate=stricter(self.secrets.level, gate))
+
+    def _kept_secret(
+        self, draft: PlaybookDraft, secret: Collection[str]
+    ) -> tuple[PlaybookDraft, list[str]]:
+        """A new version of an id that has a sensitive one is sensitive, whatever its file says.
+
+        ``secret``: ids that get a sensitive version by the same call.
+        """
+        playbook_id = _id_of(draft)
+        if draft.metadata.get("sensitive") is True or playbook_id is None:
+            return draft, []
+        if playbook_id not in secret and not self.journal.versions.sensitive_ids([playbook_id]):
+            return draft, []
+        return replace(draft, metadata=draft.metadata | {"sensitive": True}), [
+            f"{playbook_id} has a sensitive version: this one is sealed and never uploaded, too"
+        ]
 
     def _store_new(
         self, staged: list[Intent | StoreResult], scans: Sequence[Scanned]
@@ -191,6 +215,7 @@ class PlaybookStore(PlaybookReader):
             if intents:
                 with self._writer.locked():
                     errors = refuse_taken(self.journal.versions, self.layout, intents)
+                    errors |= self._refuse_clear(intents)
                     free = [intent for intent in intents if intent.staged not in errors]
                     failed = self._writer.apply(free)
                     errors |= {str(i.staged): failed[i.ref] for i in free if i.ref in failed}
@@ -214,6 +239,18 @@ class PlaybookStore(PlaybookReader):
             [(i.record, [row.entry for row in i.files]) for i in intents if i.record is not None]
         )
 
+    def _refuse_clear(self, intents: Sequence[Intent]) -> dict[str, EscherError]:
+        """Errors by staged name where another process has just made the id a sensitive one."""
+        clear = [i for i in intents if i.record is not None and not i.record.sensitive]
+        secret = self.journal.versions.sensitive_ids([i.ref.playbook_id for i in clear])
+        return {
+            str(i.staged): LeaseHeld(
+                f"{i.ref.playbook_id} is sensitive since just now.", "Try again."
+            )
+            for i in clear
+            if i.ref.playbook_id in secret
+        }
+
     # -- changed versions -------------------------------------------------------------------
     def update(
         self,
@@ -221,12 +258,15 @@ class PlaybookStore(PlaybookReader):
         draft: PlaybookDraft,
         version: str | None = None,
         *,
+        strategy: Strategy | None = None,
         check_scripts: bool = True,
     ) -> StoreResult:
         """Replace the latest version's content in place, or make a new version of it.
 
         In place while it is unpublished and ``version`` is not another one; published, the new
-        version is ``version``, else the metadata's if higher, else the next patch. Raises
+        version is ``version``, else the metadata's if higher, else the next patch. A new version
+        goes to review where its id was ever chosen for that, unless ``strategy`` says otherwise;
+        else it stays here. What is sensitive stays sensitive. Raises
         `AlreadyExists`/`Refused` for a version that is not higher, `LeaseHeld` while the latest
         one is just being published.
         """
@@ -239,14 +279,54 @@ class PlaybookStore(PlaybookReader):
             target = next_version(self.journal.versions, previous.ref, raw.get("version"), version)
             return self.create(
                 replace(draft, metadata=successor_metadata(raw, target)),
-                # what follows an undecided playbook of an AI waits for a decision, too
-                area=previous.area if previous.area is Area.AI_GENERATED else Area.LOCAL,
+                area=area_of_successor(raw, previous),
+                strategy=strategy or self.strategy_of_successor(raw, previous),
                 intake="update",
                 check_scripts=check_scripts,
             )
-        return self._replace(previous, replace(draft, metadata=raw), check_scripts)
+        result = self._replace(
+            previous, replace(draft, metadata=raw), strategy, check=check_scripts
+        )
+        if previous.sensitive and draft.metadata.get("sensitive") is False:
+            stays = f"{result.ref} stays sensitive; only `escher-playbooks declassify` changes that"
+            return replace(result, warnings=(stays, *result.warnings))
+        return result
 
-    def _replace(self, old: VersionRecord, draft: PlaybookDraft, check: bool) -> StoreResult:
+    def replace(self, ref: Ref, draft: PlaybookDraft, *, declassify: bool = False) -> StoreResult:
+        """Replace the content of this unpublished version in place; see `update` for what it raises.
+
+        ``declassify``: the user wants it not to be sensitive any more.
+        """
+        record = self.get(ref)
+        if record.is_published:
+            raise Refused(f"{ref} is published: it never changes.", "Make a new version of it.")
+        raw = inherited_metadata(draft.metadata, record)
+        return self._replace(
+            record,
+            replace(draft, metadata=raw),
+            None,
+            check=True,
+            declassify=declassify,
+        )
+
+    def strategy_of_successor(
+        self, metadata: Mapping[str, Any], previous: VersionRecord
+    ) -> Strategy | None:
+        """Review where the user ever chose it for the id, and nothing stands against it."""
+        if metadata.get("sensitive") or area_of_successor(metadata, previous) is not Area.LOCAL:
+            return None
+        chosen = self.journal.choices.is_for_review(previous.ref.playbook_id)
+        return Strategy.REVIEW if chosen else None
+
+    def _replace(
+        self,
+        old: VersionRecord,
+        draft: PlaybookDraft,
+        choice: Strategy | None,
+        *,
+        check: bool,
+        declassify: bool = False,
+    ) -> StoreResult:
         ref, now = old.ref, int(time.time())
         if old.deleting:
             raise Refused(f"{ref} is being deleted.", "Wait until it is gone and create it anew.")
@@ -255,16 +335,28 @@ class PlaybookStore(PlaybookReader):
         if raw.get("version") not in {None, ref.version}:
             extra.append(f"{METADATA_FILE} says version {raw['version']}: {ref} was replaced")
         raw["version"] = ref.version
-        if raw.get("status") is None:
-            raw["status"] = old.metadata["status"]
+        sensitive = (old.sensitive or raw.get("sensitive") is True) and not declassify
+        raw = new_wishes(raw, old)
+        if sensitive or declassify:
+            raw["sensitive"] = sensitive
         ready = normalise(
-            replace(without_leftovers(draft), metadata=raw), now=now, limits=self.limits
+            replace(without_leftovers(draft), metadata=raw),
+            now=now,
+            strategy=choice or (Strategy.LOCAL_ONLY if sensitive else old.chosen_strategy),
+            status=status_of_edit(raw, old),
+            limits=self.limits,
         )
         self._writer.prepare()
         with self.leased([ref]):
             self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
             intent = self._stager.stage(
-                ready, old.area, intake="update", old=old, check=check, extra=extra
+                ready,
+                old.area,
+                intake="update",
+                old=old,
+                check=check,
+                choice=choice,
+                extra=extra,
             )
             intent = replace(intent, record=self.gated(intent.record, old.publish_gate))
             try:
@@ -291,6 +383,8 @@ class PlaybookStore(PlaybookReader):
                 raise
         if ref in failed:
             raise failed[ref]
+        if choice is Strategy.REVIEW:
+            self.journal.choices.choose_review([ref.playbook_id])
         return _result(intent, None, self._findings([intent]).get(ref, ()))
 
     def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:
@@ -366,10 +460,18 @@ def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
 def _result(
     intent: Intent, error: EscherError | None, findings: tuple[SecretFinding, ...]
 ) -> StoreResult:
-    if error is not None:
+    if error is not None or intent.record is None:
         return StoreResult(intent.ref, error=error)
-    warnings = intent.record.warnings if intent.record else ()
-    return StoreResult(intent.ref, warnings, findings=findings)
+    record = intent.record
+    return StoreResult(intent.ref, record.warnings, findings=findings, asked=record.asked)
+
+
+def _id_of(draft: PlaybookDraft) -> str | None:
+    """The id that a draft will get; None where it has none (and is refused for that)."""
+    own, name = draft.metadata.get("playbook_id"), draft.metadata.get("name")
+    if own is None and isinstance(name, str):
+        return id_from_name(name)
+    return own if isinstance(own, str) else None
 
 
 def _label(draft: PlaybookDraft) -> Ref:

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from core.errors import AlreadyExists, InvalidPlaybook, Refused
 from core.journal import VersionRecord
 from core.journal.versions import Versions
-from core.models import METADATA_FILE, Ref, Status
+from core.models import METADATA_FILE, Area, Ref
+from core.playbooks.file_requests import CAREFUL, new_wishes
 from core.versions import is_higher, next_patch
-
-# The server's verdict on the former version is not one on its successor.
-_VERDICTS = {Status.APPROVED, Status.PENDING_REVIEW, Status.REJECTED, Status.DEPRECATED}
 
 
 def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str, Any]:
-    """A draft's metadata with what it leaves out: id, author, strategy, and the care for secrets."""
+    """A draft's metadata with what it leaves out: id, author, and the care for secrets.
+
+    What it says just as the journal does of the version before is no request of its own.
+    """
     raw, playbook_id = dict(own), previous.ref.playbook_id
     if raw.setdefault("playbook_id", playbook_id) != playbook_id:
         raise InvalidPlaybook(
             f"{METADATA_FILE} is of {raw['playbook_id']!r}, not of {playbook_id!r}.",
             "Update that playbook, or change playbook_id in the metadata.",
         )
-    for key in ("author", "storage_strategy", "sensitive"):
-        if raw.get(key) is None and key in previous.metadata:
-            raw[key] = previous.metadata[key]
-    return raw
+    if raw.get("author") is None and "author" in previous.metadata:
+        raw["author"] = previous.metadata["author"]
+    if previous.sensitive:
+        raw["sensitive"] = True
+    return new_wishes(raw, previous)
 
 
 def successor_metadata(raw: dict[str, Any], version: str) -> dict[str, Any]:
     """Metadata of a new version; verdicts on the former one are not carried over."""
     metadata = raw | {"version": version, "updated_at": int(time.time())}
-    if metadata.get("status") in _VERDICTS:
-        metadata["status"] = Status.READY.value
+    if metadata.get("status") not in CAREFUL:
         metadata.pop("deprecated_by", None)
         metadata.pop("deprecation_reason", None)
     return metadata
+
+
+def area_of_successor(metadata: Mapping[str, Any], previous: VersionRecord) -> Area:
+    """Where a later version stands: what an AI newly wrote, or nobody decided on, waits.
+
+    Of a playbook that somebody has decided on, later versions are that user's.
+    """
+    if previous.area is Area.AI_GENERATED:
+        return Area.AI_GENERATED
+    was, is_now = (m.get("author") == "ai_generated" for m in (previous.metadata, metadata))
+    return Area.AI_GENERATED if is_now and not was else Area.LOCAL
 
 
 def next_version(versions: Versions, latest: Ref, own: object, asked: str | None) -> str:

@@ -29,6 +29,7 @@ from core.models import (
     parse_json_object,
     parse_metadata,
 )
+from core.playbooks.file_requests import Standing, follow
 from core.playbooks.limits import MAX_METADATA_BYTES, Limits
 from core.playbooks.parameters import check_clear, warnings_of
 
@@ -43,15 +44,18 @@ def normalise(
     version: str | None = None,
     strategy: Strategy | None = None,
     author: str | None = None,
+    status: Status | None = None,
     limits: Limits | None = None,
 ) -> PlaybookDraft:
     """Check a draft and fill in what is absent; arguments go before the draft's own fields.
 
-    ``now`` is Unix seconds. Raises `InvalidPlaybook` (or `UnsafePath`) that names the file and the
+    The draft's strategy, status and run counts are its file's requests (see ``file_requests``);
+    ``strategy`` and ``status`` are what holds. ``now`` is Unix seconds. Raises `InvalidPlaybook` (or `UnsafePath`) that names the file and the
     remedy, `Refused` for what only the Escher Library or nobody may do.
     """
     _check_files(draft.files, limits or Limits())
-    metadata = _filled(draft.metadata, playbook_id, version, strategy, author, now)
+    filled = _filled(draft.metadata, playbook_id, version, author, now)
+    metadata, asked = follow(filled, Standing(strategy or Strategy.LOCAL_ONLY, status))
     parsed = _parse(metadata)
     check_id(parsed.playbook_id)  # pydantic's own pattern, and ours
     if parsed.playbook_id.startswith(RESERVED_PREFIX):
@@ -60,7 +64,7 @@ def normalise(
             " Escher Library's.",
             "Give another playbook_id (--id).",
         )
-    if parsed.storage_strategy is Strategy.DEFAULT:
+    if strategy is Strategy.DEFAULT:
         raise Refused(
             "storage_strategy using_default is for playbooks of the Escher Library.",
             "Use local_only, uploaded_for_review or uploaded_trusted.",
@@ -68,9 +72,10 @@ def normalise(
     if parsed.sensitive and parsed.storage_strategy.is_uploaded:
         raise Refused(
             f"{parsed.playbook_id} is sensitive and can't be uploaded.",
-            "Use local_only, or take `sensitive` out of its metadata.",
+            "Keep it private (local_only); only `declassify` makes it not sensitive.",
         )
-    return PlaybookDraft(parsed.as_json(), dict(draft.files), draft.ignored)
+    asked = {**draft.asked, **asked}
+    return PlaybookDraft(parsed.as_json(), dict(draft.files), draft.ignored, asked)
 
 
 def draft_warnings(draft: PlaybookDraft) -> list[str]:
@@ -100,25 +105,20 @@ def _filled(
     raw: Mapping[str, Any],
     playbook_id: str | None,
     version: str | None,
-    strategy: Strategy | None,
     author: str | None,
     now: int,
 ) -> dict[str, Any]:
     given = {
         "playbook_id": playbook_id,
         "version": version,
-        "storage_strategy": strategy.value if strategy else None,
         "author": author,
     }
     metadata = dict(raw) | {key: value for key, value in given.items() if value is not None}
     if metadata.get("playbook_id") is None and isinstance(metadata.get("name"), str):
         metadata["playbook_id"] = id_from_name(metadata["name"])
-    ai_generated = metadata.get("author") == "ai_generated"
     defaults = {
         "version": FIRST_VERSION,
         "author": "user_custom",
-        "storage_strategy": Strategy.LOCAL_ONLY.value,
-        "status": (Status.DRAFT if ai_generated else Status.READY).value,
         "resource_types": [],
         "created_at": now,
         "updated_at": now,

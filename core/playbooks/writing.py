@@ -39,6 +39,7 @@ from core.models import Area, Ref
 from core.playbooks.changes import FolderChanges, area_of, discard
 from core.playbooks.layout import OLD_SUFFIX, Layout
 from core.playbooks.moves import is_decision
+from core.playbooks.sealed_copies import SealedCopies
 
 LOCK_SECONDS = 120.0
 _STAGED = re.compile(r"[0-9a-f]{32}")
@@ -47,7 +48,7 @@ STALE_STAGING_SECONDS = 3600.0
 _WRITTEN_FIELDS = (
     "area", "content_digest", "metadata", "generation", "warnings", "sync_state", "publish_as",
     "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
-    "made_here", "intake",
+    "made_here", "intake", "asked",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class FolderWriter:
         self._journal = journal
         self._run_path = run_path
         self._changes = FolderChanges(layout)
+        self._copies = SealedCopies(layout.sealed)
 
     def prepare(self) -> None:
         """Make the folders that every write needs."""
@@ -116,6 +118,7 @@ class FolderWriter:
             for intent in done:
                 self._changes.take_back(intent)
             raise
+        self._keep_sealed(done)
         self._tidy(intents)
         return failed
 
@@ -159,6 +162,19 @@ class FolderWriter:
                 versions.delete(gone, connection)
             self._journal.intents.finish(closing, connection)
 
+    def _keep_sealed(self, done: Sequence[Intent]) -> None:
+        """Keep a second copy of what was sealed; drop that of what is gone or in clear now."""
+        self._copies.forget(i.ref for i in done if i.record is None or not i.record.sensitive)
+        for intent in done:
+            record = intent.record
+            if record is not None and record.sensitive and intent.kind == "write":
+                place = self._layout.folder(area_of(intent.to_area), intent.ref)
+                self._copies.keep(record, place, [f.entry.path for f in intent.files if f.inode])
+        held = {edit.ref: edit for edit in self._journal.held_edits.entries()}
+        for intent in done:
+            if intent.kind == "delete" and intent.ref in held:
+                self._journal.held_edits.remove(intent.ref)
+
     # -- replay -----------------------------------------------------------------------------
     def _replay(self) -> int:
         intents = self._journal.intents.open()
@@ -180,6 +196,7 @@ class FolderWriter:
             return 0
         self._sync_places(done)
         self._commit(done, closing)
+        self._keep_sealed(done)
         self._tidy([intent for intent in intents if intent.ref in closing])
         log.info("recovered %d changes of an earlier process", len(done))
         return len(done)

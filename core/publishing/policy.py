@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.errors import UsageError
@@ -19,6 +20,7 @@ from core.journal.records import VersionRecord
 from core.models import RESERVED_PREFIX, Area, Ref, Strategy, SyncState
 
 ALREADY_PUBLISHED = "already published"
+_ONE_BY_ONE = "Name each version that you trust: ID@VERSION; or publish as review."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,21 @@ def check_choice(as_: Strategy | None) -> None:
         raise UsageError(f"{as_.value} uploads nothing.", "Publish --as review or --as trusted.")
 
 
+def check_trusted(names: Sequence[str] | None, unpublished: Callable[[str], int]) -> None:
+    """Refuse to publish as trusted what is not named one by one.
+
+    ``names``: ids and refs as they were asked for, None for all; ``unpublished`` counts an id's
+    versions that the server does not have. Raises `UsageError`.
+    """
+    if names is None:
+        raise UsageError("All at once can only go to review.", _ONE_BY_ONE)
+    for name in names:
+        if "@" not in name and (count := unpublished(name)) != 1:
+            raise UsageError(
+                f"{name} has {count} unpublished versions: `trusted` is for one.", _ONE_BY_ONE
+            )
+
+
 def forbidden(record: VersionRecord) -> str | None:
     """Why this content must not leave this machine, or None."""
     if record.sensitive:
@@ -49,7 +66,7 @@ def forbidden(record: VersionRecord) -> str | None:
 def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None, str]:
     """``(strategy, "")`` when the version may be published under it, else ``(None, reason)``.
 
-    ``as_`` is the caller's choice; without it an earlier choice counts, then the metadata.
+    ``as_`` is the caller's choice; without it an earlier choice counts, never a file's request.
     """
     reason = forbidden(record)
     if reason is not None:
@@ -60,7 +77,7 @@ def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None
         return None, ALREADY_PUBLISHED
     if record.sync_state is SyncState.CONFLICT:
         return None, "open conflict: choose with escher-playbooks conflicts resolve"
-    strategy = as_ or record.publish_as or record.strategy
+    strategy = as_ or record.chosen_strategy
     if not strategy.is_uploaded:
         return None, "local_only: choose with --as review or --as trusted"
     return strategy, ""

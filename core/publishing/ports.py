@@ -17,6 +17,9 @@ class Source(Protocol):
     def published_files(self, ref: Ref) -> dict[str, bytes]:
         """Exactly the bytes that go to the server, checked against the journal's checksums."""
 
+    def check_leaving(self, ref: Ref) -> None:
+        """Look once more whether it is sensitive, in the journal and on disk; raises when it is."""
+
     def move(self, changes: Sequence[Move]) -> None:
         """Rewrite each ``metadata.json`` and rename the folder; again is harmless."""
 

@@ -129,6 +129,8 @@ class Publisher:
                     plan.accepted.append(ref)
                 else:
                     plan.left_out[str(ref)] = "not found"
+        if as_ is Strategy.REVIEW:
+            self._journal.choices.choose_review(ref.playbook_id for ref in plan.accepted)
         return plan
 
     def _gate_of(self, record: VersionRecord, gate: str | None) -> str:

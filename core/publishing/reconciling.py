@@ -331,7 +331,8 @@ class Reconciler:
         rule = Rule.EDIT_BECOMES_SUCCESSOR
         self._folders.check(item.theirs.live, item.theirs.entries)
         try:
-            kept = self._folders.keep_as(item.ref, strategy=Strategy.REVIEW)
+            chosen = self._journal.choices.is_for_review(item.ref.playbook_id)
+            kept = self._folders.keep_as(item.ref, strategy=Strategy.REVIEW if chosen else None)
         except StorageError:
             raise
         except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
@@ -341,7 +342,8 @@ class Reconciler:
             )
             self._replace(item, rule, words, "theirs", done)
             return
-        words = f"{item.ref} was edited here: the edit is {kept} now, for review."
+        how = "for review" if chosen else "kept private until you choose (publish --as)"
+        words = f"{item.ref} was edited here: the edit is {kept} now, {how}."
         self._journal.conflicts.note(item.ref, rule, words, f"ours is {kept}")
         more = f"{item.ref}: a copy is kept of what is no part of {kept}."
         note = partial(self._journal.conflicts.note, item.ref, rule, more, "theirs")
@@ -361,7 +363,7 @@ class Reconciler:
     def _theirs_is_gone(self, item: _Item, done: Reconciled) -> None:
         """Nothing stands in the way any more: what was wished before the conflict goes on."""
         row = item.row
-        strategy = row.publish_as or row.strategy
+        strategy = row.chosen_strategy
         wished = strategy.is_uploaded and row.area is Area.LOCAL
         state = SyncState.PENDING if wished else SyncState.LOCAL
         self._set(item, sync_state=state, publish_as=strategy if wished else None, **NO_ERROR)

@@ -56,6 +56,7 @@ class Upload:
         read = self._read(record)
         if read is None:
             return Verdict(WAITING)
+        self._source.check_leaving(record.ref)
         self._pass_gate(record, read.entries, read.contents)
         try:
             s3_paths = self._server.upload(record.ref, read.contents)

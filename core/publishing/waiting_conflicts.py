@@ -113,7 +113,7 @@ def _is_undecided(conflict: ConflictRecord, row: VersionRecord | None, private: 
 
 
 def _as_wished(row: VersionRecord) -> dict[str, Any]:
-    strategy = row.publish_as or row.strategy
+    strategy = row.chosen_strategy
     wished = strategy.is_uploaded and row.area is Area.LOCAL
     if row.is_published:
         return {**NO_ERROR, "sync_state": SyncState.PUBLISHED}

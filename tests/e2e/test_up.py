@@ -52,7 +52,7 @@ def test_up_status_down(service: ServiceUnderTest) -> None:
     assert all(psutil.pid_exists(part["pid"]) for part in body["components"])
     assert body["server"]["reachable"] is True
     assert set(body["journal"]) == {
-        "playbooks", "versions", "published", "pending", "deferred", "failed", "conflicts",
+        "playbooks", "versions", "published", "pending", "deferred", "failed", "conflicts", "held",
     }  # fmt: skip
     assert set(body["sync"]) == {"last_at", "running"}
 

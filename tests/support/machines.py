@@ -10,7 +10,7 @@ from typing import Any
 
 from core.encryption import Envelope, MasterKey
 from core.journal import Journal, VersionRecord
-from core.models import Area, Ref, SyncState
+from core.models import Area, Ref, Strategy, SyncState
 from core.playbooks.pulled import PulledFolders
 from core.playbooks.store import PlaybookStore
 from core.playbooks.trash import Trash, TrashEntry
@@ -64,11 +64,11 @@ class Machine:
         wanted = {
             "playbook_id": "stop-rds",
             "version": "1.0.0",
-            "storage_strategy": "uploaded_for_review",
             **fields,
         }
+        strategy = Strategy(wanted.pop("storage_strategy", Strategy.REVIEW))
         files = {"shell/run.sh": f"#!/bin/sh\n{script}\n".encode()}
-        return self.store.create(draft("Stop idle RDS", files, **wanted)).ref
+        return self.store.create(draft("Stop idle RDS", files, **wanted), strategy=strategy).ref
 
     def publish(self, *refs: Ref) -> dict[Ref, str]:
         """What is due (or ``refs``), through all steps; the last outcome's state of each."""

@@ -7,7 +7,7 @@ from support.playbooks import draft
 from support.rag import WordEmbedder
 
 from core.errors import NotFound, UsageError
-from core.models import DONE, Ref
+from core.models import DONE, Ref, Strategy
 from core.service import PlaybookService
 
 REF = Ref("stop-idle-databases", "1.0.0")
@@ -26,9 +26,7 @@ def here(machines) -> Iterator[PlaybookService]:
 
 
 def publish(there, name="Stop idle databases", script=b"echo theirs\n"):
-    there.store.create(
-        draft(name, {"shell/main.sh": script}, storage_strategy="uploaded_for_review")
-    )
+    there.store.create(draft(name, {"shell/main.sh": script}), strategy=Strategy.REVIEW)
     there.publish()
 
 

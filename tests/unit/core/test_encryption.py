@@ -60,6 +60,18 @@ def _with_header(sealed: bytes, **fields: object) -> bytes:
     return MAGIC + len(raw).to_bytes(4, "big") + raw + ciphertext
 
 
+def _sealed_by_0_1_0(envelope: Envelope, content: bytes) -> bytes:
+    """As that version wrote it: without ``aad``, and without `sensitive` in what it binds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.encryption.AAD_FORM", 1)
+        patch.setattr(
+            Place,
+            "authenticated_data",
+            lambda self, form=1, bound=Place.authenticated_data: bound(self, 1),
+        )
+        return _with_header(envelope.seal(content, PLACE), aad=None)
+
+
 class TestEnvelope:
     @given(st.binary(max_size=100))
     def test_what_is_sealed_opens_at_its_place(self, content: bytes) -> None:
@@ -69,12 +81,32 @@ class TestEnvelope:
 
     def test_it_is_the_drawn_format(self, sealed: bytes) -> None:
         header, ciphertext = _header(sealed)
-        assert set(header) == {"kid", "wrap_nonce", "wrapped_key", "nonce", "generation"}
+        assert set(header) == {"kid", "wrap_nonce", "wrapped_key", "nonce", "generation", "aad"}
         assert len(ciphertext) == len(b"echo CANARY") + 16
         assert is_sealed(sealed)
         assert not is_sealed(b"echo CANARY")
         assert sealed_generation(sealed, "it") == 3
         assert b"CANARY" not in sealed
+
+    def test_sensitive_is_part_of_what_is_authenticated(self) -> None:
+        parts = json.loads(PLACE.authenticated_data())
+        assert parts == ["ESCHERv1", "stop-rds", "1.0.0", "shell/stop.sh", 3, "sensitive"]
+
+    def test_envelopes_of_0_1_0_still_open_and_only_as_such(self, envelope: Envelope) -> None:
+        old = _sealed_by_0_1_0(envelope, b"echo CANARY")
+        assert envelope.open(old, PLACE) == b"echo CANARY"
+        for elsewhere in ELSEWHERE:
+            with pytest.raises(IntegrityError):
+                envelope.open(old, elsewhere)
+        with pytest.raises(IntegrityError):
+            envelope.open(_with_header(old, aad=2), PLACE)
+
+    @pytest.mark.parametrize("form", [None, 1, 3, "2x"])
+    def test_the_form_is_authenticated(
+        self, envelope: Envelope, sealed: bytes, form: object
+    ) -> None:
+        with pytest.raises(IntegrityError):
+            envelope.open(_with_header(sealed, aad=form), PLACE)
 
     def test_the_same_content_never_looks_the_same(self, envelope: Envelope) -> None:
         one, other = (_header(envelope.seal(b"x", PLACE))[0] for _ in range(2))

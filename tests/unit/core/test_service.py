@@ -23,7 +23,7 @@ from core.service import PlaybookService
 from core.settings import Settings
 
 NewService = Callable[..., PlaybookService]
-PUBLISHED = {"storage_strategy": "uploaded_for_review"}
+PUBLISHED = {"strategy": Strategy.REVIEW}
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_lost_journal_is_made_again_from_the_folders(service, new_service):
 
 class TestPublishing:
     def test_of_a_playbook_ends_in_synced(self, connected):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         assert connected.publish_metadata(ref.playbook_id) == {ref: DONE}
         assert _state(connected, ref) == ("published", "synced")
         published = connected.show(str(ref))
@@ -225,21 +225,21 @@ class TestPublishing:
         assert _state(connected, ref) == ("local", "local")
 
     def test_the_published_status_is_the_servers(self, connected):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         connected.publish_metadata(ref.playbook_id)
         with pytest.raises(Refused, match="server's"):
             connected.set_status(ref, "archived")
         assert connected.show(str(ref)).metadata.status is Status.PENDING_REVIEW
 
     def test_a_published_version_is_changed_by_the_next(self, connected):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         connected.publish_metadata(ref.playbook_id)
-        changed = draft(files={"shell/main.sh": b"#!/bin/sh\necho changed\n"}, **PUBLISHED)
+        changed = draft(files={"shell/main.sh": b"#!/bin/sh\necho changed\n"})
         assert connected.update_playbook(ref.playbook_id, changed).version == "1.0.1"
         assert _state(connected, ref) == ("published", "synced")
 
     def test_deleting_waits_for_the_server(self, connected):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         connected.publish_metadata(ref.playbook_id)
         report = connected.delete(str(ref))
         assert (report.deleted, report.waiting) == ([], [ref])
@@ -251,7 +251,7 @@ class TestPublishing:
 
     def test_the_sync_does_whatever_is_to_be_done(self, connected):
         public, private = (
-            connected.create(draft(**PUBLISHED)).ref,
+            connected.create(draft(), **PUBLISHED).ref,
             connected.create(draft("Mine")).ref,
         )
         report = connected.sync_all_metadata()
@@ -264,13 +264,13 @@ class TestPublishing:
         assert again["queued"] == {"publish": 0, "embed": 0, "delete": 0}
 
     def test_what_has_a_message_under_way_is_left_to_it(self, connected):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         assert connected.plan_sync().publish == [ref]
         plan = connected.plan_sync({ref})
         assert (plan.publish, plan.embed, plan.delete) == ([], [], [])
 
     def test_a_home_stays_with_its_server(self, connected, new_service):
-        ref = connected.create(draft(**PUBLISHED)).ref
+        ref = connected.create(draft(), **PUBLISHED).ref
         connected.publish_metadata(ref.playbook_id)
         connected.bind()
         with pytest.raises(HomeMismatch, match="tenant_id"):
@@ -279,7 +279,7 @@ class TestPublishing:
 
 class TestOffline:
     def test_a_publication_waits_for_the_server_and_can_be_withdrawn(self, service):
-        ref = service.create(draft(**PUBLISHED)).ref
+        ref = service.create(draft(), **PUBLISHED).ref
         outcome = service.publish_metadata(ref.playbook_id)[ref]
         assert (outcome.state, outcome.error_type) == ("deferred", "ServerUnreachable")
         assert _state(service, ref) == ("deferred", "local")
@@ -300,7 +300,7 @@ class TestOffline:
         assert status["server"]["offline_since"] == service.status()["server"]["offline_since"]
         assert status["journal"]["versions"] == 1
         assert set(status["journal"]) == {
-            "playbooks", "versions", "published", "pending", "deferred", "failed", "conflicts",
+            "playbooks", "versions", "published", "pending", "deferred", "failed", "conflicts", "held",
         }  # fmt: skip
 
     def test_a_report_that_is_no_json_is_none(self, service):

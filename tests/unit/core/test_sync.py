@@ -14,12 +14,12 @@ from support.playbooks import draft
 from support.rag import WordEmbedder
 
 from core.errors import LeaseHeld, ServerBusy, ServerUnreachable
-from core.models import Ref, SyncState
+from core.models import Ref, Strategy, SyncState
 from core.service import PlaybookService
 from core.settings import Settings
 from core.sync import OFFLINE_SINCE
 
-PUBLIC = {"storage_strategy": "uploaded_for_review"}
+PUBLIC = {"strategy": Strategy.REVIEW}
 QUIET = {"edit_quiet_seconds": 0}
 
 
@@ -82,7 +82,7 @@ with PlaybookService.open(load_settings()) as service:
 def test_a_sync_that_finds_nothing_reads_no_content_and_makes_one_call(
     service: PlaybookService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refs = [service.create(draft(f"Thing {number}", **PUBLIC)).ref for number in range(3)]
+    refs = [service.create(draft(f"Thing {number}"), **PUBLIC).ref for number in range(3)]
     service.create(draft("A private thing"))
     service.publish_refs(service.request_publish([str(ref) for ref in refs], None).accepted)
     settings = service.settings
@@ -115,7 +115,7 @@ class TestAServerThatLetsNobodyIn:
 
             shut = {"server_token": SecretStr("CANARY-OF-NOBODY")}
         service = open_home(tenant_settings.model_copy(update={**QUIET, **shut}))
-        ref = service.create(draft(**PUBLIC)).ref
+        ref = service.create(draft(), **PUBLIC).ref
         for _ in range(5):
             report = service.sync_all_metadata()
             assert "127.0.0.1" in report["offline"]
@@ -136,7 +136,7 @@ class TestAServerThatLetsNobodyIn:
     ) -> None:
         import shutil
 
-        refs = [service.create(draft(f"Thing {number}", **PUBLIC)).ref for number in range(4)]
+        refs = [service.create(draft(f"Thing {number}"), **PUBLIC).ref for number in range(4)]
         service.sync_all_metadata()
         for ref in refs:
             shutil.rmtree(service.store.folder(ref))
@@ -177,7 +177,7 @@ class TestContentsWantedAtOnce:
 
 def test_what_syncs_set_aside_is_brought_back_when_asked(service: PlaybookService) -> None:
     failed, private, leaving = (
-        service.create(draft(name, **PUBLIC)).ref for name in ("Failed", "Private", "Leaving")
+        service.create(draft(name), **PUBLIC).ref for name in ("Failed", "Private", "Leaving")
     )
     later = 4_000_000_000
     rows = service.journal.versions

@@ -10,11 +10,11 @@ from support.playbooks import draft, write_folder
 
 from core.errors import BrokerUnreachable, NotFound, Refused, UsageError
 from core.journal import JobState
-from core.models import Ref
+from core.models import Ref, Strategy
 from core.service import PlaybookService
 from tasks import jobs, workflows
 
-PUBLIC = {"storage_strategy": "uploaded_for_review"}
+PUBLIC = {"strategy": Strategy.REVIEW}
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ class TestSubmit:
         assert (job.state, job.total) == (JobState.SUCCEEDED, 0)
 
     def test_of_several_publishes_what_may_be_and_leaves_out_the_rest(self, service, ref) -> None:
-        public = service.create(draft("Rotate access keys", **PUBLIC)).ref
+        public = service.create(draft("Rotate access keys"), **PUBLIC).ref
         job = jobs.submit(service, "publish", refs=[ref.playbook_id, public.playbook_id])
         assert [item.ref for item in service.journal.jobs.get(job.job_id).items] == [str(public)]
 
@@ -152,7 +152,7 @@ class TestWholeJobs:
 
 class TestCancelAndRetry:
     def test_a_cancelled_publication_is_not_wanted_any_more(self, service) -> None:
-        ref = service.create(draft(**PUBLIC)).ref
+        ref = service.create(draft(), **PUBLIC).ref
         job = jobs.submit(service, "publish", refs=[str(ref)])
         assert service.plan_sync().publish == [ref]
         assert jobs.cancel(service, job.job_id).state is JobState.CANCELLED

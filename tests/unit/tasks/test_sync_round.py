@@ -14,7 +14,7 @@ from core.errors import StorageError
 from core.journal import JobState
 from core.journal.claims import SYNC
 from core.journal.leases import this_process
-from core.models import Ref
+from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
 from core.sync import SyncPlan
@@ -178,7 +178,7 @@ class TestWaiting:
 
         monkeypatch.setattr(jobs, "is_running", lambda _: True)
         monkeypatch.setattr(workflows, "dispatch", worker)
-        return service.create(draft(storage_strategy="uploaded_for_review")).ref
+        return service.create(draft(), strategy=Strategy.REVIEW).ref
 
     def test_not_for_what_waits_for_a_server_that_is_away(
         self, service: PlaybookService, pending: Ref

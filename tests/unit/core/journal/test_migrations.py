@@ -12,7 +12,7 @@ from support.homes_before import unpack_home
 from core.errors import StorageError
 from core.journal import Journal, migrations
 from core.journal.schema import FORMAT_VERSION
-from core.models import Ref
+from core.models import Ref, Strategy
 
 
 @pytest.fixture
@@ -37,8 +37,24 @@ class TestAHomeFromBefore:
         before = rows(home / "journal.db", f"SELECT {OLD_COLUMNS} FROM versions ORDER BY 1, 2")
         open_journal(home).close()
         after = rows(home / "journal.db", f"SELECT {OLD_COLUMNS} FROM versions ORDER BY 1, 2")
-        assert after == before
+        trusted = [row[0] for row in before if row[4] == "pending" and "_trusted" in row[3]]
+        assert trusted == ["wished-trusted"]
+        changed = [(*row[:4], "local", *row[5:]) if row[0] in trusted else row for row in before]
+        assert after == changed
         assert len(after) == 17
+
+    def test_what_was_to_be_trusted_waits_for_a_choice_and_what_was_to_be_reviewed_goes_on(
+        self, home: Path
+    ):
+        journal = open_journal(home)
+        records = {record.ref.playbook_id: record for record in journal.versions.select()}
+        wished = records["wished-trusted"]
+        assert (wished.publish_as, wished.asked) == (None, {"storage_strategy": "uploaded_trusted"})
+        assert "publish wished-trusted@1.0.0 --as trusted" in wished.warnings[0]
+        assert wished.chosen_strategy is Strategy.LOCAL_ONLY
+        assert records["waiting"].publish_as is Strategy.REVIEW
+        assert records["active-status"].asked == {"status": "active"}
+        assert journal.choices.for_review(list(records)) == set()
 
     def test_is_copied_before_it_is_changed(self, home: Path):
         open_journal(home).close()

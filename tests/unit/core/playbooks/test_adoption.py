@@ -29,8 +29,15 @@ def test_a_lost_journal_is_rebuilt_from_disk(settings, store, make_draft, tmp_pa
     adopted, failed = again.adopt()
     assert (sorted(adopted), failed) == (sorted(refs), {})
     assert {ref: (again.get(ref).content_digest, again.read(ref)) for ref in refs} == before
-    assert again.get(refs[2]).sync_state is SyncState.PENDING
-    assert again.get(refs[4]).sync_state is SyncState.LOCAL
+    wanted, sent = again.get(refs[2]), again.get(refs[4])
+    # what the user chose went with the journal: the folder only asks
+    assert (wanted.sync_state, wanted.strategy) == (SyncState.LOCAL, Strategy.LOCAL_ONLY)
+    assert wanted.asked == {"storage_strategy": "uploaded_for_review"}
+    assert (sent.sync_state, sent.status, sent.asked) == (
+        SyncState.LOCAL,
+        "ready",
+        {"status": "approved"},
+    )
     assert verify(again) == []
     assert again.adopt() == ([], {})
 

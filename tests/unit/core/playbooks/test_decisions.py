@@ -26,7 +26,7 @@ def standing(store) -> tuple[Area, SyncState, Strategy | None, Strategy]:
 
 
 def test_nothing_is_to_be_published_before(waiting, make_draft):
-    assert standing(waiting) == (Area.AI_GENERATED, SyncState.LOCAL, None, Strategy.REVIEW)
+    assert standing(waiting) == (Area.AI_GENERATED, SyncState.LOCAL, None, Strategy.LOCAL_ONLY)
     assert waiting.get(REF).status == "draft"
     waiting.update("stop-rds", make_draft({"shell/stop.sh": b"echo other\n"}), check_scripts=False)
     waiting.update("stop-rds", make_draft(), "1.1.0", check_scripts=False)

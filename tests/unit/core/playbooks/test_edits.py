@@ -12,7 +12,7 @@ import pytest
 from core.encryption import is_sealed
 from core.errors import ServerUnreachable
 from core.journal.leases import this_process
-from core.models import Area, Move, Ref, SyncState
+from core.models import Area, Move, Ref, Strategy, SyncState
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.scan import Scan
@@ -117,11 +117,58 @@ def test_metadata_with_fields_taken_away_is_filled_in(home, folder):
     assert home.is_in_order()
 
 
-def test_a_strategy_written_by_hand_is_a_wish_to_publish(home, folder):
-    rewrite(folder, storage_strategy="uploaded_for_review")
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"storage_strategy": "uploaded_for_review"},
+        {"storage_strategy": "uploaded_trusted", "status": "approved"},
+        {"status": "active", "execution_count": 99, "last_executed": 1_700_000_000},
+        {"storage_strategy": "using_default"},
+    ],
+)
+def test_what_a_hand_writes_into_metadata_is_a_request(home, folder, wish):
+    rewrite(folder, **wish)
     home.sync()
     row = home.store.get(REF)
-    assert (row.sync_state, row.publish_as) == (SyncState.PENDING, "uploaded_for_review")
+    assert (row.sync_state, row.publish_as) == (SyncState.LOCAL, None)
+    assert (row.strategy, row.status, row.asked) == ("local_only", "ready", wish)
+    assert json.loads((folder / "metadata.json").read_bytes()) == row.metadata
+    assert not {"execution_count", "last_executed"} & set(row.metadata)
+    assert home.is_in_order()
+
+
+def test_a_request_stays_known_after_the_next_edit(home, folder):
+    rewrite(folder, storage_strategy="uploaded_trusted")
+    home.sync()
+    (folder / "shell/stop.sh").write_bytes(b"echo more\n")
+    home.sync()
+    assert home.store.get(REF).asked == {"storage_strategy": "uploaded_trusted"}
+
+
+@pytest.mark.parametrize("status", ["draft", "archived", "broken"])
+def test_a_careful_status_written_by_hand_is_followed_and_not_taken_back(home, folder, status):
+    rewrite(folder, status=status)
+    home.sync()
+    assert home.store.get(REF).status == status
+    rewrite(folder, status="ready")
+    home.sync()
+    assert home.store.get(REF).status == status
+    assert home.store.get(REF).asked == {"status": "ready"}
+    assert home.is_in_order()
+
+
+@pytest.mark.parametrize(
+    "wish", [{"storage_strategy": "using_default"}, {"status": "rejected"}, {"execution_count": 7}]
+)
+def test_what_a_hand_writes_into_a_published_ones_metadata_is_a_request(home, folder, wish):
+    folder = home.publish()
+    row = home.store.get(REF)
+    rewrite(folder, **wish)
+    home.sync()
+    assert home.store.get(REF).metadata == row.metadata
+    assert json.loads((folder / "metadata.json").read_bytes()) == row.metadata
+    assert home.store.get(REF).asked == wish
+    assert home.is_in_order()
 
 
 def test_an_edit_of_a_failed_version_makes_it_due_again(home, folder):
@@ -134,19 +181,19 @@ def test_an_edit_of_a_failed_version_makes_it_due_again(home, folder):
     assert (row.sync_state, row.error) == (SyncState.PENDING, None)
 
 
-def test_a_clear_file_in_a_sensitive_version_is_sealed(home, make_draft):
+def test_a_clear_file_in_a_sensitive_version_is_held_and_sealed(home, make_draft):
     home.store.create(make_draft(OLD, sensitive=True))
     folder = home.store.folder(REF)
     (folder / "README.md").write_text("mine")
     (folder / "shell/stop.sh").write_bytes(b"echo secret\n")
     (folder / "shell/more.sh").write_bytes(b"more\n")
     (folder / "shell/.more.sh.swp").write_bytes(b"b0VIM")
-    assert home.sync().updated == [REF]
-    assert all(is_sealed((folder / name).read_bytes()) for name in [*OLD, "shell/more.sh"])
+    assert list(home.sync().held) == [str(REF)]
+    assert all(is_sealed((folder / name).read_bytes()) for name in OLD)
+    assert not (folder / "shell/more.sh").exists()
     assert (folder / "README.md").read_text() == "mine"
     assert (folder / "shell/.more.sh.swp").exists()
-    expected = OLD | {"shell/stop.sh": b"echo secret\n", "shell/more.sh": b"more\n"}
-    assert home.store.read(REF) == expected
+    assert home.store.read(REF) == OLD
     assert home.is_in_order()
 
 
@@ -159,13 +206,14 @@ def test_the_same_content_in_clear_is_sealed(home, make_draft):
     assert home.is_in_order()
 
 
-@pytest.mark.parametrize("to", [True, False])
-def test_a_version_that_becomes_sensitive_or_no_longer_is(home, make_draft, to):
-    home.store.create(make_draft(OLD, sensitive=not to))
+def test_a_version_that_becomes_sensitive_by_an_edit_is_sealed(home, make_draft):
+    home.store.create(make_draft(OLD), strategy=Strategy.REVIEW)
     folder = home.store.folder(REF)
-    rewrite(folder, sensitive=to)
+    rewrite(folder, sensitive=True)
     assert home.sync().updated == [REF]
-    assert is_sealed((folder / "shell/stop.sh").read_bytes()) is to
+    row = home.store.get(REF)
+    assert (row.sync_state, row.publish_as, row.strategy) == (SyncState.LOCAL, None, "local_only")
+    assert is_sealed((folder / "shell/stop.sh").read_bytes())
     assert home.store.read(REF) == OLD
     assert home.is_in_order()
 
@@ -208,6 +256,7 @@ def test_an_edit_that_goes_on_while_it_is_taken_is_left_to_the_next_scan(home, f
 
 # -- published ------------------------------------------------------------------------------
 def test_an_edit_of_a_published_version_is_the_next_patch_for_review(home, folder):
+    home.store.journal.choices.choose_review(["stop-rds"])
     folder = home.publish()
     row = home.store.get(REF)
     (folder / "shell/stop.sh").write_bytes(b"echo new\n")
@@ -224,6 +273,19 @@ def test_an_edit_of_a_published_version_is_the_next_patch_for_review(home, folde
     assert home.store.get(REF).metadata == row.metadata
     assert home.store.get(REF).sync_state is SyncState.PUBLISHED
     assert (folder / "README.md").read_text() == "mine"
+    assert report.waiting == {}
+    assert home.is_in_order()
+
+
+@pytest.mark.parametrize("strategy", [None, "uploaded_trusted", "uploaded_for_review"])
+def test_an_edit_waits_where_nobody_chose_review_for_the_id(home, folder, strategy):
+    folder = home.publish()
+    (folder / "shell/stop.sh").write_bytes(b"echo new\n")
+    rewrite(folder, storage_strategy=strategy)
+    report = home.sync()
+    new = home.store.get(NEXT)
+    assert (new.sync_state, new.publish_as, new.strategy) == (SyncState.LOCAL, None, "local_only")
+    assert "publish stop-rds@1.0.1 --as review" in report.waiting["stop-rds@1.0.1"]
     assert home.is_in_order()
 
 
@@ -424,7 +486,9 @@ def test_an_added_folder_of_an_ai_waits_for_its_decision(home, folder, area):
     rewrite(place, playbook_id="by-ai", author="ai_generated", storage_strategy="uploaded_trusted")
     home.sync()
     row = home.store.get(Ref("by-ai", "1.0.0"))
-    assert (row.area, row.sync_state) == (area, SyncState.LOCAL)
+    assert (row.area, row.sync_state) == (Area.AI_GENERATED, SyncState.LOCAL)
+    assert (row.status, row.strategy) == ("ready", "local_only")
+    assert home.is_in_order()
 
 
 def test_an_unpublished_folder_moves_with_its_row(home, folder):
@@ -482,7 +546,7 @@ def test_one_that_fails_holds_back_no_other(home, folder, make_draft):
     (folder / "shell/stop.sh").write_bytes(b"echo new\n")
     (home.store.folder(Ref("other", "1.0.0")) / "shell/stop.sh").write_bytes(b"echo new\n")
     found = home.scan.run(now_ns=time.time_ns() + 10_000_000_000)
-    rewrite(folder, storage_strategy="using_default")
+    rewrite(folder, storage_strategy="wherever")
     report = home.edits.take(found, home.fetch)
     assert report.updated == [Ref("other", "1.0.0")]
     assert list(report.failed) == ["stop-rds@1.0.0"]

@@ -297,7 +297,7 @@ class TestKeepAs:
 
     def test_verdicts_and_counts_are_of_the_other_version(self, folders, store, ours):
         path = store.folder(ours) / "metadata.json"
-        changed = {"status": "rejected", "deprecation_reason": "no", "execution_count": 4}
+        changed = {"status": "approved", "deprecation_reason": "no", "execution_count": 4}
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
         metadata = store.get(folders.keep_as(ours)).metadata
         assert metadata["status"] == "ready"

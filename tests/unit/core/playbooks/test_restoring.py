@@ -18,6 +18,7 @@ from core.journal.database import Database
 from core.models import Area, Move, Ref
 from core.playbooks.edits import Edits
 from core.playbooks.folderstat import stat_folder
+from core.playbooks.held import Held
 from core.playbooks.restoring import Restorer
 from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
@@ -196,6 +197,10 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         versions = sorted(ref.version for ref in store.journal.versions.refs())
         expected = {"renamed": ["2.0.0"]} | {key: ["1.0.0"] for key in ("local", "sensitive")}
         assert versions == expected.get(kind, ["1.0.0", "1.0.1"]), point
+        if kind == "sensitive":  # held beside what goes on being answered, until it is accepted
+            assert store.read(REF) == OLD, point
+            held = Held(store, envelope, settings.conflicts_path)
+            held.accept(held.of(str(REF)))
         assert store.read(Ref("stop-rds", versions[-1])) == NEW, point
         if kind == "published":
             assert store.read(REF) == OLD
@@ -203,6 +208,6 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         assert verify(store) == [], point
         assert store.journal.intents.open() == []
         if not was_killed:
-            assert point > 10
+            assert point > 5
             return
     pytest.fail("the sync never came to its end")

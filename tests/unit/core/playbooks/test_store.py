@@ -180,6 +180,7 @@ def test_an_unpublished_version_is_replaced_in_place(store, make_draft):
 )  # fmt: skip
 def test_a_published_version_gets_a_successor(store, make_draft, asked, own, expected):
     store.create(make_draft())
+    store.journal.choices.choose_review(["stop-rds"])
     publish(store, REF, status="approved")
     published = (store.folder(REF) / "shell/stop.sh").stat()
     draft = make_draft({"shell/stop.sh": b"echo new\n"}, version=own, status="approved")
@@ -191,6 +192,19 @@ def test_a_published_version_gets_a_successor(store, make_draft, asked, own, exp
     assert row.metadata["status"] == "ready"
     assert store.read(REF) == {"shell/stop.sh": b"echo stop\n"}
     assert (store.folder(REF) / "shell/stop.sh").stat().st_ino == published.st_ino
+
+
+def test_what_follows_a_trusted_version_waits_for_a_choice(store, make_draft):
+    store.create(make_draft(), strategy=Strategy.TRUSTED)
+    publish(store, REF, status="approved", storage_strategy="uploaded_trusted")
+    row = store.get(
+        store.update("stop-rds", make_draft({}, storage_strategy="uploaded_trusted")).ref
+    )
+    assert (row.sync_state, row.publish_as, row.strategy) == (
+        SyncState.LOCAL,
+        None,
+        Strategy.LOCAL_ONLY,
+    )
 
 
 def test_versions_only_go_up(store, make_draft):

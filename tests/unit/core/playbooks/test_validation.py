@@ -77,8 +77,6 @@ def test_a_broken_rule_names_the_file(make_draft, fields):
     [
         ({"playbook_id": "escher-stop"}, "Escher Library"),
         ({"playbook_id": None, "name": "Escher stop"}, "Escher Library"),
-        ({"storage_strategy": "using_default"}, "using_default"),
-        ({"sensitive": True, "storage_strategy": "uploaded_trusted"}, "sensitive"),
     ],
 )
 def test_policy_refuses(make_draft, fields, word):

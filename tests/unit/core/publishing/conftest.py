@@ -85,6 +85,9 @@ class Shelf:
             raise self.broken[ref]
         return dict(self.contents[ref])
 
+    def check_leaving(self, ref: Ref) -> None:
+        """Nothing here is sensitive."""
+
     def move(self, changes: Sequence[Move]) -> None:
         for move in changes:
             if move.ref in self.broken:
