@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import EscherError, IndexBusy
-from core.home_modes import OTHERS, open_to_others
+from core.home_modes import OTHERS, open_to_others, refuse_links
 from core.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -83,6 +83,12 @@ def modes(settings: Settings) -> Iterator[Finding]:
         yield Finding("modes", False, detail, remedy)
     elif settings.home.exists():
         yield Finding("modes", True, "everything in the home is private")
+
+
+def links(settings: Settings) -> Iterator[Finding]:
+    """The home's own folders are no links; raises what names the first that is."""
+    refuse_links(settings)
+    yield Finding("links", True, "none leads out of the home")
 
 
 def disk_space(settings: Settings) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         checks.setting_files,
         checks.home,
         checks.modes,
+        checks.links,
         checks.disk_space,
         checks.encryption_key,
         checks.secret_files,

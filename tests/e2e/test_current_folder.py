@@ -12,6 +12,7 @@ import pytest
 from support.playbooks import draft, write_folder
 from support.service import COMMAND, ServiceUnderTest
 
+from core.home_modes import open_to_others
 from core.rag import probe
 
 OURS = ("core", "tasks", "api", "cli", "escher_server", "celeryconfig", "flowerconfig")
@@ -93,7 +94,7 @@ def test_the_whole_service_started_from_it_runs_nothing_of_it(
     environment = service.env | {"PATH": f".::{os.environ['PATH']}"}
     done = subprocess.run(
         [str(COMMAND), "up", "--detach"], cwd=trap, env=environment,
-        capture_output=True, text=True, timeout=180, check=False,
+        capture_output=True, text=True, timeout=180, check=False, umask=0,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{service.logs()}"
     folder = write_folder(tmp_path / "p", draft("Plain one"))
@@ -104,6 +105,7 @@ def test_the_whole_service_started_from_it_runs_nothing_of_it(
     assert ran(trap) == ""
     for process in service.processes("worker-transfer", "worker-embed", "beat", "flower"):
         assert process.cwd() == str(service.home / "run")
+    assert open_to_others(service.home) == [], "whatever the umask of who started it"
 
 
 def test_a_program_of_our_own_imports_nothing_of_it(

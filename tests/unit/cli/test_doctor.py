@@ -44,10 +44,11 @@ def test_every_fault_has_a_remedy(settings: Settings) -> None:
     settings.api_token_path.chmod(0o640)
     (settings.home / "journal.db").write_bytes(b"not a database, for sure" * 100)
     settings.home.chmod(0o777)
+    (settings.home / "cache").symlink_to(settings.home.parent)
 
     found = by_name(list(doctor.examine(settings)))
 
-    for name in ("home", "encryption key", "API token", "journal"):
+    for name in ("home", "modes", "links", "encryption key", "API token", "journal"):
         assert not found[name].ok, name
         assert found[name].remedy, name
     assert "chmod 700" in found["home"].remedy
