@@ -79,6 +79,25 @@ def test_private_and_sensitive_playbooks_never_leave(
     assert service.counts()["local"] == 2
 
 
+def test_workers_apply_the_stricter_secrets_gate_of_whoever_asked(
+    service: ServiceUnderTest, tmp_path: Path
+) -> None:
+    leak = b"export AWS_ACCESS_KEY_ID=" + b"AKIA" + b"IOSFODNN7EXAMPLE\n"
+    service.env["ESCHER_SECRETS_GATE"] = "block"  # of the commands; the workers' own is `warn`
+    for number, text in enumerate((leak, leak.decode().encode("utf-16"), b"\0" + leak)):
+        folder = write_folder(
+            tmp_path / f"p{number}", draft(f"Leaky thing {number}", files={"shell/main.sh": text})
+        )
+        made = service.json("create", str(folder), "--strategy", "review")
+        assert "certain" in {finding["degree"] for finding in made["findings"]}
+    eventually(lambda: service.counts()["failed"] == 3, 60, "refused by the workers")
+    assert service.server_stats().get("versions", 0) == 0
+    assert service.server_stats().get("bytes_received", 0) == 0
+    shown = service.json("show", "leaky-thing-1@1.0.0")
+    assert "AWS Access Key" in shown["sync"]["error"]
+    assert "AKIA" not in service.logs()
+
+
 def test_a_bad_item_does_not_hold_back_its_batch(
     new_service: Callable[..., ServiceUnderTest], tmp_path: Path
 ) -> None:
