@@ -51,7 +51,9 @@ class VersionRecord:
     published_at: int | None = None
     deleting: bool = False  # the server is to be asked, then the folder goes
     made_here: bool = False  # by a command, a call or an edit of this home
-    intake: str | None = None  # create | update | edit | import | adopt | pull; None: not known
+    intake: str | None = (
+        None  # create | update | edit | import | ai | adopt | pull; None: not known
+    )
     asked: dict[str, Any] = field(default_factory=dict)  # what its file asked for in vain
     published_here: bool = False  # this home has sent it
     published_by: str | None = None  # the member that the server names

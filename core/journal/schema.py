@@ -81,7 +81,9 @@ versions = Table(
     Column("next_attempt_at", BigInteger),
     # who may run it
     Column("made_here", Boolean, nullable=False, server_default=false()),  # by a user of this home
-    Column("intake", String(12)),  # create | update | edit | import | adopt | pull; None: before 2
+    Column(
+        "intake", String(12)
+    ),  # create | update | edit | import | ai | adopt | pull; None: before 2
     Column("asked", Text),  # JSON: what its file asked for and was not followed
     Column("published_here", Boolean, nullable=False, server_default=false()),  # sent by this home
     Column("published_by", String(200)),  # the member that the server names

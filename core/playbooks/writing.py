@@ -244,4 +244,12 @@ def _merged(current: VersionRecord | None, intent: Intent) -> VersionRecord:
                 publish_gate=wanted.publish_gate,
             )
         return moved
-    return replace(current, **{name: getattr(wanted, name) for name in _WRITTEN_FIELDS})
+    written = {name: getattr(wanted, name) for name in _WRITTEN_FIELDS}
+    return replace(current, **written | {"intake": _came_in(current, wanted)})
+
+
+def _came_in(current: VersionRecord, wanted: VersionRecord) -> str | None:
+    """How a version came in: changing what came from elsewhere does not make it one's own words."""
+    if current.intake in {"import", "ai"}:
+        return current.intake
+    return "ai" if current.metadata.get("author") == "ai_generated" else wanted.intake

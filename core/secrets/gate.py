@@ -224,7 +224,7 @@ class SecretsGate:
         An edit or update of what was imported, or of what an AI wrote, is still that.
         """
         return not any(
-            row.intake == "import" or row.metadata.get("author") == "ai_generated"
+            row.intake in {"import", "ai"} or row.metadata.get("author") == "ai_generated"
             for row in (record, *self._journal.versions.of_playbook(record.ref.playbook_id))
         )
 

@@ -125,6 +125,27 @@ class TestBlock:
         assert [finding["degree"] for finding in made["findings"]] == ["possible"]
         assert run("publish", REF, "--as", "review").code == 0
 
+    def test_an_allow_list_comment_that_was_imported_says_nothing(self, run, tmp_path, block):
+        files = {"shell/main.sh": MARKED}
+        write_folder(tmp_path / "many/one", draft("Stop idle databases", files=files))
+        run("import", tmp_path / "many")
+        assert run("publish", REF, "--as", "review").code == 5
+        edited = write_folder(tmp_path / "edited", draft(files={"shell/main.sh": b"\n" + MARKED}))
+        assert run("update", "stop-idle-databases", edited).code == 0
+        [finding] = run("show", REF, "--json").json["findings"]
+        assert finding["degree"] == "certain"
+
+    def test_nor_does_one_that_an_ai_wrote_whatever_the_author_is_said_to_be_later(
+        self, run, tmp_path, block
+    ):
+        files = {"shell/main.sh": MARKED}
+        folder = write_folder(tmp_path / "ai", draft(files=files, author="ai_generated"))
+        run("create", folder)
+        assert run("decide", REF, "keep").code == 0
+        ours = write_folder(tmp_path / "ours", draft(files=files, author="user_custom"))
+        assert run("update", "stop-idle-databases", ours).code == 0
+        assert run("publish", REF, "--as", "review").code == 5
+
     def test_possible_ones_pass_and_are_shown(self, run, tmp_path, block):
         files = {"shell/main.sh": b"echo\n", "shell/tool.bin": bytes(range(256)) * 4}
         run("create", write_folder(tmp_path / "x", draft(files=files)), "--strategy", "keep")
