@@ -210,6 +210,8 @@ def _told(report: Mapping[str, Any]) -> list[str]:
     reasons = {**report.get("deferrals", {}), **report.get("failures", {})}
     return [
         *(f"the edit of {ref} is {version} now" for ref, version in kept.items()),
+        *report.get("edits", {}).get("waiting", {}).values(),
+        *report.get("edits", {}).get("held", {}).values(),
         *(decided["reason"] for decided in report.get("conflicts", [])),
         *(f"{what}: {reason}" for what, reason in reasons.items()),
     ]

@@ -223,6 +223,8 @@ class PulledFolders:
                 return None
             folder = self._layout.folder(record.area, ref)
             kept = None
+            if copy != "never":
+                self._store.seal_stray(record)  # a copy of what is sensitive is sealed, too
             if (
                 copy == "trash"
                 and folder.is_dir()

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from core.encryption import MAGIC, Envelope, is_sealed
+from core.encryption import MAGIC, Envelope, Place, is_sealed
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -19,7 +19,7 @@ from core.errors import (
     StorageError,
     UsageError,
 )
-from core.files import read_bytes, sha256_bytes, walk_files
+from core.files import atomic_write, read_bytes, sha256_bytes, walk_files
 from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
 from core.models import (
@@ -189,6 +189,24 @@ class PlaybookReader:
                 folder = self.layout.folder(record.area, record.ref)
                 with self._writer.locked():
                     self._copies.keep(record, folder, [row.entry.path for row in rows])
+
+    def seal_stray(self, record: VersionRecord) -> None:
+        """Seal, in its place, what lies in clear among a sensitive version's files.
+
+        For a folder that is about to be copied and to go; the caller holds the store's lock.
+        """
+        folder = self.layout.folder(record.area, record.ref)
+        if not record.sensitive or not folder.is_dir():
+            return
+        for path, _ in walk_files(folder):
+            if path == METADATA_FILE or not (
+                path in KNOWN_FILES or path.partition("/")[0] in FORMATS
+            ):
+                continue
+            content = read_bytes(folder / path)
+            if not is_sealed(content):
+                place = Place(*record.ref, path, record.generation)
+                atomic_write(folder / path, self._envelope.seal(content, place))
 
     def check_leaving(self, ref: Ref) -> None:
         """Right before an upload: refuse what is sensitive, or was marked so since the last scan.

@@ -15,6 +15,7 @@ from core.errors import IntegrityError, NotFound, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.held import Held, declassify
+from core.playbooks.pulled import PulledFolders
 from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
 
@@ -378,3 +379,13 @@ def test_a_draft_read_from_an_unflagged_folder_is_sensitive(home, folder):
     unflag(folder)
     assert isinstance(draft := home.store.edited_draft(REF), PlaybookDraft)
     assert draft.metadata["sensitive"] is True
+
+
+@pytest.mark.parametrize("copy", ["trash", "always", "edits"])
+def test_copies_of_what_goes_are_sealed(home, folder, copy):
+    over_an_envelope(folder)
+    beside_the_envelopes(folder)
+    kept = PulledFolders(home.store, home.settings).drop(REF, copy=copy)
+    assert kept is not None
+    assert home.clear_text() == []
+    assert is_sealed((Path(kept.folder) / "shell/more.sh").read_bytes())
