@@ -67,11 +67,13 @@ class DeleteReport:
 
     deleted: list[Ref]
     waiting: list[Ref]
+    warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "deleted": [str(ref) for ref in self.deleted],
             "waiting": [str(ref) for ref in self.waiting],
+            "warnings": self.warnings,
         }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.errors import IntegrityError, NotFound, Refused, StorageError, UsageError
 from core.files import check_relative_path, sha256_bytes
+from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.downloads import DownloadState
 from core.journal.leases import this_process
@@ -101,6 +102,7 @@ class ScriptManager:
             stored=Stored(self._store),
             clear=self.clear,
             copies=self.cache.copies.of,
+            hand_out=HandedOut(self._settings).note,
             take_edit=self._take_edit,
         )
 

@@ -275,8 +275,9 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
     def delete(self, target: str) -> DeleteReport:
         """Delete what only stands here; mark what is published, for the job ``delete``."""
         refs = self.expand([target])
+        told = [words for ref in refs if (words := self.handed_out.warning(ref))]
         waiting = self.request_delete(refs)
-        return DeleteReport([ref for ref in refs if ref not in waiting], waiting)
+        return DeleteReport([ref for ref in refs if ref not in waiting], waiting, told)
 
     def request_delete(self, refs: Sequence[Ref]) -> list[Ref]:
         """Delete the unpublished ones of ``refs``; the published ones are marked and returned."""

@@ -10,6 +10,7 @@ from core.encryption import Envelope, MasterKey, Place, load_master_key
 from core.errors import WrongKey
 from core.executions import Executions
 from core.files import make_private_dir
+from core.handed_out import HandedOut
 from core.home_modes import mend, refuse_links
 from core.indexing import Indexing
 from core.journal import Journal
@@ -123,12 +124,21 @@ class ServiceParts:
 
     # -- the sync ---------------------------------------------------------------------------
     @cached_property
+    def handed_out(self) -> HandedOut:
+        return HandedOut(self.settings)
+
+    @cached_property
     def pulled_folders(self) -> PulledFolders:
         return PulledFolders(self.store, self.settings)
 
     @cached_property
     def puller(self) -> Puller:
-        return Puller(self.journal, self.server, self.pulled_folders)
+        return Puller(
+            self.journal,
+            self.server,
+            self.pulled_folders,
+            in_use=self.handed_out.must_wait,
+        )
 
     @cached_property
     def conflict_desk(self) -> ConflictDesk:

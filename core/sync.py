@@ -127,6 +127,10 @@ class Sync:
     # -- here -------------------------------------------------------------------------------
     def _look_here(self, plan: SyncPlan) -> None:
         """Find what people did to the folders and take it in."""
+        try:
+            self._publisher.settle_waiting()
+        except EscherError as error:
+            plan.deferred["synced"] = str(error)
         plan.scan = self._scan.run()
         plan.edits = self._edits.take(plan.scan, _Asked(self._contents))
 

@@ -34,6 +34,7 @@ from core.errors import (
     storage_error,
 )
 from core.files import fsync_dir, read_bytes
+from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.models import PARAMETERS_FILE, Area, Ref
 from core.playbooks.carrying import carry
@@ -101,6 +102,7 @@ class Edits:
         self._intake = Intake(store, envelope)
         self._restorer = Restorer(store, envelope, settings)
         self._held = Held(store, envelope, settings.conflicts_path)
+        self._handed_out = HandedOut(settings)
 
     def take(self, found: ScanResult, fetch: Fetch) -> EditReport:
         """Take in what a scan found; one that fails holds back no other.
@@ -255,6 +257,7 @@ class Edits:
     def _restore(
         self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat, *, beside: bool = False
     ) -> None:
+        self._handed_out.check(ref)
         if self._restorer.restore(ref, fetch, seen, beside=beside):
             report.restored.append(ref)
         else:

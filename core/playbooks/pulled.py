@@ -26,6 +26,7 @@ from core.errors import (
     UnsafePath,
 )
 from core.files import json_bytes, read_bytes, sha256_bytes, write_tree
+from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.journal.conflicts import KeptCopy
 from core.journal.records import DiskFile
@@ -65,6 +66,7 @@ class PulledFolders:
         self._journal = store.journal
         self._layout = store.layout
         self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
+        self._handed_out = HandedOut(settings)
         self._copies = ConflictCopies(settings.conflicts_path)
         self._trash = Trash(settings.trash_path)
 
@@ -195,8 +197,17 @@ class PulledFolders:
 
     # -- changing and going -----------------------------------------------------------------
     def move(self, changes: Sequence[Move]) -> None:
-        """As `PlaybookStore.move`."""
-        self._store.move(changes)
+        """As `PlaybookStore.move`; where somebody may run a version, it stays in its place for now."""
+        rows = self._journal.versions.get_many([change.ref for change in changes])
+        self._store.move(
+            [
+                change
+                for change in changes
+                if (row := rows.get(change.ref)) is None
+                or row.area is change.to_area
+                or not self._handed_out.must_wait(change.ref)
+            ]
+        )
 
     def is_edited(self, ref: Ref) -> bool:
         """Whether the content on disk is not the row's; a missing or unfetched one is not edited.

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from core.encryption import Envelope
 from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged
+from core.handed_out import HandedOut
 from core.journal import Intent, Journal, VersionRecord
 from core.journal.leases import this_process
 from core.models import (
@@ -73,6 +74,7 @@ class PlaybookStore(PlaybookReader):
 
     def __init__(self, settings: Settings, journal: Journal, envelope: Envelope) -> None:
         super().__init__(settings, journal, envelope)
+        self._handed_out = HandedOut(settings)
         self._stager = Stager(self.layout, envelope)
         self.secrets = SecretsGate(settings, journal)
 
@@ -385,6 +387,9 @@ class PlaybookStore(PlaybookReader):
             raise failed[ref]
         if choice is Strategy.REVIEW:
             self.journal.choices.choose_review([ref.playbook_id])
+        if (told := self._handed_out.warning(ref)) and intent.record is not None:
+            warnings = (*intent.record.warnings, told)
+            intent = replace(intent, record=replace(intent.record, warnings=warnings))
         return _result(intent, None, self._findings([intent]).get(ref, ()))
 
     def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from core.errors import EscherError
+from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.due import is_due
 from core.journal.records import VersionRecord
@@ -81,6 +82,7 @@ class Publisher:
         self._source = source
         self._vectors = vectors
         self._settings = settings
+        self._handed_out = HandedOut(settings)
         self._secrets = SecretsGate(settings, journal)
         self._owner = owner
         self._folders = folders
@@ -308,21 +310,26 @@ class Publisher:
                 batch.outcomes[ref] = outcome
         return todo
 
+    def settle_waiting(self) -> list[Ref]:
+        """Move what was published while somebody ran it, where that is over; which."""
+        waiting = self._journal.versions.select(sync=SyncState.PUBLISHED.value, area=Area.LOCAL)
+        free = [record for record in waiting if not self._handed_out.must_wait(record.ref)]
+        with open_batch(self._journal, [r.ref for r in free], self._owner, self._judge) as batch:
+            mine = [record for record in batch.records.values() if record.area is Area.LOCAL]
+            self._source.move([_settled(record) for record in mine])
+        return [record.ref for record in mine]
+
     def _settle(self, batch: Batch, records: list[VersionRecord]) -> None:
+        # a version whose path was just handed out counts as published, and moves later
+        waiting = [record for record in records if self._handed_out.must_wait(record.ref)]
+        if waiting:
+            batch.settle([(record, Verdict(state=SETTLED)) for record in waiting])
+            self._count("published", len(waiting))
+            records = [record for record in records if record not in waiting]
         if not records:
             return
         try:
-            self._source.move([
-                Move(
-                    record.ref,
-                    Area.SYNCED,
-                    {
-                        name: record.metadata[name]
-                        for name in ("status", "storage_strategy", "updated_at")
-                    },
-                )
-                for record in records
-            ])  # fmt: skip
+            self._source.move([_settled(record) for record in records])
         except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in Batch.work
             if len(records) > 1:  # all at once did not go: find the one that stops the others
                 for record in records:
@@ -342,6 +349,11 @@ class Publisher:
         """For the reports of syncs."""
         if amount:
             self._journal.counters.add_all({name: amount})
+
+
+def _settled(record: VersionRecord) -> Move:
+    owned = ("status", "storage_strategy", "updated_at")
+    return Move(record.ref, Area.SYNCED, {name: record.metadata[name] for name in owned})
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:

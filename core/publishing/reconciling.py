@@ -328,6 +328,7 @@ class Reconciler:
             done.conflicts.append(Decided(theirs.ref, rule, words))
 
     def _edit_becomes_successor(self, item: _Item, done: Reconciled) -> None:
+        self._check_idle(item)
         rule = Rule.EDIT_BECOMES_SUCCESSOR
         self._folders.check(item.theirs.live, item.theirs.entries)
         try:
@@ -376,9 +377,14 @@ class Reconciler:
         self._journal.conflicts.settle([item.ref], "theirs was deleted")
 
     # -- inside -----------------------------------------------------------------------------
+    def _check_idle(self, item: _Item) -> None:
+        if self._in_use(item.ref):
+            raise LeaseHeld(f"{item.ref} was just handed out to be run.", "It stays for now.")
+
     def _replace(
         self, item: _Item, rule: Rule, words: str, resolution: str, done: Reconciled
     ) -> None:
+        self._check_idle(item)
         self._folders.check(item.theirs.live, item.theirs.entries)  # before anything gives way
         note = partial(self._note, item, rule, words, resolution, done)
         if self._folders.drop(item.ref, copy="always", on_kept=note) is None:

@@ -124,11 +124,13 @@ class ScriptResolver:
         stored: StoredVersions,
         clear: ClearText,
         copies: Callable[[Listing, Path], Path],
+        hand_out: Callable[[Ref], object] = lambda _ref: None,
         take_edit: Callable[[Ref], bool] | None = None,
     ) -> None:
         """``take_edit(ref)`` takes what was changed on disk into the journal; False: not yet.
 
-        ``copies``: see `core.scripts.copies.Copies.of`.
+        ``copies``: see `core.scripts.copies.Copies.of`. ``hand_out(ref)`` notes that a path into
+        the version's own folder is given away.
         """
         self._settings = settings
         self._rows = rows
@@ -138,6 +140,7 @@ class ScriptResolver:
         self._stored = stored
         self._clear = clear
         self._copies = copies
+        self._hand_out = hand_out
         self._take_edit = take_edit
         self._given_up_until = 0.0  # monotonic
         self._answers: dict[_Asked, _Answer] = {}
@@ -198,6 +201,7 @@ class ScriptResolver:
             known = self._answers.get(asked)
             # the journal says what it said: only the bytes are left to be proven
             if known is not None and known.seen is seen and self._is_there(known):
+                self._hand_out(known.row.ref)
                 return known.script
             if not seen:
                 return self._unknown(asked)
@@ -219,6 +223,7 @@ class ScriptResolver:
                 script, beside = self._stand(row, listing, standing)
                 if beside or asking.copy:
                     return self._copied(script, beside, asking)
+                self._hand_out(row.ref)
                 return self._keep(asked, seen, row, script)
             except WrongKey:
                 raise

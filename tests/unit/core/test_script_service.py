@@ -295,6 +295,68 @@ class TestWhoMayBeRun:
         assert service.locate_script(ID, "shell").ref.version == "1.0.0"
 
 
+def _over(service: PlaybookService) -> None:
+    """As if the lease of every path that was handed out had ended."""
+    for path in (service.settings.run_path / "leases").iterdir():
+        os.utime(path, (1, 1))
+
+
+class TestAPathThatWasHandedOut:
+    """A sync leaves what somebody may be running as it stands; a command of the user says so."""
+
+    def test_publishing_counts_and_the_folder_moves_later(self, service):
+        ref = service.create(draft(files=FILES)).ref
+        path = service.resolve_script(ID, "shell")
+        outcomes = service.publish_refs(service.request_publish(None, Strategy.REVIEW).accepted)
+        assert outcomes[ref].state == "done"
+        assert service.journal.versions.counts()["published"] == 1
+        for _ in range(2):
+            assert service.sync_all_metadata()["failures"] == {}
+            assert path.read_bytes() == FILES["shell/main.sh"]
+            assert service.resolve_script(ID, "shell") == path
+        _over(service)
+        service.sync_all_metadata()
+        assert not path.exists()
+        assert service.locate_script(ID, "shell").source is Source.SYNCED
+        assert service.verify().clean
+
+    def test_an_edit_of_published_content_is_kept_and_restored_later(self, service, published):
+        service.settings.edit_quiet_seconds = 0
+        service.resolve_script(ID, "shell")
+        script = published / "shell/main.sh"
+        script.write_bytes(b"#!/bin/sh\necho edited\n")
+        for _ in range(2):
+            report = service.sync_all_metadata()
+            assert script.read_bytes() == b"#!/bin/sh\necho edited\n"
+            assert f"{ID}@1.0.0" in report["deferrals"]
+        versions = [playbook.ref.version for playbook in service.versions_of(ID)]
+        assert versions == ["1.0.0", "1.0.1"], "stored at once, and once"
+        _over(service)
+        service.sync_all_metadata()
+        assert script.read_bytes() == FILES["shell/main.sh"]
+
+    def test_a_deletion_there_waits(self, service, published):
+        path = service.resolve_script(ID, "shell")
+        record = service.store.get(Ref(ID, "1.0.0"))
+        service.server.delete(record.ref, record.revision)
+        service.sync_all_metadata()
+        assert path.read_bytes() == FILES["shell/main.sh"]
+        _over(service)
+        service.sync_all_metadata()
+        assert not path.exists()
+
+    def test_a_command_of_the_user_acts_at_once_and_says_so(self, service):
+        service.create(draft(files=FILES))
+        path = service.resolve_script(ID, "shell")
+        result = service.update(ID, draft(files={"shell/main.sh": b"echo new\n"}))
+        assert any("was handed out" in warning for warning in result.warnings)
+        assert path.read_bytes() == b"echo new\n"
+        service.resolve_script(ID, "shell")
+        report = service.delete(ID)
+        assert "was handed out" in report.warnings[0]
+        assert not path.exists()
+
+
 class TestKeepingHouse:
     def _cached(self, service: PlaybookService) -> Path:
         return put_in_cache(service, ELSEWHERE, {"shell/main.sh": b"echo x\n"}) / "shell/main.sh"
