@@ -216,7 +216,10 @@ def delete(target: options.Target, as_json: options.Json = False) -> None:
     from tasks import jobs
 
     with open_service() as service:
-        refs = [str(ref) for ref in service.expand([target])]
+        found = service.expand([target])
+        for words in filter(None, map(service.handed_out.warning, found)):
+            output.note(f"warning: {words}")
+        refs = [str(ref) for ref in found]
         job_id = jobs.submit(service, "delete", refs=refs).job_id
         waiting = {
             item.ref for item in service.journal.jobs.get(job_id).items if item.state != "succeeded"

@@ -262,6 +262,21 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         decide(self.store, ref, decision)
         return None if decision is Decision.DISCARD else self.show(str(ref))
 
+    def claim(self, targets: Sequence[str] | None) -> list[Ref]:
+        """Say of versions that they were made here; which were not known to be.
+
+        None: all whose origin is not known, as of a home from before or of a lost journal. What
+        was pulled is claimed by its name alone.
+        """
+        if targets is None:
+            unknown = {None, "adopt"}
+            records = [row for row in self.journal.versions.select() if row.intake in unknown]
+        else:
+            records = [self.store.get(ref) for ref in self.expand(targets)]
+        claimed = [record.ref for record in records if not record.made_here]
+        self.journal.versions.set_many([(ref, None, {"made_here": True}) for ref in claimed])
+        return claimed
+
     # -- executing --------------------------------------------------------------------------
     def report_execution(self, ref: Ref, **run: Any) -> ExecutionReport:
         """Count a run that an execution engine reports, see `Executions.report`."""

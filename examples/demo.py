@@ -1,5 +1,6 @@
 """The main job, shown: playbooks go in, are embedded and published, and come back from a search; an edit
-becomes the next version; a script is resolved, also when its folder is gone.
+becomes the next version; what nobody reviewed is passed over where it would be run; a script is
+resolved, also when its folder is gone.
 
 Runs the whole service embedded in ``.demo-home`` beside the project, on free ports, and stops it
 again. Nothing else on the machine is touched. Another folder or archive may be given:
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo-home"
@@ -97,6 +100,31 @@ def edit_by_hand(playbook: dict[str, Any], script: str) -> str:
     return str(successor)
 
 
+def pass_over_unreviewed(playbook: dict[str, Any], script: str, successor: str) -> str:
+    """Approve a version as a reviewer does, and resolve beside its unreviewed successor."""
+    playbook_id, version = playbook["playbook_id"], playbook["version"]
+    print(f"\n$ # a reviewer approves {playbook_id}@{version}; {successor} waits for its review")
+    answer = requests.post(
+        f"{ENVIRONMENT['ESCHER_SERVER_URL']}/api/playbook/metadata/local/{playbook_id}/{version}/status",
+        json={"status": "approved", "content_digest": playbook["content_digest"]},
+        headers={"Authorization": f"Bearer {(HOME / 'server.token').read_text().strip()}"},
+        timeout=WAIT_SECONDS,
+    )
+    answer.raise_for_status()
+    run("sync", "--wait")
+
+    def approved() -> bool:
+        return bool(run("show", f"{playbook_id}@{version}")["metadata"]["status"] == "approved")
+
+    wait_for(approved, "the approval is known here")
+    resolved = ("resolve", str(playbook_id), "--format", script.split("/", maxsplit=1)[0])
+    show(*resolved)
+    found = run(*resolved)
+    if found["version"] != version or not found["warnings"]:
+        sys.exit(f"{found['version']} was handed out, and nobody reviewed it")
+    return str(found["warnings"][0])
+
+
 def resolve_without_folder(playbook: dict[str, Any], script: str) -> str:
     """Resolve a published script, remove its folder, resolve it again; where it came from then.
 
@@ -159,6 +187,7 @@ def main() -> None:
         again = run("publish", "--all", "--as", "review", "--wait")
         after = run("status")
         successor = edit_by_hand(best, script)
+        passed_over = pass_over_unreviewed(best, script, successor)
         source = resolve_without_folder(best, script)
     finally:
         show("down")
@@ -172,6 +201,7 @@ def main() -> None:
         f" {after['server']['revisions'] - server['revisions']} new revisions,"
         f" {after['server']['bytes_received'] - server['bytes_received']} bytes sent"
         f"\nEdit:      of {best['playbook_id']}@{best['version']}, published as {successor}"
+        f"\nTrust:     {passed_over}"
         f"\nScript:    resolved without its folder: {source}, the same bytes"
         f"\nStart-up:  {started - begin:.1f} s · whole demo {time.monotonic() - begin:.1f} s"
         f"\nHome:      {HOME}"
