@@ -1,14 +1,22 @@
-"""A cap on request bodies, counted as they arrive, so a chunked one can't pass it either."""
+"""Limits on request bodies: of their bytes, counted as they arrive, and of the JSON in them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+from typing import Any
 
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem_response
+from core.bounded_json import MAX_DEPTH, BadJson, read_json
+
+MAX_BODY_DEPTH = MAX_DEPTH + 4  # of a body around a metadata object
 
 
 class BodyLimit:
@@ -49,3 +57,30 @@ class BodyLimit:
     @property
     def _words(self) -> str:
         return f"A request body may have {self._max_bytes} bytes (twice max_script_size_mb)."
+
+
+class BoundedRequest(Request):
+    """A request whose JSON is read within the limits: depth, no key twice, no NaN."""
+
+    async def json(self) -> Any:
+        """The body's value; 400 says what is wrong with it."""
+        if not hasattr(self, "_json"):
+            content = await self.body()
+            try:
+                self._json = read_json(content, depth=MAX_BODY_DEPTH, max_bytes=len(content))
+            except BadJson as error:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"The body {error.why}.") from None
+        return self._json
+
+
+class BoundedRoute(APIRoute):
+    """A route whose handlers get `BoundedRequest`s."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, behind the limits."""
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            return await handle(BoundedRequest(request.scope, request.receive))
+
+        return bounded

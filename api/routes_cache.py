@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 
-router = APIRouter(prefix="/v1/cache", tags=["scripts"])
+router = APIRouter(prefix="/v1/cache", tags=["scripts"], route_class=BoundedRoute)
 
 
 @router.get("")

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.names import known_ref
 from api.schemas import ResolutionBody
 from tasks import follow_ups
 
-router = APIRouter(prefix="/v1/conflicts", tags=["conflicts"])
+router = APIRouter(prefix="/v1/conflicts", tags=["conflicts"], route_class=BoundedRoute)
 Json = dict[str, Any]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.names import known_ref
 from api.schemas import DecisionBody, DeclassifyBody, HeldBody
@@ -14,7 +15,7 @@ from core.playbooks.store import StoreResult
 from core.service import PlaybookService
 from tasks import follow_ups, jobs
 
-router = APIRouter(prefix="/v1/playbooks", tags=["playbooks"])
+router = APIRouter(prefix="/v1/playbooks", tags=["playbooks"], route_class=BoundedRoute)
 
 
 @router.post("/{playbook_id}/versions/{version}/decision")

@@ -6,12 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.names import known_ref
 from api.schemas import ExecutionBody
 from tasks import follow_ups
 
-router = APIRouter(prefix="/v1/playbooks", tags=["executions"])
+router = APIRouter(prefix="/v1/playbooks", tags=["executions"], route_class=BoundedRoute)
 
 
 @router.post("/{playbook_id}/versions/{version}/executions")

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from api.body_limit import BoundedRoute
 from api.dependencies import HomeOf, Service
 from core.errors import EscherError, NotFound
 from tasks import jobs
 
-router = APIRouter()
+router = APIRouter(route_class=BoundedRoute)
 Json = dict[str, Any]
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.events import job_events
 from api.schemas import JobBody
@@ -17,7 +18,7 @@ from core.models import Ref
 from core.secrets.findings import SecretFinding, findings_json
 from tasks import jobs
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=BoundedRoute)
 Json = dict[str, Any]
 
 

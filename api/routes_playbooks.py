@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.names import known_id, known_ref
 from api.schemas import PlaybookBody, StatusBody, StrategyText
@@ -15,7 +16,7 @@ from core.playbooks.store import StoreResult
 from core.service import PlaybookService
 from tasks import jobs
 
-router = APIRouter(prefix="/v1/playbooks", tags=["playbooks"])
+router = APIRouter(prefix="/v1/playbooks", tags=["playbooks"], route_class=BoundedRoute)
 Json = dict[str, Any]
 
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from api.body_limit import BoundedRoute
 from api.dependencies import Service
 from api.names import known_id, known_ref
 from api.schemas import RunQuery, SearchBody
 from tasks import follow_ups, jobs
 
-router = APIRouter(prefix="/v1", tags=["search"])
+router = APIRouter(prefix="/v1", tags=["search"], route_class=BoundedRoute)
 Json = dict[str, Any]
 LATEST = "latest"
 

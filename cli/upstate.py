@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.processes import ProcessId, end
+from core.bounded_json import read_object
 from core.errors import HomeInUse, storage_error
 from core.files import PRIVATE_FILE, atomic_write, json_bytes, make_private_dir
 from core.shared_places import why_not_ours
@@ -151,7 +151,7 @@ def write_state(settings: Settings, state: UpState) -> None:
 def read_state(settings: Settings) -> UpState | None:
     """What the last supervisor wrote; None when there is none, or it can't be understood."""
     try:
-        body = json.loads(state_path(settings).read_bytes())
+        body = read_object(state_path(settings).read_bytes())
         components = [
             ComponentStatus(item["name"], State(item["state"]), _process(item))
             for item in body["components"]

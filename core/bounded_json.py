@@ -32,6 +32,8 @@ MAX_DOCUMENT_BYTES: Final = 16 << 20
 """Of a whole document: ``parameters.json``, a plan, a page of the server's changes."""
 
 _MAX_PLAIN_CHARS: Final = 300
+_CONTAINERS = frozenset({dict, list})
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # possessive, so that no text makes it go back; a quote alone begins a string that never ends
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
 
@@ -54,8 +56,9 @@ def read_json(
 ) -> Any:
     """The value of a JSON text in UTF-8, or `BadJson`."""
     text = _text(content, max_bytes)
+    _check_brackets(text, depth)
     value = _decode(text, _STRICT)
-    _check_depth(value, depth)
+    check_depth(value, depth)
     return value
 
 
@@ -68,8 +71,10 @@ def read_object(
 
 def read_stored(content: bytes | str) -> Any:
     """The value of a JSON text that this service stored: a key twice or a NaN was let in once."""
-    value = _decode(_text(content, None), _LENIENT)
-    _check_depth(value, STORED_DEPTH)
+    text = _text(content, None)
+    _check_brackets(text, STORED_DEPTH)
+    value = _decode(text, _LENIENT)
+    check_depth(value, STORED_DEPTH)
     return value
 
 
@@ -91,8 +96,9 @@ def read_items(
     """
     text = _text(content, max_bytes)
     try:
+        _check_brackets(text, depth + 2)
         page = _as_object(_decode(text, _STRICT))
-        _check_depth(page, depth + 2)
+        check_depth(page, depth + 2)
     except BadJson:  # some item's, most likely: find which
         page, spans = _page_by_hand(text, member)
         return page, [_item(text[start:end], depth) for start, end in spans]
@@ -100,6 +106,22 @@ def read_items(
     if not isinstance(items, list):
         raise BadJson(f"has no list {member!r}")
     return page, [_shallow(item, depth) for item in items]
+
+
+def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
+    """Refuse a value with more levels of objects and arrays; looks level by level, never deeper."""
+    level = [value] if type(value) in _CONTAINERS else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limit:
+            raise BadJson(f"is nested too deeply: more than {limit} levels")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in _CONTAINERS
+        ]
 
 
 # -- parts ------------------------------------------------------------------------------------
@@ -114,6 +136,33 @@ def _text(content: bytes | str, max_bytes: int | None) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadJson(f"is not UTF-8 (byte {error.start})") from error
+
+
+def _check_brackets(text: str, limit: int) -> None:
+    """Refuse what is nested far deeper than ``limit`` before the parser recurses into it.
+
+    Pairs are taken away, the innermost first; only where brackets are left over by that (in texts,
+    or too many of them) is every token looked at.
+    """
+    brackets = text.encode("utf-8", "surrogatepass").translate(None, _ALL_BUT_BRACKETS)
+    for _ in range(limit):
+        fewer = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        if not fewer:
+            return
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        sign = token[0]
+        if sign == '"':  # and each quote after it would be tried again
+            raise BadJson("is not JSON: a text that never ends")
+        if sign in "[{":
+            depth += 1
+            if depth > limit:
+                raise BadJson(f"is nested too deeply: more than {limit} levels")
+        elif sign in "]}":
+            depth -= 1
 
 
 def _decode(text: str, decoder: json.JSONDecoder) -> Any:
@@ -163,28 +212,9 @@ def _as_object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_depth(value: Any, limit: int) -> None:
-    """Level by level, never by recursion."""
-    level = [value] if type(value) in _CONTAINERS else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > limit:
-            raise BadJson(f"is nested too deeply: more than {limit} levels")
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) in _CONTAINERS
-        ]
-
-
-_CONTAINERS = frozenset({dict, list})
-
-
 def _shallow(item: Any, depth: int) -> Any:
     try:
-        _check_depth(item, depth)
+        check_depth(item, depth)
     except BadJson as error:
         if isinstance(item, dict):
             error.members = {k: v for k, v in item.items() if type(v) not in _CONTAINERS}

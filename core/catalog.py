@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.errors import NotFound, UsageError
+from core.errors import EscherError, NotFound, UsageError, faults_of
 from core.journal import Journal, VersionRecord
 from core.models import AUTHORS, CLOUDS, Playbook, Ref, Status, Strategy, SyncState
 from core.playbooks.store import PlaybookStore
 from core.versions import latest, sorted_versions
+
+log = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -45,7 +48,7 @@ class Catalog:
     def versions_of(self, playbook_id: str) -> list[Playbook]:
         """Every version of a playbook, lowest first."""
         records = {record.ref: record for record in self._journal.versions.of_playbook(playbook_id)}
-        return [records[ref].playbook() for ref in self.expand([playbook_id])]
+        return _readable([records[ref] for ref in self.expand([playbook_id])])
 
     def list_page(
         self,
@@ -84,8 +87,20 @@ class Catalog:
         more = limit is not None and len(page) > limit
         if more:
             page = page[:limit]
-        playbooks = []
+        tops = []
         for group in page:
             top = latest(record.ref.version for record in group)
-            playbooks.append(next(r for r in group if r.ref.version == top).playbook())
-        return playbooks, playbooks[-1].ref.playbook_id if more else None
+            tops.append(next(r for r in group if r.ref.version == top))
+        return _readable(tops), tops[-1].ref.playbook_id if more else None
+
+
+def _readable(records: Sequence[VersionRecord]) -> list[Playbook]:
+    """Those that can be shown; one that can't is named in the log and holds back no other."""
+    shown = []
+    for record in records:
+        try:
+            with faults_of(str(record.ref)):
+                shown.append(record.playbook())
+        except EscherError as error:
+            log.warning("%s", error.detail)
+    return shown

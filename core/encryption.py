@@ -34,6 +34,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from core.bounded_json import read_object
 from core.errors import IntegrityError, KeyUnavailable, WrongKey, storage_error
 from core.files import find_program, make_private_dir, write_new_file
 from core.settings import Settings
@@ -43,6 +44,7 @@ SENSITIVE = "sensitive"  # what every envelope is for
 AAD_FORM = 2
 KEY_BYTES = 32
 NONCE_BYTES = 12
+MAX_HEADER_BYTES = 4096  # ours have some 250
 KEY_FILE_VERSION = 1
 _KEYRING_SERVICE = "escher-playbook-service"
 
@@ -191,7 +193,7 @@ def _key_from_file(path: Path, *, create: bool) -> MasterKey:
                 f"The key file {path} is behind a link, which may lead to another's.",
                 "Put the file itself there, or set encryption_key_source to env, keyring or command.",
             )
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_object(path.read_bytes(), max_bytes=MAX_HEADER_BYTES)
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise KeyUnavailable(
@@ -281,7 +283,7 @@ def _split(sealed: bytes, what: str) -> tuple[dict[str, Any], bytes]:
     start = len(MAGIC) + 4
     length = int.from_bytes(sealed[len(MAGIC) : start], "big")
     try:
-        raw = json.loads(sealed[start : start + length])
+        raw = read_object(sealed[start : start + length], depth=2, max_bytes=MAX_HEADER_BYTES)
         header = {
             name: base64.b64decode(raw[name], validate=True)
             for name in ("wrap_nonce", "wrapped_key", "nonce")

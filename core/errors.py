@@ -39,6 +39,9 @@
         ├── IndexCorrupt            the collection does not open; it is rebuilt from disk
         └── SettingsError           a setting can't be read
 
+What odd content makes code raise (`CONTENT_FAULTS`) becomes an `Unreadable` of the item at hand,
+by `faults_of`, so that one bad item is named and the others go on.
+
 Celery rebuilds an exception from its positional arguments, so every field goes to
 ``super().__init__``.
 """
@@ -46,7 +49,9 @@ Celery rebuilds an exception from its positional arguments, so every field goes 
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Final
 
 
 class EscherError(Exception):
@@ -270,6 +275,29 @@ class SettingsError(PermanentError):
     title = "Setting"
     exit_code = 2
     http_status = 500
+
+
+CONTENT_FAULTS: Final[tuple[type[Exception], ...]] = (
+    RecursionError, MemoryError, ValueError, TypeError, LookupError, AttributeError,
+    ArithmeticError, AssertionError, EOFError,
+)  # fmt: skip
+"""What code raises on content that nobody foresaw; never a failure of disk, network or journal."""
+
+
+@contextmanager
+def faults_of(what: str) -> Iterator[None]:
+    """Name ``what`` in an `Unreadable` where its content makes the code inside raise."""
+    try:
+        yield
+    except CONTENT_FAULTS as error:
+        raise unreadable(what, error) from error
+
+
+def unreadable(what: str, error: Exception) -> Unreadable:
+    """The error of an item that made code raise; the exception's own text may hold content."""
+    deep = isinstance(error, RecursionError)
+    why = "is nested too deeply" if deep else f"can't be read ({type(error).__name__})"
+    return Unreadable(f"{what} {why}.", "Look at its files; the others were gone on with.")
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:

@@ -20,6 +20,7 @@ from core.errors import (
     ModelUnavailable,
     PermanentError,
     TransientError,
+    faults_of,
 )
 from core.journal import Journal
 from core.library_index import LibraryPoints
@@ -112,7 +113,8 @@ class Indexing:
                 outcomes[ref] = DONE
                 continue
             try:
-                documents.append(self.sources.document(record))
+                with faults_of(str(ref)):
+                    documents.append(self.sources.document(record))
             except EscherError as error:
                 outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
         if documents:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from core.bounded_json import read_stored
 from core.errors import NotFound
 from core.journal import Journal, VersionRecord
 from core.library_index import LibraryPoints, LibraryRecord
@@ -119,5 +119,5 @@ def _is_private(record: Record) -> bool:
 def _json(content: bytes | None) -> dict[str, Any] | None:
     if content is None:
         return None
-    value = json.loads(content)
+    value = read_stored(content)
     return value if isinstance(value, dict) else None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from core.bounded_json import BadJson, read_stored_object
 from core.files import atomic_write, json_bytes, make_private_dir
 from core.journal import Journal
 from core.models import SyncState
@@ -93,10 +94,9 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
 def read_report(settings: Settings) -> dict[str, Any] | None:
     """The last report, None before the first sync."""
     try:
-        report = json.loads(_path(settings).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_stored_object(_path(settings).read_bytes())
+    except (FileNotFoundError, BadJson):
         return None
-    return report if isinstance(report, dict) else None
 
 
 def _failures(journal: Journal, plan: SyncPlan) -> dict[str, str]:

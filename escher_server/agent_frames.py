@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
 
+from core.bounded_json import BadJson, read_object
 from escher_server.config import MEBIBYTE
 from escher_server.playbook_rules import PlaybookId, PlaybookVersion
 
@@ -58,11 +58,9 @@ def read_frame(text: str | None) -> Frame:
     if text is None:
         raise FrameError("A frame is text, not bytes.")
     try:
-        frame = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise FrameError("A frame is one JSON object; this is none.") from None
-    if not isinstance(frame, dict):
-        raise FrameError("A frame is one JSON object; this is another value.")
+        frame = read_object(text, max_bytes=MAX_FRAME_BYTES)
+    except BadJson as error:
+        raise FrameError(f"A frame is one JSON object; this {error.why}.") from None
     try:
         _Envelope.model_validate(frame)
     except ValidationError:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from core.encryption import Envelope, is_sealed, sealed_generation
-from core.errors import EscherError, InvalidPlaybook
+from core.errors import EscherError, InvalidPlaybook, faults_of
 from core.files import atomic_write, json_bytes, read_bytes
 from core.journal import VersionRecord
 from core.journal.records import DiskFile
@@ -53,7 +53,8 @@ def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[P
             if found.ref in known or (found.area is Area.SYNCED and is_unfetched(found.path)):
                 continue
             try:
-                row = _row(found, envelope, reader.limits)
+                with faults_of(str(found.path)):
+                    row = _row(found, envelope, reader.limits)
             except EscherError as error:
                 failed[found.path] = error
             else:
@@ -68,7 +69,7 @@ def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[P
 def _row(
     found: FoundFolder, envelope: Envelope, limits: Limits
 ) -> tuple[VersionRecord, tuple[DiskFile, ...]]:
-    draft = draft_from_folder(found.path, limits)
+    draft = draft_from_folder(found.path, limits, stored=True)
     metadata = parse_metadata(draft.metadata)
     if found.ref is None or metadata.ref != found.ref:
         raise InvalidPlaybook(
@@ -98,7 +99,7 @@ def _row(
 def _rewrite(found: FoundFolder, record: VersionRecord) -> None:
     """Let ``metadata.json`` say what holds; an edited ``sensitive`` stays for the scan to find."""
     path = found.path / METADATA_FILE
-    disk = parse_json_object(read_bytes(path), METADATA_FILE)
+    disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
     kept = {name: value for name, value in disk.items() if name not in SERVER_OWNED_FIELDS}
     owned = {k: v for k, v in record.metadata.items() if k in SERVER_OWNED_FIELDS}
     if kept | owned != disk:

@@ -22,6 +22,7 @@ from core.errors import (
     Unreadable,
     UnsafePath,
     UsageError,
+    faults_of,
     storage_error,
 )
 from core.files import check_relative_path
@@ -291,7 +292,8 @@ def _pieces(path: Path, wanted: list[list[int]]) -> Iterator[tuple[int, memoryvi
 
 def _draft(playbook: _Found, files: dict[str, bytes]) -> PlaybookDraft | EscherError:
     try:
-        metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE)
+        with faults_of(playbook.name):
+            metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE)
     except InvalidPlaybook as error:
         return error
     return PlaybookDraft(metadata, files, tuple(sorted(playbook.ignored)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.encryption import Envelope, is_sealed
-from core.errors import EscherError, InvalidPlaybook, UnsafePath
+from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of
 from core.files import read_bytes, sha256_bytes
 from core.journal import VersionRecord
 from core.journal.records import DiskFile
@@ -64,9 +64,10 @@ class Comparer:
         if seen is None:
             return Comparison(record, State.MISSING)
         try:
-            known = {row.entry.path for row in rows}
-            metadata = self._metadata(folder, seen, known)
-            state, refreshed = self._content(folder, record, rows, seen, seen_at_ns)
+            with faults_of(str(folder)):
+                known = {row.entry.path for row in rows}
+                metadata = self._metadata(folder, seen, known)
+                state, refreshed = self._content(folder, record, rows, seen, seen_at_ns)
         except EscherError as error:
             return Comparison(record, State.EDITED, seen, error=error)
         if state is not State.EDITED:

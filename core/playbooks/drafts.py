@@ -18,6 +18,7 @@ from core.errors import (
     NotFound,
     UnsafePath,
     UsageError,
+    faults_of,
     storage_error,
 )
 from core.files import walk_files
@@ -63,11 +64,16 @@ def iter_drafts(
 
 
 def draft_from_folder(
-    path: Path, limits: Limits | None = None, known: Collection[str] = ()
+    path: Path,
+    limits: Limits | None = None,
+    known: Collection[str] = (),
+    *,
+    stored: bool = False,
 ) -> PlaybookDraft:
     """Read the folder of one playbook; nothing is followed out of it.
 
     Leftovers of editors, tools and runs are named in ``ignored``, unless they are ``known``.
+    ``stored``: it stands in the home already, maybe since before the limits on JSON.
 
     Raises `InvalidPlaybook` (no or wrong ``metadata.json``, too large), `UnsafePath` (a symbolic
     link, a device) or `StorageError`.
@@ -85,7 +91,7 @@ def draft_from_folder(
         files = {name: _read_capped(path / name, size) for name, size in sizes.items()}
     except OSError as error:
         raise storage_error(error, f"Reading {path}") from error
-    metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE)
+    metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE, stored=stored)
     return PlaybookDraft(metadata, files, tuple(ignored))
 
 
@@ -160,10 +166,13 @@ def _drafts_in_folder(
 ) -> Iterator[tuple[str, PlaybookDraft | EscherError]]:
     for path in _playbook_folders(root):
         name = path.relative_to(root).as_posix()
+        found: PlaybookDraft | EscherError
         try:
-            yield (root.name if name == "." else name), draft_from_folder(path, limits)
+            with faults_of(name):
+                found = draft_from_folder(path, limits)
         except EscherError as error:
-            yield name, error
+            found = error
+        yield (root.name if name == "." else name), found
 
 
 def _playbook_folders(root: Path) -> Iterator[Path]:

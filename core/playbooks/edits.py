@@ -31,6 +31,7 @@ from core.errors import (
     NotFound,
     TransientError,
     Unchanged,
+    faults_of,
     storage_error,
 )
 from core.files import fsync_dir, read_bytes
@@ -131,7 +132,8 @@ class Edits:
     @staticmethod
     def _try(report: EditReport, what: str, work: Callable[[], object]) -> None:
         try:
-            work()
+            with faults_of(what):
+                work()
         except TransientError as error:
             report.deferred[what] = str(error)
         except EscherError as error:

@@ -64,7 +64,7 @@ def find_tampering(
             clear[path] = content
     metadata = read_bytes(folder / METADATA_FILE) if METADATA_FILE in seen.files else b""
     try:
-        flag = parse_json_object(metadata, METADATA_FILE).get("sensitive") is not True
+        flag = parse_json_object(metadata, METADATA_FILE, stored=True).get("sensitive") is not True
     except EscherError:
         flag = False  # it says nothing at all; whoever reads it says what is wrong with it
     return Tampering(flag, clear, metadata) if flag or clear else None

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from core.bounded_json import read_stored
 from core.errors import IntegrityError, InvalidPlaybook
 from core.files import json_bytes
 from core.models import PARAMETERS_FILE, parse_json_object
@@ -118,7 +119,7 @@ def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
                 f"{PARAMETERS_FILE}: the default of {parameter['name']} is no envelope.",
                 "Restore this version from a backup, or update it with the right default.",
             )
-        parameter["default"] = json.loads(open_(parameter["name"], text))
+        parameter["default"] = read_stored(open_(parameter["name"], text))
         parameter["sensitive"] = True
 
     return _each_secret(content, opened)

@@ -18,6 +18,7 @@ from core.errors import (
     Refused,
     StorageError,
     UsageError,
+    faults_of,
 )
 from core.files import atomic_write, read_bytes, sha256_bytes, walk_files
 from core.journal import Journal, VersionRecord
@@ -227,6 +228,13 @@ class PlaybookReader:
 
     def check_version(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
         """Compare one row with its folder, byte by byte; every difference is an error."""
+        try:
+            with faults_of(str(record.ref)):
+                return self._differences(record, rows)
+        except EscherError as error:
+            return [error]
+
+    def _differences(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
         folder = self.layout.place(record.area, record.ref)
         if not folder.is_dir():
             return [NotFound(f"The folder {folder} is not there.", _MEND)]
@@ -254,24 +262,29 @@ class PlaybookReader:
         return problems
 
     def _check_files(self, record: VersionRecord, rows: list[DiskFile]) -> list[EscherError]:
-        folder = self.layout.place(record.area, record.ref)
         problems: list[EscherError] = []
         for row in rows:
             path = row.entry.path
             try:
-                content = _read_file(folder, row, record.ref)
-                clear = to_clear(
-                    {path: content},
-                    record.ref,
-                    record.generation,
-                    self._envelope,
-                    sensitive=record.sensitive,
-                )
-                if sha256_bytes(published_form(clear)[path]) != row.entry.checksum:
-                    problems.append(IntegrityError(f"{path} was changed on disk.", _MEND))
+                with faults_of(path):
+                    problems += self._check_file(record, row)
             except EscherError as error:
                 problems.append(error)
         return problems
+
+    def _check_file(self, record: VersionRecord, row: DiskFile) -> list[EscherError]:
+        path = row.entry.path
+        content = _read_file(self.layout.place(record.area, record.ref), row, record.ref)
+        clear = to_clear(
+            {path: content},
+            record.ref,
+            record.generation,
+            self._envelope,
+            sensitive=record.sensitive,
+        )
+        if sha256_bytes(published_form(clear)[path]) != row.entry.checksum:
+            return [IntegrityError(f"{path} was changed on disk.", _MEND)]
+        return []
 
 
 def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, Any]:
@@ -283,7 +296,7 @@ def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, An
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """What a version's ``metadata.json`` says on disk; raises what is wrong with it."""
-    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE)
+    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
 
 
 def content_paths(folder: Path, known: Collection[str] = ()) -> list[str]:

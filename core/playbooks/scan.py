@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from core.encryption import Envelope
-from core.errors import EscherError, TransientError, storage_error
+from core.errors import EscherError, TransientError, faults_of, storage_error
 from core.journal import Journal, VersionRecord
 from core.journal.scan_rows import SeenFolder
 from core.models import Area, Ref
@@ -246,7 +246,8 @@ class Scan:
             result.resealed.append(ref)
         else:
             try:
-                self._intake.read_edit(found.record)
+                with faults_of(str(path)):
+                    self._intake.read_edit(found.record)
             except EscherError as error:
                 result.broken[str(path)] = str(error)
             else:
@@ -266,7 +267,8 @@ class Scan:
         if folder.ref is not None and folder.ref not in missing and self._is_pulled(folder):
             return True
         try:
-            was = self._intake.former(folder, missing)
+            with faults_of(str(folder.path)):
+                was = self._intake.former(folder, missing)
         except EscherError as error:
             result.broken[str(folder.path)] = str(error)
             return not isinstance(error, TransientError)

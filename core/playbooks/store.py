@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.encryption import Envelope
-from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged
+from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged, faults_of
 from core.handed_out import HandedOut
 from core.journal import Intent, Journal, VersionRecord
 from core.journal.leases import this_process
@@ -170,16 +170,19 @@ class PlaybookStore(PlaybookReader):
     ) -> Intent | StoreResult:
         now = int(time.time())
         try:
-            draft, extra = self._kept_secret(without_leftovers(draft), secret)
-            ready = normalise(draft, now=now, strategy=strategy, author=author, limits=self.limits)
-            home = area or (
-                Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
-            )
-            scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-            intent = self._stager.stage(
-                ready, home, intake=intake, check=check, choice=strategy, extra=extra
-            )
-            return replace(intent, record=self.gated(intent.record, gate))
+            with faults_of(str(_label(draft))):
+                draft, extra = self._kept_secret(without_leftovers(draft), secret)
+                ready = normalise(
+                    draft, now=now, strategy=strategy, author=author, limits=self.limits
+                )
+                home = area or (
+                    Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
+                )
+                scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
+                intent = self._stager.stage(
+                    ready, home, intake=intake, check=check, choice=strategy, extra=extra
+                )
+                return replace(intent, record=self.gated(intent.record, gate))
         except EscherError as error:
             return StoreResult(_label(draft), error=error)
 

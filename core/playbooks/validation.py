@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
+from core.bounded_json import BadJson, check_depth
 from core.encryption import is_sealed
 from core.errors import InvalidPlaybook, Refused, UnsafePath
 from core.files import check_distinct, check_relative_path, json_bytes
@@ -131,9 +132,12 @@ def _filled(
 
 def _parse(metadata: dict[str, Any]) -> PlaybookMetadata:
     try:
+        check_depth(metadata)
         parsed = parse_metadata(metadata)
         canonical_json(metadata)  # pydantic would turn 1e999 into null
         size = len(json_bytes(parsed.as_json()))
+    except BadJson as error:
+        raise InvalidPlaybook(f"{METADATA_FILE} {error.why}.", "Make it flatter.") from error
     except InvalidPlaybook as error:
         if error.detail.startswith(METADATA_FILE):
             raise

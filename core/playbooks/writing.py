@@ -27,6 +27,8 @@ from filelock import FileLock, Timeout
 from core.errors import (
     EscherError,
     StorageError,
+    Unreadable,
+    faults_of,
     storage_error,
 )
 from core.files import (
@@ -184,10 +186,12 @@ class FolderWriter:
         closing: list[Ref] = []
         for intent in intents:
             try:
-                if self._changes.carry_through(intent):
-                    done.append(intent)
+                with faults_of(str(intent.ref)):
+                    if self._changes.carry_through(intent):
+                        done.append(intent)
                 closing.append(intent.ref)
-            except StorageError as error:  # stays open: the disk may be full for a while
+            except (StorageError, Unreadable) as error:
+                # stays open: the disk may be full for a while, the mistake be one of ours
                 log.warning("%s waits to be recovered: %s", intent.ref, error)
             except EscherError as error:
                 log.warning("%s of %s was given up: %s", intent.kind, intent.ref, error)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from core.errors import EscherError, IndexCorrupt, TransientError
+from core.errors import EscherError, IndexCorrupt, TransientError, faults_of
 from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
 from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
 from core.rag.embedding import Embedder
@@ -244,7 +244,8 @@ class PlaybookIndex:
         sealed: dict[Ref, str] = {}
         for ref, document in list(wanted.items()):
             try:
-                sealed[ref] = self._seal(ref, sealed_content(document))
+                with faults_of(str(ref)):
+                    sealed[ref] = self._seal(ref, sealed_content(document))
             except TransientError:
                 raise
             except EscherError as error:

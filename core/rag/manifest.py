@@ -15,11 +15,11 @@ kill ``files`` is null, and the probe looks at every point instead.
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from core.bounded_json import read_object
 from core.errors import StorageError, UnsafePath
 from core.files import CHUNK_BYTES, atomic_write, json_bytes, walk_files
 
@@ -47,7 +47,7 @@ class Manifest:
 def load_manifest(path: Path) -> Manifest | None:
     """The manifest, or None where there is none that can be read: then nothing is known."""
     try:
-        return Manifest(**json.loads(path.read_bytes()))
+        return Manifest(**read_object(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -13,7 +13,6 @@ that are links are refused as well: they lead out of it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from core.bounded_json import read_object
 from core.errors import EscherError, Refused, storage_error
 from core.files import atomic_write, json_bytes, make_private_dir, read_bytes
 from core.journal import Journal
@@ -99,7 +99,7 @@ class CacheOwner:
 
     def _read(self) -> None:
         try:
-            body = json.loads(read_bytes(self._marker))
+            body = read_object(read_bytes(self._marker))
             home_id, home = body["home_id"], body["home"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refused(f"{self._marker} can't be understood.", _REMEDY) from error

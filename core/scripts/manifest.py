@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from core.bounded_json import read_object
 from core.errors import EscherError, IntegrityError, storage_error
 from core.files import DIGEST_RE, check_relative_path
 from core.journal.script_cache import CacheRow
@@ -126,7 +127,7 @@ def decode(content: bytes, place: Place) -> Manifest:
     if digest != _hex_digest(inner) + b'"}\n':
         raise _damaged(place, "its digest is another")
     try:
-        body = json.loads(inner.decode())
+        body = read_object(inner, max_bytes=MAX_BYTES)
         found = ScriptKey(Ref(body["playbook_id"], body["version"]), body["format"])
         if body["format_version"] != FORMAT_VERSION:
             raise _damaged(place, f"it has format {body['format_version']!r}")
@@ -139,7 +140,7 @@ def decode(content: bytes, place: Place) -> Manifest:
         return Manifest(listing, str(body["source"]), float(body["fetched_at"]))
     except IntegrityError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EscherError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EscherError) as error:
         raise _damaged(place, "it is not what this version writes") from error
 
 

@@ -10,8 +10,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from core.bounded_json import BadJson, read_object
 from core.errors import EscherError, UsageError
 from core.models import Ref
 
@@ -55,10 +56,12 @@ class Change:
 def read_frame(message: str | bytes) -> Frame:
     """A JSON object with a ``type`` and an ``id``; `UsageError` for anything else."""
     try:
-        frame = json.loads(message, parse_constant=_no_constant) if _is_text(message) else None
-    except (ValueError, RecursionError):
-        frame = None
-    if not isinstance(frame, dict):
+        frame = (
+            read_object(message, max_bytes=MAX_FRAME_BYTES) if isinstance(message, str) else None
+        )
+    except BadJson as error:
+        raise UsageError(f"A frame is text with one JSON object; this one {error.why}.") from None
+    if frame is None:
         raise UsageError("A frame is text with one JSON object.")
     if not _is_short(frame.get("type")) or not _is_short(frame.get("id")):
         raise UsageError("A frame has a type and an id, both short texts.")
@@ -111,10 +114,6 @@ def _result(result: Mapping[str, Any]) -> Frame:
     return shown
 
 
-def _is_text(message: str | bytes) -> bool:
-    return isinstance(message, str)
-
-
 def _is_short(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS
 
@@ -134,7 +133,3 @@ def _number(frame: Frame, name: str, highest: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= highest:
         raise UsageError(f"{name} is no number from 1 to {highest}.")
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

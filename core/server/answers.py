@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from core.bounded_json import BadJson, read_items
+from core.bounded_json import MAX_DEPTH, BadJson, read_items, read_object
 from core.errors import NotEscherServer
 from core.files import DIGEST_RE
 from core.models import Status, Strategy
@@ -22,6 +22,7 @@ MAX_NUMBER = 1 << 53  # above it, JSON's readers differ
 Revision = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Moment = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 _NAMED_PROBLEMS = 3
+_LEVELS_AROUND = 4  # of an answer around a metadata object
 
 
 class Reply(BaseModel):
@@ -256,6 +257,10 @@ def read_reply(kind: type[R], body: bytes, call: str) -> R:
     if not body.lstrip().startswith(b"{"):
         raise NotEscherServer(f"{call} answered something that is not a JSON object.", CHECK_URL)
     problems: list[str] = []
+    try:
+        read_object(body, depth=MAX_DEPTH + _LEVELS_AROUND, max_bytes=len(body))
+    except BadJson as error:
+        raise NotEscherServer(f"{call} answered something that {error.why}.", CHECK_URL) from None
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

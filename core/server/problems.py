@@ -7,13 +7,13 @@ control characters, and cleaned of the token and of URL queries, which hold sign
 from __future__ import annotations
 
 import email.utils
-import json
 import math
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from core.bounded_json import BadJson, read_object
 from core.errors import (
     Conflict,
     EscherError,
@@ -48,10 +48,9 @@ def clean_words(text: str, secret: str | None = None) -> str:
 def read_problem(body: bytes) -> dict[str, Any] | None:
     """The members of a problem document; None when the body is no JSON object."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        return read_object(body)
+    except BadJson:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def retry_after(headers: Mapping[str, str], problem: Mapping[str, Any] | None) -> float | None:
