@@ -293,10 +293,8 @@ class TestOffline:
     def test_the_status_says_since_when(self, service):
         service.create(draft())
         status = service.status()
-        assert (status["server"]["reachable"], status["sync"]) == (
-            False,
-            {"last_at": None, "running": False},
-        )
+        assert status["server"]["reachable"] is False
+        assert status["sync"].items() >= {"last_at": None, "running": False}.items()
         assert status["server"]["offline_since"] == service.status()["server"]["offline_since"]
         assert status["journal"]["versions"] == 1
         assert set(status["journal"]) == {
