@@ -15,6 +15,7 @@ from support.rag import WordEmbedder
 from support.scripts import approve, publish, put_in_cache
 
 from core.errors import (
+    AlreadyExists,
     IntegrityError,
     LeaseHeld,
     NotFound,
@@ -135,13 +136,15 @@ class TestResolving:
         assert (found.source, _files(found.folder)) == (Source.DOWNLOAD, FILES)
         assert service.cache_usage()["quarantined_bytes"] > 0
 
-    def test_what_was_deleted_and_made_anew_is_not_answered_with_the_old(self, service, published):
+    def test_what_was_deleted_is_not_answered_in_place_of_its_successor(self, service, published):
         shutil.rmtree(published)
         service.resolve_script(ID, "shell")
         service.delete(ID)
         service.publisher.delete([Ref(ID, "1.0.0")])
         other = {"shell/main.sh": b"echo other\n"}
-        service.create(draft(files=other), version="1.0.0")
+        with pytest.raises(AlreadyExists):  # its name stands for what it held, for ever
+            service.create(draft(files=other), version="1.0.0")
+        service.create(draft(files=other), version="1.0.1")
         assert service.resolve_script(ID, "shell").read_bytes() == other["shell/main.sh"]
 
     def test_what_the_server_does_not_have(self, service):
