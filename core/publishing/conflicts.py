@@ -147,6 +147,11 @@ class ConflictDesk:
         try:
             theirs = self._theirs_of(conflict, ref)
             if theirs is None and conflict.ref != ref:
+                if self._journal.versions.get(ref) is None:
+                    raise NotFound(
+                        f"There is no {ref}, here or on the server.",
+                        f"The conflict is {conflict.ref}'s, and all versions' of that id.",
+                    )
                 theirs = self._theirs_of(conflict, conflict.ref)
         except TransientError:
             if choice.take is not None:

@@ -10,7 +10,7 @@ import pytest
 from support.hostile_server import HostileServer, running_hostile
 from support.machines import Machine
 
-from core.errors import NotEscherServer
+from core.errors import NotEscherServer, NotFound
 from core.journal import waiting_changes
 from core.models import Ref, Strategy, SyncState
 from core.publishing import feed
@@ -278,7 +278,7 @@ class TestAPrivateId:
         assert waiting.publish(self.OURS) == {self.OURS: "failed"}
         assert hostile.asked_of("publish") == []
 
-    @pytest.mark.parametrize("named", ["1.0.0", "2.0.0", "99.0.0", "7.7.7"])
+    @pytest.mark.parametrize("named", ["1.0.0", "2.0.0", "99.0.0"])
     def test_theirs_beside_ours(self, waiting, named):
         waiting.resolve(Ref("stop-rds", named), take="theirs")
         waiting.pull()
@@ -287,6 +287,10 @@ class TestAPrivateId:
         }  # fmt: skip
         assert waiting.script(self.OURS) == "echo ours"
         assert waiting.desk.entries() == []
+
+    def test_a_version_that_nobody_has_names_no_conflict(self, waiting):
+        with pytest.raises(NotFound):
+            waiting.resolve(Ref("stop-rds", "7.7.7"), take="theirs")
 
     def test_ours_moves_to_another_id_with_all_its_versions(self, waiting):
         waiting.create("echo two", storage_strategy="local_only", version="1.1.0")
