@@ -116,8 +116,10 @@ class Machine(RuleBasedStateMachine):
         private = {c.ref.playbook_id for c in waiting if c.kind == "private_id"}
         disputed = {c.ref for c in waiting if c.kind == "immutable"}
         for ref, item in theirs.items():
-            if ref in disputed or (ref.playbook_id in private and ref not in rows):
+            if ref in disputed:
                 continue  # it waits for the user
+            if ref.playbook_id in private and not (ref in rows and rows[ref].is_published):
+                continue  # so does this, with all of theirs; ours goes on
             assert ref in rows, f"{name} lacks {ref}"
             row = rows[ref]
             if row.sync_state is SyncState.CONFLICT:
