@@ -64,7 +64,7 @@ def declassify(
                     f"{ref} would lie in clear, and could be published.", "Say so with --yes."
                 )
             output.say(f"{ref} will lie in clear on this disk, and may be published then.")
-            if not typer.confirm("Make it not sensitive"):
+            if not output.confirm("Make it not sensitive"):
                 raise typer.Exit(1)
         result = service.declassify(ref)
         job = jobs.changed(service, [ref])
