@@ -275,6 +275,9 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
             records = [self.store.get(ref) for ref in self.expand(targets)]
         claimed = [record.ref for record in records if not record.made_here]
         self.journal.versions.set_many([(ref, None, {"made_here": True}) for ref in claimed])
+        # edits of what one has published oneself go to review, as 0.1.0 had it
+        published = {record.ref for record in records if record.is_published}
+        self.journal.choices.claimed(ref for ref in claimed if ref in published)
         return claimed
 
     # -- executing --------------------------------------------------------------------------

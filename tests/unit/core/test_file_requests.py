@@ -257,6 +257,18 @@ def test_the_librarys_strategy_is_nobodys_choice(service):
         service.create(draft(), strategy=Strategy.DEFAULT)
 
 
+def test_who_claims_what_was_published_has_its_edits_reviewed(service):
+    service.create(draft(), strategy=Strategy.TRUSTED)
+    service.create(draft("Kept private"))
+    service.sync_all_metadata()
+    for ref in service.journal.versions.refs():
+        service.journal.versions.set(ref, made_here=False, intake=None)
+    assert len(service.claim(None)) == 2
+    assert service.journal.choices.for_review([REF.playbook_id, "kept-private"]) == {
+        REF.playbook_id
+    }
+
+
 def test_a_claim_brings_back_the_review_of_edits(service):
     service.journal.choices.claimed([REF, Ref("another", "2.0.0")])
     assert service.journal.choices.for_review([REF.playbook_id, "another", "third"]) == {
