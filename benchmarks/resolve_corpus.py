@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from core.files import sha256_bytes
 from core.journal import VersionRecord
 from core.journal.records import DiskFile
+from core.journal.script_rows import ToldStatus
 from core.models import Area, FileEntry, PlaybookDraft, Ref, content_digest
 from core.scripts.cached import Staged
 from core.scripts.entries import Listing, ScriptKey
@@ -71,7 +73,8 @@ def fill_home(service: PlaybookService, versions: int) -> None:
         found = path.stat()
         entry = FileEntry(PATH, found.st_size, sha256_bytes(made.files[PATH]))
         stat = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        record = VersionRecord(ref, Area.LOCAL, content_digest(metadata, [entry]), metadata)
+        digest = content_digest(metadata, [entry])
+        record = VersionRecord(ref, Area.LOCAL, digest, metadata, made_here=True)
         rows.append((record, (DiskFile(entry, *stat),)))
     with service.journal.database.write() as connection:
         service.journal.versions.put(rows, connection)
@@ -91,6 +94,8 @@ def fill_cache(service: PlaybookService, numbers: Sequence[int]) -> None:
         items.append(Staged(staged, Listing(key, (entry,), PATH), "tenant"))
     for start in range(0, len(items), BATCH):
         service.cache.promote_many(items[start : start + BATCH])
+    told = ToldStatus("approved", None, None, None, int(time.time()))
+    service.journal.script_rows.note_told({item.listing.key.ref: told for item in items})
 
 
 def link_for_others(folder: Path, service: PlaybookService, numbers: Sequence[int]) -> Competitors:

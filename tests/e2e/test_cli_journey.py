@@ -61,7 +61,7 @@ def test_a_playbook_from_creation_to_deletion(
     newer = write_folder(tmp_path / "newer", draft("Rotate stale access keys", NEWER))
 
     made = cli.json("create", str(first), "--strategy", "keep")
-    assert set(made) == {"playbook_id", "version", "warnings", "job_id"}
+    assert set(made) == {"playbook_id", "version", "warnings", "job_id", "findings"}
     assert (made["playbook_id"], made["version"]) == ("rotate-stale-access-keys", "1.0.0")
 
     question = "credentials that nobody renewed"
