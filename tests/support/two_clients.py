@@ -173,6 +173,10 @@ class TwoClients:
     def do_edit(self, home: Home, draw: Draw, refs: Refs) -> None:
         ref, path = draw(refs), draw(PATHS)
         words = self.words(draw)
+        row = home.service.journal.versions.get(ref)
+        appears = not (home.folder(ref) / path).is_file()
+        if row is not None and row.is_published and appears:
+            return  # what only appeared beside published content is no version
         if home.folder(ref).is_dir():
             file = home.folder(ref) / path
             with self.by_hand(home, ref):
