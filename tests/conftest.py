@@ -32,6 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: workers must collect the same names, and gzip writes the time."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def examples() -> Path:
     return ROOT / "examples" / "playbooks"
