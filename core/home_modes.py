@@ -29,13 +29,14 @@ _LOOKED_INTO = (
 )  # fmt: skip
 _SECRETS = frozenset({"keys", "api.token", "server.token", "flower.auth"})
 _OURS = frozenset({
-    "playbooks", "cache", "conflicts", "trash", "keys", "qdrant", "run", "server",
+    "playbooks", "cache", "conflicts", "trash", "sealed", "keys", "qdrant", "run", "server",
 })  # fmt: skip
 _UNFINISHED = ".modes-unfinished"  # stands while a home that was open is walked
 # links here would lead reading, writing and removing out of the home
 _FOLDERS = (
     "conflicts",
     "trash",
+    "sealed",
     "keys",
     "qdrant",
     "qdrant/collections",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _MACOS_SOL_LOCAL, _MACOS_PEERCRED = 0, 1
 _MACOS_XUCRED = "=IIh2x16I"  # version, uid, number of groups, groups
 CONNECT_SECONDS = 2
+_FIND_OUT = (
+    "Find out who made it and have it removed; in a shared folder, a shorter ESCHER_HOME helps, too."
+)
 
 
 def why_not_ours(folder: Path) -> str | None:
@@ -42,6 +45,10 @@ def why_not_ours(folder: Path) -> str | None:
     return None
 
 
+def _is_own_folder(found: os.stat_result) -> bool:
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
 def own_private_dir(path: Path) -> None:
     """Create ``path`` with mode 0700, or take one that is ours; raises `Refused` for another's.
 
@@ -50,8 +57,7 @@ def own_private_dir(path: Path) -> None:
     try:
         path.mkdir(mode=PRIVATE_DIR)
     except FileExistsError:  # looked at below: somebody else may have been first
-        found = path.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+        if _is_own_folder(path.lstat()):
             path.chmod(PRIVATE_DIR)
     except OSError as error:
         raise storage_error(error, f"Creating the folder {path}") from error
@@ -71,6 +77,7 @@ def check_broker(settings: Settings) -> bool:
     """
     path = settings.broker_socket
     try:
+        path.lstat()  # nothing there: nothing is sent, whatever its folder is like
         check_socket(path)
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
             probe.settimeout(CONNECT_SECONDS)
@@ -88,7 +95,7 @@ def check_socket(path: Path) -> None:
     """
     wrong = why_not_ours(path.parent)
     if wrong:
-        raise _strangers(path, f"its folder {wrong}")
+        raise _strangers(path, f"its folder {wrong}", _remedy(path.parent))
     found = path.lstat()
     if not stat.S_ISSOCK(found.st_mode):
         raise _strangers(path, "it is no socket")
@@ -116,8 +123,14 @@ def peer_uid(connected: socket.socket) -> int | None:
     return None
 
 
-def _strangers(path: Path, why: str) -> Refused:
+def _remedy(folder: Path) -> str:
+    if _is_own_folder(folder.lstat()):
+        return f"chmod 700 {folder}, then `escher-playbooks down` and `up`: others could reach it."
+    return _FIND_OUT
+
+
+def _strangers(path: Path, why: str, remedy: str = _FIND_OUT) -> Refused:
     return Refused(
-        f"The broker's socket {path} is not this user's: {why}. Nothing was sent there.",
-        "Find out who made it and have it removed, or set ESCHER_HOME to a shorter path.",
+        f"The broker's socket {path} is not this user's alone: {why}. Nothing was sent there.",
+        remedy,
     )

@@ -67,8 +67,8 @@ def lead_out(path: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        "playbooks", "cache", "conflicts", "trash", "keys", "qdrant", "qdrant/collections", "run",
-        "run/broker", "server", "journal.db", "api.token", "playbooks/local", "playbooks/synced",
+        "playbooks", "cache", "conflicts", "trash", "sealed", "keys", "qdrant",
+        "qdrant/collections", "run", "run/broker", "server", "journal.db", "api.token", "playbooks/local", "playbooks/synced",
         "playbooks/ai-generated", "playbooks/.staging",
     ],
 )  # fmt: skip

@@ -86,8 +86,17 @@ class TestTheBroker:
         self, mode: int, settings: Settings, listening: socket.socket
     ) -> None:
         settings.socket_dir.chmod(mode)
-        with pytest.raises(Refused, match=f"mode {mode:04o}"):
+        with pytest.raises(Refused, match=f"mode {mode:04o}") as refused:
             check_broker(settings)
+        assert f"chmod 700 {settings.socket_dir}" in refused.value.remedy
+
+    @pytest.mark.parametrize("mode", [0o755, 0o777])
+    def test_is_no_stranger_where_only_the_folder_stands(
+        self, mode: int, settings: Settings
+    ) -> None:
+        settings.socket_dir.mkdir(mode=0o700)
+        settings.socket_dir.chmod(mode)
+        assert not check_broker(settings), "as in an open home of before in which nothing runs"
 
     def test_behind_a_link_is_refused(
         self, settings: Settings, listening: socket.socket, tmp_path: Path
