@@ -73,8 +73,7 @@ def server(
     if context.invoked_subcommand is not None:
         return
     from cli.tokens import server_token
-    from core.files import make_private_dir
-    from core.home_modes import mend, refuse_links
+    from core.home_modes import take_home
     from core.settings import load_settings
     from escher_server.config import ServerConfig
     from escher_server.run import serve
@@ -85,9 +84,7 @@ def server(
     local = settings.embeds_server
     listen_host = host or (url.hostname if local and url.hostname else "127.0.0.1")
     listen_port = port or (url.port if local and url.port else 8788)
-    make_private_dir(settings.home)
-    refuse_links(settings)
-    mend(settings)
+    take_home(settings)
     shown_host = f"[{listen_host}]" if ":" in listen_host else listen_host
     address = f"http://{shown_host}:{listen_port}"
     tokens = [_token(settings.tenant_id, role, server_token(settings), HOME_MEMBER)]

@@ -54,16 +54,14 @@ def up(
 ) -> None:
     """Start the whole service: broker, server, workers, beat, API, Flower."""
     from cli.preflight import check_before_start
-    from core.home_modes import mend, refuse_links
+    from core.home_modes import take_home
     from core.settings import load_settings
 
     settings = load_settings()
     pid = running_pid(settings)
     if pid is not None:
         raise home_in_use(settings, str(pid or ""))
-    make_private_dir(settings.home)
-    refuse_links(settings)
-    mend(settings, whole=True)
+    take_home(settings, whole=True)
     make_private_dir(settings.run_path)
     make_private_dir(logs_path(settings))
     if not detach:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import Refused, StorageError
-from core.files import PRIVATE_DIR, PRIVATE_FILE
+from core.files import PRIVATE_DIR, PRIVATE_FILE, make_private_dir
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -48,6 +48,24 @@ _FOLDERS = (
 _NAMED = 3
 
 log = logging.getLogger(__name__)
+
+
+def take_home(settings: Settings, *, whole: bool = False) -> None:
+    """Make the home, or `mend` one that is there; `Refused` for links in it and for shared folders."""
+    _refuse_shared(settings.home)
+    make_private_dir(settings.home)
+    refuse_links(settings)
+    mend(settings, whole=whole)
+
+
+def _refuse_shared(home: Path) -> None:
+    """`Refused` for a folder like ``/tmp``, which to close would take away from all users."""
+    with suppress(OSError):
+        if home.stat().st_mode & stat.S_ISVTX or home.samefile("/"):
+            raise Refused(
+                f"{home} is a folder that all users of this machine share, and a home is one user's.",
+                f"Set ESCHER_HOME to a folder of your own, such as {home / 'escher'}.",
+            )
 
 
 def mend(settings: Settings, *, whole: bool = False) -> int:

@@ -62,7 +62,7 @@ def check_redis(url: str, allowed: tuple[str, ...]) -> None:
             if not rest.rpartition("@")[2].startswith("/"):
                 raise ValueError("the socket's path is relative; write redis+socket:///whole/path")
         elif scheme != "rediss":
-            for host in _hosts(rest):
+            for host in _redis_hosts(rest):
                 _check_host(host or "localhost", allowed, "rediss")
 
 
@@ -77,19 +77,37 @@ def check_journal(url: str, allowed: tuple[str, ...]) -> None:
         if path and not path.startswith(("/", ":memory:", "file:")):
             raise ValueError("the database's path is relative; write sqlite:////whole/path")
         return
-    options = parse_qs(rest.partition("?")[2])
-    if options.get("sslmode", [""])[-1] in ENCRYPTED_POSTGRESQL:
-        return
-    if "service" in options:
-        raise ValueError("a service may lie anywhere; add sslmode=verify-full")
-    named = [*options.get("host", []), *options.get("hostaddr", [])]
-    hosts = [host for several in named for host in several.split(",")] or list(_hosts(rest))
-    if not any(hosts):
-        # libpq's own defaults; without them it is this machine's socket
-        hosts = f"{os.environ.get('PGHOST', '')},{os.environ.get('PGHOSTADDR', '')}".split(",")
-    for host in hosts:
+    for host in _postgresql_hosts(url):
         if host and not host.startswith(("/", "@")):  # sockets
             _check_host(_host_of(host), allowed, "sslmode=verify-full (or require)")
+
+
+def _postgresql_hosts(url: str) -> list[str]:
+    """Where libpq may connect to without TLS; none where the URL asks for TLS."""
+    from sqlalchemy.engine import (
+        make_url,
+    )  # who connects reads the URL: a password may hold / and ?
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "write sqlite:////whole/path or postgresql+psycopg://user@host/name"
+        ) from None
+    options = parts.normalized_query
+    if set(options.get("sslmode", ("",))) <= ENCRYPTED_POSTGRESQL:
+        return []
+    named = [*options.get("host", ()), parts.host or ""]
+    hosts = [host for several in named for host in several.split(",") if host]
+    if "service" in options or (not hosts and os.environ.get("PGSERVICE")):
+        raise ValueError("a service may lie anywhere; add sslmode=verify-full")
+    # libpq's own defaults; without them it is this machine's socket. An address goes before a name.
+    addresses = options.get("hostaddr", (os.environ.get("PGHOSTADDR", ""),))
+    return [
+        *(hosts or os.environ.get("PGHOST", "").split(",")),
+        *(host for several in addresses for host in several.split(",")),
+    ]
 
 
 def _check_host(host: str, allowed: tuple[str, ...], instead: str) -> None:
@@ -101,11 +119,15 @@ def _check_host(host: str, allowed: tuple[str, ...], instead: str) -> None:
         )
 
 
-def _hosts(rest: str) -> Iterator[str]:
-    """The hosts of what stands behind ``scheme://``; several stand between commas."""
-    authority = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition("@")[2]
+def _redis_hosts(rest: str) -> Iterator[str]:
+    """The hosts of what stands behind ``scheme://``; several stand between commas.
+
+    An option of that name goes before them, as Celery's result backend has it.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
     for place in authority.split(","):
         yield _host_of(unquote(place))
+    yield from parse_qs(rest.partition("?")[2].partition("#")[0]).get("host", [])
 
 
 def _host_of(place: str) -> str:

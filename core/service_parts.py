@@ -9,9 +9,8 @@ from core.contents import PublishedContents
 from core.encryption import Envelope, MasterKey, Place, load_master_key
 from core.errors import WrongKey
 from core.executions import Executions
-from core.files import make_private_dir
 from core.handed_out import HandedOut
-from core.home_modes import mend, refuse_links
+from core.home_modes import take_home
 from core.indexing import Indexing
 from core.journal import Journal
 from core.journal.leases import this_process
@@ -39,9 +38,7 @@ class ServiceParts:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        make_private_dir(settings.home)
-        refuse_links(settings)
-        mend(settings)
+        take_home(settings)
         self.journal = Journal(settings.effective_journal_url)
         self._check_binding()
 

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 _MACOS_SOL_LOCAL, _MACOS_PEERCRED = 0, 1
 _MACOS_XUCRED = "=IIh2x16I"  # version, uid, number of groups, groups
 CONNECT_SECONDS = 2
-_FIND_OUT = (
-    "Find out who made it and have it removed; in a shared folder, a shorter ESCHER_HOME helps, too."
-)
+_FIND_OUT = "Find out who made it and have it removed; in a shared folder, a shorter ESCHER_HOME helps, too."
 
 
 def why_not_ours(folder: Path) -> str | None:

@@ -28,11 +28,11 @@ from requests.adapters import HTTPAdapter
 
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
 from core.forks import ForkLock
+from core.plain_text import is_loopback
 from core.server.failures import CONNECT_SECONDS, transport_failure
 from core.server.pinned import Addresses, pinned_adapter
 from core.server.problems import CHECK_URL
 from core.server.retry import Deadline
-from core.settings import LOOPBACK_HOSTS
 
 READ_SECONDS = 30.0
 MIN_TIMEOUT_SECONDS = 0.05
@@ -259,7 +259,8 @@ class Http:
     @staticmethod
     def _environment(session: requests.Session, url: str) -> dict[str, Any]:
         # what goes without TLS stays here or in a network of the user's own: no proxy reads it
-        if is_loopback(url) or urlsplit(url).scheme == "http":
+        parts = urlsplit(url)
+        if parts.scheme == "http" or is_loopback(parts.hostname or ""):
             return {"proxies": {}}
         merged = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
         return {name: merged[name] for name in ("proxies", "verify", "cert")}
@@ -277,10 +278,6 @@ def _prepared(
     request.prepare_headers(headers)
     request.prepare_body(body, None)
     return request
-
-
-def is_loopback(url: str) -> bool:
-    return (urlsplit(url).hostname or "") in LOOPBACK_HOSTS
 
 
 def url_label(url: str) -> str:

@@ -46,9 +46,11 @@ _HOST = r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]"
 _URL = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?"
     r"(?P<path>/[!\"$->@-\[\]-~]*)?(?:\?[!\"$-\[\]-~]*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # else ſ and the Kelvin sign are taken for s and k
 )
-_LISTED = re.compile(rf"(?P<any>\*\.)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?", re.IGNORECASE)
+_LISTED = re.compile(
+    rf"(?P<any>\*\.)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII
+)
 _S3 = re.compile(
     r"(?:(?P<bucket>[a-z0-9-]+)\.)?s3(?:-fips)?(?:\.dualstack)?"
     r"(?:\.[a-z]{2}(?:-[a-z]+)+-[0-9]+)?\.amazonaws\.com(?:\.cn)?"

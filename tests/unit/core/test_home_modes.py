@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core import home_modes
-from core.errors import StorageError
+from core.errors import Refused, StorageError
 from core.home_modes import mend, open_to_others
 from core.service_parts import ServiceParts
 from core.settings import Settings
@@ -147,6 +147,23 @@ class TestWhatBelongsToAnother:
         with pytest.raises(StorageError, match=kept) as refused:
             mend(settings)
         assert "chown" in refused.value.remedy
+
+
+@pytest.mark.parametrize("mode_of_it", [0o1777, 0o1755, 0o3770])
+def test_a_folder_that_users_share_is_no_home_and_stays_open(
+    tmp_path: Path, umask: None, mode_of_it: int
+) -> None:
+    """Closing ``/tmp`` would take it away from everybody else."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "theirs").write_text("x")
+    shared.chmod(mode_of_it)
+    with pytest.raises(Refused, match="share") as refused:
+        ServiceParts(Settings(home=shared))
+    assert "ESCHER_HOME" in refused.value.remedy
+    assert shared.stat().st_mode & 0o7777 == mode_of_it
+    assert mode(shared / "theirs") == 0o644
+    ServiceParts(Settings(home=shared / "mine")).close()
 
 
 def test_the_library_makes_private_files_whatever_the_umask(tmp_path: Path, umask: None) -> None:

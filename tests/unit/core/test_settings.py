@@ -280,6 +280,9 @@ class TestPlainText:
             f"redis://127.0.0.1;redis://:{CANARY}@redis.example",
             "sentinel://127.0.0.1:26379;sentinel://redis.example:26379",
             "redis://127.0.0.1,redis.example",
+            f"redis://:{CANARY}@redis.example#@localhost/0",
+            f"redis://:{CANARY}@localhost/0?host=redis.example",
+            f"redis://u:{CANARY}@10.0.0.1?x=@127.0.0.1",
             f"amqp://u:{CANARY}@127.0.0.1",
             f"db+postgresql://u:{CANARY}@127.0.0.1/x",
         ],
@@ -299,6 +302,8 @@ class TestPlainText:
             "postgresql://u:p@db.example:5432/journal?sslmode=verify-full&x=1",
             "postgresql+psycopg://u:p@/journal?host=db.example&sslmode=verify-ca",
             "sqlite:////var/lib/escher/journal.db",
+            "postgresql+psycopg://u:slash/and?mark@127.0.0.1/journal",
+            "postgresql+psycopg://u:a/b@db.example/journal?sslmode=require",
         ],
     )
     def test_a_journal_here_or_with_tls(self, url: str) -> None:
@@ -315,6 +320,10 @@ class TestPlainText:
             f"postgresql+psycopg://u:{CANARY}@/journal?hostaddr=10.0.0.1",
             f"postgresql+psycopg://u:{CANARY}@[fe80::1]:5432/journal",
             f"postgresql+psycopg://u:{CANARY}@/journal?service=far",
+            f"postgresql+psycopg://localhost:{CANARY}/@db.example/journal",
+            f"postgresql+psycopg://localhost:{CANARY}?x=@db.example/journal",
+            f"postgresql+psycopg://u:{CANARY}@db.example/journal?x=1#sslmode=require",
+            f"postgresql+psycopg://u:{CANARY}@127.0.0.1:port/journal",
             f"mysql://u:{CANARY}@127.0.0.1/journal",
             f"u:{CANARY}@db.example/journal",
         ],
@@ -330,6 +339,22 @@ class TestPlainText:
         monkeypatch.setenv("PGHOST", "db.example")
         with pytest.raises(SettingsError, match=r"db\.example"):
             load_settings(journal_url="postgresql+psycopg://u@/journal")
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "url"),
+        [
+            ("PGHOSTADDR", "10.0.0.1", "postgresql+psycopg://u@localhost/journal"),
+            ("PGHOSTADDR", "127.0.0.1,10.0.0.1", "postgresql+psycopg://u@/journal"),
+            ("PGSERVICE", "far", "postgresql+psycopg://u@/journal"),
+        ],
+    )
+    def test_nor_does_the_environment_lead_past_the_url(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(SettingsError, match="journal_url"):
+            load_settings(journal_url=url)
+        assert load_settings(journal_url=f"{url}?sslmode=require")
 
     def test_private_hosts_are_allowed_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ESCHER_ALLOW_HTTP_HOSTS", "redis, Qdrant.internal,db,10.0.0.7")
