@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import EscherError, IndexBusy
-from core.home_modes import OTHERS, open_to_others, refuse_links
+from core.home_modes import OTHERS, open_to_others, refuse_links, writable_by_others
 from core.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -81,6 +81,10 @@ def modes(settings: Settings) -> Iterator[Finding]:
         )
         remedy = f"`escher-playbooks up` closes them, or: chmod -R go= {settings.home}"
         yield Finding("modes", False, detail, remedy)
+    elif writable := writable_by_others(settings):
+        shown = " and ".join(map(str, writable))
+        remedy = f"chmod go-w {' '.join(map(str, writable))}"
+        yield Finding("modes", False, f"{shown} can be changed by others", remedy)
     elif settings.home.exists():
         yield Finding("modes", True, "everything in the home is private")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 OTHERS = 0o077
+_OTHERS_WRITE = 0o022
 _LOOKED_INTO = (
     "", "keys", "run", "run/logs", "run/broker", "run/broker/appendonlydir", "server", "qdrant",
 )  # fmt: skip
@@ -93,6 +94,13 @@ def mend(settings: Settings, *, whole: bool = False) -> int:
     with suppress(OSError):
         if walk:
             unfinished.unlink(missing_ok=True)
+    for path in writable_by_others(settings):
+        try:
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS_WRITE)
+        except OSError:
+            stubborn.append(path)
+        else:
+            log.warning("%s could be changed by others: it can't any more.", path)
     if mended:
         log.warning("%s could be entered or read by others: closed %s.", home, _named(mended))
     if stubborn:
@@ -132,6 +140,20 @@ def open_to_others(home: Path) -> list[Path]:
         own = [home] if _is_open(home.stat()) else []
         return own + [path for path, found in _below(home) if _is_open(found)]
     return []
+
+
+def writable_by_others(settings: Settings) -> list[Path]:
+    """Of the folders that settings name, those in which others could put theirs in place of ours.
+
+    Reading is no harm there: what we make in them is private. In a sticky folder ours stays ours.
+    """
+    found = []
+    for path in (settings.playbooks_dir, settings.cache_dir):
+        with suppress(OSError):
+            mode = path.stat().st_mode if path is not None else 0
+            if path is not None and mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+                found.append(path)
+    return found
 
 
 def _is_open(found: os.stat_result) -> bool:

@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 _FOLDERS = ("scripts", "staging", "quarantine", "trash", "library", "copies", "metadata")
 _FILES = frozenset({"scripts.lock", MARKER})
 _HEX = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # file managers and file systems leave these in any folder
 _NOBODYS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"})
 _NAMED = 3
@@ -140,6 +141,9 @@ class CacheOwner:
                 return _HEX.fullmatch(path.name) is not None
             case "quarantine" | "library":
                 return is_folder(path) and (path.name == UNKNOWN or ref_of(path.name) is not None)
+            case "copies":  # made since the markers, so the marker was lost
+                formats = {inner.name for inner in listed(path)} if is_folder(path) else {""}
+                return bool(_DIGEST.fullmatch(path.name)) and formats <= set(FORMATS)
             case "metadata":
                 return path.name == "last_sync.json" or path.name.startswith(".last_sync.json.")
         return False

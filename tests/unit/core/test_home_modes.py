@@ -13,7 +13,7 @@ import pytest
 
 from core import home_modes
 from core.errors import Refused, StorageError
-from core.home_modes import mend, open_to_others
+from core.home_modes import mend, open_to_others, writable_by_others
 from core.service_parts import ServiceParts
 from core.settings import Settings
 
@@ -164,6 +164,31 @@ def test_a_folder_that_users_share_is_no_home_and_stays_open(
     assert shared.stat().st_mode & 0o7777 == mode_of_it
     assert mode(shared / "theirs") == 0o644
     ServiceParts(Settings(home=shared / "mine")).close()
+
+
+@pytest.mark.parametrize("setting", ["playbooks_dir", "cache_dir"])
+class TestAFolderThatASettingNames:
+    @pytest.mark.parametrize(
+        ("found", "left"), [(0o777, 0o755), (0o775, 0o755), (0o755, 0o755), (0o1777, 0o1777)]
+    )
+    def test_is_nobody_elses_to_change(
+        self, settings: Settings, tmp_path: Path, setting: str, found: int, left: int
+    ) -> None:
+        """Who can rename in it puts a folder of his in the place of ours."""
+        chosen = tmp_path / "disk"
+        chosen.mkdir()
+        chosen.chmod(found)
+        settings = settings.model_copy(update={setting: chosen})
+        assert writable_by_others(settings) == ([chosen] if found != left else [])
+        mend(settings)
+        assert chosen.stat().st_mode & 0o7777 == left
+        assert writable_by_others(settings) == []
+
+    def test_that_is_not_there_yet_is_left_alone(
+        self, settings: Settings, tmp_path: Path, setting: str
+    ) -> None:
+        mend(settings.model_copy(update={setting: tmp_path / "later"}))
+        assert not (tmp_path / "later").exists()
 
 
 def test_the_library_makes_private_files_whatever_the_umask(tmp_path: Path, umask: None) -> None:

@@ -44,6 +44,7 @@ THEIRS = {
     "what looks like a version": "scripts/site-v1.0.0/index.html",
     "what looks like an entry": "scripts/site-v1.0.0/shell/run.sh",
     "other copies": "copies/2026/photo.jpg",
+    "other copies by digest": f"copies/{'a' * 64}/photo.jpg",
 }
 
 
@@ -156,6 +157,18 @@ def test_a_home_that_was_moved_keeps_its_cache(tmp_path: Path) -> None:
     moved.cache.reconcile()
     assert moved.bytes_of(KEY) == FILES
     moved.close()
+
+
+def test_copies_alone_do_not_keep_a_cache_that_lost_its_marker_from_us(
+    under: CacheUnderTest, elsewhere: Path
+) -> None:
+    """As after a backup that leaves out names with a dot."""
+    copy = elsewhere / "copies" / ("a" * 64) / "shell" / "run.sh"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("ours")
+    under.cache.reconcile()
+    assert (elsewhere / MARKER).is_file()
+    assert copy.is_file()
 
 
 class TestLinks:
