@@ -17,10 +17,9 @@ changes meanwhile is left to the next scan.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from core.encryption import Envelope
@@ -32,12 +31,11 @@ from core.errors import (
     TransientError,
     Unchanged,
     faults_of,
-    storage_error,
 )
-from core.files import fsync_dir, read_bytes
+from core.files import read_bytes
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
-from core.models import PARAMETERS_FILE, Area, Ref
+from core.models import PARAMETERS_FILE, Area, Move, Ref
 from core.playbooks.carrying import carry
 from core.playbooks.comparing import Comparer, State
 from core.playbooks.file_requests import follow, new_wishes, of_server
@@ -46,6 +44,7 @@ from core.playbooks.held import Held, find_tampering
 from core.playbooks.intake import Edit, Intake, choice_kept
 from core.playbooks.layout import FoundFolder
 from core.playbooks.parameters import unflagged_defaults
+from core.playbooks.places import Places
 from core.playbooks.reading import read_metadata
 from core.playbooks.renaming import draft_digest
 from core.playbooks.restoring import Fetch, Restorer
@@ -53,7 +52,7 @@ from core.playbooks.scan import Moved, ScanResult
 from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager, disk_files, new_record
 from core.playbooks.store import PlaybookStore
-from core.playbooks.successors import check_pin
+from core.playbooks.successors import came_in, check_pin, waits_for_decision
 from core.playbooks.writing import FolderWriter
 from core.secrets.findings import SecretFinding, named
 from core.settings import Settings
@@ -102,6 +101,7 @@ class Edits:
         self._compare = Comparer(store.layout, store.limits, envelope)
         self._intake = Intake(store, envelope)
         self._restorer = Restorer(store, envelope, settings)
+        self._places = Places(store, self._writer, self._intake)
         self._held = Held(store, envelope, settings.conflicts_path)
         self._handed_out = HandedOut(settings)
 
@@ -156,7 +156,15 @@ class Edits:
         if record.deleting:
             return  # typed after the deletion was asked for: who removes it keeps a copy of that
         with self._store.leased([ref]):
-            self._take(self._intake.read_edit(record), report)
+            edit = self._intake.read_edit(record)
+            if waits_for_decision(edit.draft.metadata, record):
+                if record.area is not Area.AI_GENERATED:  # first the place: killed then, it waits
+                    self._versions.withdraw([ref])
+                    self._store.move([Move(ref, Area.AI_GENERATED, {})])
+                    record = self._store.get(ref)
+                    edit = self._intake.read_edit(record)
+                report.waiting[str(ref)] = _undecided(ref)
+            self._take(edit, report)
         report.updated.append(ref)
         if self._store.get(ref).sensitive and not record.sensitive:
             sent = record.uploaded_digest is not None
@@ -248,7 +256,7 @@ class Edits:
             if not self._store.get(ref).sensitive:
                 why += f" The published copies of {ref} can't be taken back."
         elif row.area is Area.AI_GENERATED:
-            why = f"An AI wrote it: decide (escher-playbooks decide {kept} keep|review|trusted)."
+            why = _undecided(kept)
         else:
             why = (
                 f"Nobody chose review for {ref.playbook_id} on this machine: it is kept private."
@@ -294,65 +302,45 @@ class Edits:
         edit = self._intake.read_added(folder)
         if edit.draft.metadata["author"] == "ai_generated" and edit.area is Area.LOCAL:
             # a copy is no decision; nobody has made one yet. Killed after it, it is found there
-            edit = self._intake.read_added(self._wait_for_decision(edit))
+            edit = self._intake.read_added(self._places.wait_for_decision(edit))
         self._take(edit, report)
         report.added.append(edit.ref)
 
-    def _wait_for_decision(self, edit: Edit) -> FoundFolder:
-        """Bring a folder that no row names to where what an AI made waits."""
-        place = self._layout.folder(Area.AI_GENERATED, edit.ref)
-        with self._writer.locked():
-            if not self._intake.is_still(edit.found, edit.seen):
-                raise LeaseHeld(f"{edit.found.path} is being edited.", "It is read again.")
-            if place.exists():
-                raise InvalidPlaybook(
-                    f"{edit.found.path} is of an AI, and {place} waits for a decision already.",
-                    "Compare the two and move one away.",
-                )
-            try:
-                edit.found.path.rename(place)
-                fsync_dir(place.parent)
-            except OSError as error:
-                raise storage_error(error, f"Moving {edit.found.path}") from error
-            with contextlib.suppress(OSError):  # other versions stand there: it stays
-                edit.found.path.parent.rmdir()
-        return FoundFolder(Area.AI_GENERATED, place, edit.ref)
-
     def _move(self, report: EditReport, moved: Moved, fetch: Fetch) -> None:
         record = self._store.get(moved.ref)
+        is_renamed = moved.folder.ref != moved.ref
+        if is_renamed and self._is_tampered(record, moved.folder):
+            with self._store.leased([moved.ref]):
+                self._places.name_back(moved.folder, record)
+            self._hold(report, moved.ref)
+            return
         with self._store.leased([moved.ref]):
-            if moved.folder.ref != moved.ref:
+            if is_renamed:
                 edit = self._intake.read_added(moved.folder, record)
+                if waits_for_decision(edit.draft.metadata, record):
+                    if edit.area is not Area.AI_GENERATED:
+                        edit = self._intake.read_added(self._places.wait_for_decision(edit), record)
+                    report.waiting[str(edit.ref)] = _undecided(edit.ref)
                 self._take(edit, report)
                 self._forget(moved.ref)
                 report.forgotten.append(moved.ref)
                 report.moved.append(edit.ref)
                 return
             stands = {record.area, moved.folder.area} == {Area.LOCAL, Area.AI_GENERATED}
-            self._settle(record, moved.folder.area, follow=stands and not record.is_published)
+            waits = waits_for_decision(record.metadata, record)
+            follow = stands and not waits and not record.is_published
+            self._places.settle(record, moved.folder.area, follow=follow)
+            if waits:
+                report.waiting[str(moved.ref)] = _undecided(moved.ref)
         report.moved.append(moved.ref)
         there = self._store.get(moved.ref)  # it may have been edited on its way
         found = self._compare(there, self._versions.files(moved.ref))
         if found.state is State.EDITED and found.error is None:
             self._edit(report, moved.ref, fetch)
 
-    def _settle(self, record: VersionRecord, found: Area, *, follow: bool) -> None:
-        """Bring the row to where the folder is, or the folder back to where the row says."""
-        ref = record.ref
-        source, target = (record.area, found) if follow else (found, record.area)
-        if follow and target is Area.AI_GENERATED:
-            self._versions.withdraw([ref])  # it waits for a decision again
-        with self._writer.locked():
-            if self._layout.standing(ref) != [found]:
-                raise LeaseHeld(f"{ref} is being moved.", "It is looked at again.")
-            failed = self._writer.apply([
-                Intent(
-                    ref, "move", None, source, target,
-                    replace(record, area=target), self._versions.files(ref),
-                )
-            ])  # fmt: skip
-        if ref in failed:
-            raise failed[ref]
+    def _is_tampered(self, record: VersionRecord, folder: FoundFolder) -> bool:
+        seen = self._compare.look(folder.path, folder.area)
+        return seen is not None and bool(find_tampering(self._store, record, seen, folder.path))
 
     # -- vanished ---------------------------------------------------------------------------
     def _vanish(self, report: EditReport, ref: Ref, fetch: Fetch) -> None:
@@ -399,7 +387,7 @@ class Edits:
                     edit.area,
                     files,
                     edit.generation + 1,
-                    intake="edit" if edit.former else "adopt",
+                    intake=came_in("edit", [edit.former]) if edit.former else "adopt",
                     check=True,
                     old=old,
                     choice=renamed,
@@ -434,6 +422,10 @@ class Edits:
             or (current.generation, current.area) != (old.generation, old.area)
         ):
             raise LeaseHeld(f"{edit.ref} was changed meanwhile.", "It is looked at again.")
+
+
+def _undecided(ref: Ref) -> str:
+    return f"An AI wrote it: decide (escher-playbooks decide {ref} keep|review|trusted)."
 
 
 def _tell(report: EditReport, ref: Ref, findings: tuple[SecretFinding, ...]) -> None:

@@ -46,15 +46,16 @@ class Tampering:
 
 
 def find_tampering(
-    reader: PlaybookReader, record: VersionRecord, seen: FolderStat
+    reader: PlaybookReader, record: VersionRecord, seen: FolderStat, folder: Path | None = None
 ) -> Tampering | None:
     """What somebody did to a sensitive version's folder, or None.
 
     The very content that is sealed there, in clear, is none: it only is to be sealed again.
+    ``folder``: where it was moved to, else its own place.
     """
     if not record.sensitive or record.is_published:
         return None
-    folder = reader.layout.folder(record.area, record.ref)
+    folder = folder or reader.layout.folder(record.area, record.ref)
     rows = {row.entry.path: row.entry.checksum for row in reader.journal.versions.files(record.ref)}
     reader.limits.check((path, found.st_size) for path, found in seen.files.items())
     clear = {}

@@ -95,8 +95,8 @@ class Intake:
         raw = inherited_metadata(draft.metadata, record)
         if record.is_published:
             ref = self._successor(record.ref, raw)
-            raw = successor_metadata(raw, ref.version)
             area = area_of_successor(raw, record)
+            raw = successor_metadata(raw, ref.version, area)
             ready = self._normal(replace(draft, metadata=raw))
             return Edit(ref, area, found, ready, seen, record.generation, record)
         ref = record.ref

@@ -21,7 +21,7 @@ from core.playbooks.file_requests import COUNTS, new_wishes
 from core.playbooks.reading import is_unfetched
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
-from core.playbooks.successors import free_patch, successor_metadata
+from core.playbooks.successors import came_in, free_patch, successor_metadata
 from core.versions import is_higher
 
 
@@ -49,10 +49,12 @@ def keep_as(
         version = (
             ref.version if playbook_id else _free_patch(store, ref, replace(draft, metadata=base))
         )
-    kept = replace(draft, metadata=successor_metadata(base, version))
     area = Area.AI_GENERATED if record.area is Area.AI_GENERATED else Area.LOCAL
+    kept = replace(draft, metadata=successor_metadata(base, version, area))
     wanted = Strategy.LOCAL_ONLY if kept.metadata.get("sensitive") else strategy
-    result = store.create_many([kept], area=area, strategy=wanted, intake="edit")[0]
+    result = store.create_many(
+        [kept], area=area, strategy=wanted, intake=came_in("edit", [record])
+    )[0]
     if result.error is not None and not isinstance(result.error, Unchanged):
         raise result.error
     return result.ref

@@ -40,10 +40,12 @@ from core.playbooks.sealing import published_form
 from core.playbooks.staging import Stager
 from core.playbooks.successors import (
     area_of_successor,
+    came_in,
     check_pin,
     inherited_metadata,
     next_version,
     successor_metadata,
+    waits_for_decision,
 )
 from core.playbooks.uniqueness import refuse_taken
 from core.playbooks.validation import normalise
@@ -150,8 +152,10 @@ class PlaybookStore(PlaybookReader):
                 spread = pool.map(work, batch) if len(batch) > 1 else map(work, batch)
                 results.extend(self._store_new(list(spread), scans))
         if strategy is Strategy.REVIEW:
-            self.journal.choices.choose_review(
-                result.ref.playbook_id for result in results if result.error is None
+            stored = [result.ref for result in results if result.error is None]
+            rows = self.journal.versions.get_many(stored)
+            self.journal.choices.choose_review(  # what an AI wrote waits for a choice of its own
+                ref.playbook_id for ref, row in rows.items() if row.area is not Area.AI_GENERATED
             )
         return results
 
@@ -178,6 +182,9 @@ class PlaybookStore(PlaybookReader):
                 home = area or (
                     Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
                 )
+                if intake in {"update", "edit"}:
+                    of_id = self.journal.versions.of_playbook(ready.metadata["playbook_id"])
+                    intake = came_in(intake, of_id)
                 scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
                 intent = self._stager.stage(
                     ready, home, intake=intake, check=check, choice=strategy, extra=extra
@@ -282,9 +289,10 @@ class PlaybookStore(PlaybookReader):
         published = previous.is_published or previous.area is Area.SYNCED
         if published or version not in {None, previous.ref.version}:
             target = next_version(self.journal.versions, previous.ref, raw.get("version"), version)
+            area = area_of_successor(raw, previous)
             return self.create(
-                replace(draft, metadata=successor_metadata(raw, target)),
-                area=area_of_successor(raw, previous),
+                replace(draft, metadata=successor_metadata(raw, target, area)),
+                area=area,
                 strategy=strategy or self.strategy_of_successor(raw, previous),
                 intake="update",
                 check_scripts=check_scripts,
@@ -320,6 +328,8 @@ class PlaybookStore(PlaybookReader):
         """Review where the user ever chose it for the id, and nothing stands against it."""
         if metadata.get("sensitive") or area_of_successor(metadata, previous) is not Area.LOCAL:
             return None
+        if self.journal.versions.sensitive_ids([previous.ref.playbook_id]):
+            return None  # the new version will be sensitive, too
         chosen = self.journal.choices.is_for_review(previous.ref.playbook_id)
         return Strategy.REVIEW if chosen else None
 
@@ -344,6 +354,12 @@ class PlaybookStore(PlaybookReader):
         raw = new_wishes(raw, old)
         if sensitive or declassify:
             raw["sensitive"] = sensitive
+        waits = waits_for_decision(raw, old)
+        if waits:
+            choice = Strategy.LOCAL_ONLY
+            extra.append(
+                f"an AI wrote it: it waits (escher-playbooks decide {ref} keep|review|trusted)"
+            )
         ready = normalise(
             replace(without_leftovers(draft), metadata=raw),
             now=now,
@@ -386,6 +402,8 @@ class PlaybookStore(PlaybookReader):
             except BaseException:
                 self._writer.discard(str(intent.staged))
                 raise
+            if waits and ref not in failed:
+                self.move([Move(ref, Area.AI_GENERATED, {})])
         if ref in failed:
             raise failed[ref]
         if choice is Strategy.REVIEW:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.errors import AlreadyExists, InvalidPlaybook, Refused
 from core.journal import VersionRecord
 from core.journal.versions import Versions
-from core.models import METADATA_FILE, Area, Ref
+from core.models import METADATA_FILE, Area, Ref, Status
 from core.playbooks.file_requests import CAREFUL, new_wishes
 from core.versions import is_higher, next_patch
 
@@ -32,9 +32,13 @@ def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str
     return new_wishes(raw, previous)
 
 
-def successor_metadata(raw: dict[str, Any], version: str) -> dict[str, Any]:
-    """Metadata of a new version; verdicts on the former one are not carried over."""
+def successor_metadata(
+    raw: dict[str, Any], version: str, area: Area = Area.LOCAL
+) -> dict[str, Any]:
+    """Metadata of a new version in ``area``; verdicts on the former one are not carried over."""
     metadata = raw | {"version": version, "updated_at": int(time.time())}
+    if area is not Area.AI_GENERATED and metadata.get("status") is None:
+        metadata["status"] = Status.READY.value  # an AI's, too, when somebody decided on it
     if metadata.get("status") not in CAREFUL:
         metadata.pop("deprecated_by", None)
         metadata.pop("deprecation_reason", None)
@@ -50,6 +54,32 @@ def area_of_successor(metadata: Mapping[str, Any], previous: VersionRecord) -> A
         return Area.AI_GENERATED
     was, is_now = (m.get("author") == "ai_generated" for m in (previous.metadata, metadata))
     return Area.AI_GENERATED if is_now and not was else Area.LOCAL
+
+
+def by_ai(record: VersionRecord) -> bool:
+    """Whether an AI wrote a version, whatever its author is said to be since."""
+    return record.intake == "ai" or record.metadata.get("author") == "ai_generated"
+
+
+def waits_for_decision(metadata: Mapping[str, Any], former: VersionRecord) -> bool:
+    """Whether ``former``, when its content or its place becomes another, waits in ``ai-generated/``.
+
+    A hand that moves the folder out of there decides nothing, and neither does an edit.
+    """
+    is_now = metadata.get("author") == "ai_generated"
+    if former.area is Area.AI_GENERATED:
+        return is_now or by_ai(former)
+    return is_now and not by_ai(former)
+
+
+def came_in(how: str, before: Iterable[VersionRecord]) -> str:
+    """How a version came in that was made of others: out of an import or of an AI, it still is that."""
+    for record in before:
+        if by_ai(record):
+            return "ai"
+        if record.intake == "import":
+            return "import"
+    return how
 
 
 def next_version(versions: Versions, latest: Ref, own: object, asked: str | None) -> str:

@@ -42,6 +42,7 @@ from core.playbooks.changes import FolderChanges, area_of, discard
 from core.playbooks.layout import OLD_SUFFIX, Layout
 from core.playbooks.moves import is_decision
 from core.playbooks.sealed_copies import SealedCopies
+from core.playbooks.successors import came_in
 
 LOCK_SECONDS = 120.0
 _STAGED = re.compile(r"[0-9a-f]{32}")
@@ -249,11 +250,4 @@ def _merged(current: VersionRecord | None, intent: Intent) -> VersionRecord:
             )
         return moved
     written = {name: getattr(wanted, name) for name in _WRITTEN_FIELDS}
-    return replace(current, **written | {"intake": _came_in(current, wanted)})
-
-
-def _came_in(current: VersionRecord, wanted: VersionRecord) -> str | None:
-    """How a version came in: changing what came from elsewhere does not make it one's own words."""
-    if current.intake in {"import", "ai"}:
-        return current.intake
-    return "ai" if current.metadata.get("author") == "ai_generated" else wanted.intake
+    return replace(current, **written | {"intake": came_in(str(wanted.intake), [current])})

@@ -5,6 +5,7 @@ Each door is tried with the same four files; the server's bytes tell what has le
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import requests
 from support.playbooks import draft, write_folder
 from support.rag import WordEmbedder
 
-from core.errors import Refused, UsageError
+from core.errors import NotRunnable, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks.decisions import Decision
 from core.service import PlaybookService
@@ -140,9 +141,93 @@ def test_what_an_ai_wrote_waits_for_a_decision(service, tmp_path, door):
     door(service, draft(**wish), tmp_path)
     service.sync_all_metadata()
     assert on_server(service) == (0, 0)
-    if door is not update:  # of its own user's playbook, it is an edit in place
-        assert service.store.get(REF).area is Area.AI_GENERATED
+    assert service.store.get(REF).area is Area.AI_GENERATED
     assert service.request_publish(None, None).accepted == []
+
+
+def _by_update(service: PlaybookService) -> None:
+    by_ai = draft(author="ai_generated", files={"shell/main.sh": b"echo by an AI\n"})
+    result = service.update(REF.playbook_id, by_ai)
+    assert any(f"decide {REF}" in text for text in result.warnings)
+
+
+def _by_edit(service: PlaybookService) -> None:
+    folder = service.store.folder(REF)
+    path = folder / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"author": "ai_generated"}))
+    (folder / "shell" / "main.sh").write_text("#!/bin/sh\necho by an AI\n")
+    report = service.sync_all_metadata()
+    assert f"decide {REF}" in report["edits"]["waiting"][str(REF)]
+
+
+@pytest.mark.parametrize("how", [_by_update, _by_edit])
+def test_what_an_ai_lays_over_what_was_to_be_published_waits(service, how):
+    service.create(draft(), strategy=Strategy.REVIEW)
+    how(service)
+    service.sync_all_metadata()
+    row = service.store.get(REF)
+    assert on_server(service) == (0, 0)
+    assert (row.area, row.publish_as, row.sync_state) == (
+        Area.AI_GENERATED,
+        None,
+        SyncState.LOCAL,
+    )
+    assert service.store.read(REF)["shell/main.sh"].endswith(b"by an AI\n")
+    assert service.verify().problems == []
+    service.decide(REF, Decision.REVIEW)
+    service.sync_all_metadata()
+    assert service.store.get(REF).is_published
+
+
+def test_nor_is_it_published_under_another_name(service):
+    service.create(draft(), strategy=Strategy.REVIEW)
+    folder = service.store.folder(REF)
+    path = folder / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"author": "ai_generated"}))
+    folder.rename(folder.with_name("v1.0.1"))
+    service.sync_all_metadata()
+    service.sync_all_metadata()
+    assert on_server(service) == (0, 0)
+    assert service.store.get(Ref(REF.playbook_id, "1.0.1")).area is Area.AI_GENERATED
+
+
+@pytest.mark.parametrize("author", ["ai_generated", "user_custom"])
+@pytest.mark.parametrize("version", ["1.0.0", "1.0.1"])
+def test_a_hand_that_moves_what_an_ai_wrote_decides_nothing(service, version, author):
+    service.create(draft(author="ai_generated", status="ready"))
+    path = service.store.folder(REF) / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"author": author}))
+    service.sync_all_metadata()
+    moved = Ref(REF.playbook_id, version)
+    place = service.store.layout.folder(Area.LOCAL, moved)
+    place.parent.mkdir(parents=True)
+    shutil.move(service.store.folder(REF), place)
+    report = service.sync_all_metadata()
+    assert f"decide {moved}" in report["edits"]["waiting"][str(moved)]
+    assert service.journal.versions.refs() == [moved]
+    assert service.store.get(moved).area is Area.AI_GENERATED
+    assert service.store.folder(moved).is_dir()
+    with pytest.raises(NotRunnable):
+        service.resolve_script(REF.playbook_id, "shell")
+
+
+@pytest.mark.parametrize("door", ["create", "import", "update"])
+def test_review_chosen_for_what_then_waits_is_no_choice_for_the_id(service, tmp_path, door):
+    by_ai = draft(author="ai_generated")
+    match door:
+        case "create":
+            service.create(by_ai, strategy=Strategy.REVIEW)
+        case "import":
+            write_folder(tmp_path / "in" / "a", by_ai)
+            service.import_path(tmp_path / "in", strategy=Strategy.REVIEW)
+        case "update":
+            service.create(draft())
+            service.update(REF.playbook_id, by_ai, strategy=Strategy.REVIEW)
+    service.decide(REF, Decision.KEEP)
+    assert not service.journal.choices.is_for_review(REF.playbook_id)
+    later = service.update(REF.playbook_id, draft(files={"shell/main.sh": b"echo 2\n"}), "1.1.0")
+    row = service.store.get(later.ref)
+    assert (row.publish_as, row.area, row.status) == (None, Area.LOCAL, "ready")
 
 
 @pytest.mark.parametrize(

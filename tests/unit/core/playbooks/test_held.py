@@ -104,6 +104,24 @@ TAMPERINGS = [
 ]
 
 
+@pytest.mark.parametrize("tamper", TAMPERINGS[:5], ids=lambda tamper: tamper.__name__)
+@pytest.mark.parametrize("name", ["stop-rds/v1.0.1", "other/v1.0.0"])
+def test_a_rename_at_the_same_time_hides_nothing(home, folder, tamper, name):
+    before = home.store.get(REF)
+    tamper(folder)
+    place = home.store.layout.area(Area.LOCAL) / name
+    place.parent.mkdir(exist_ok=True)
+    folder.rename(place)
+    report = home.sync()
+    assert list(report.held) == [str(REF)]
+    assert home.store.journal.versions.refs() == [REF]
+    assert home.store.get(REF).content_digest == before.content_digest
+    assert home.store.read(REF) == OLD
+    assert home.clear_text() == []
+    assert not place.exists()
+    assert home.sync() == EditReport()
+
+
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
 def test_it_is_held_sealed_and_what_was_there_goes_on(home, folder, tamper):
     before = home.store.get(REF)
@@ -260,7 +278,6 @@ class TestTheFlag:
                 (place / "shell/stop.sh").write_bytes(NEW)
                 home.sync()
             case "renamed id":
-                unflag(store.folder(REF))
                 ref = Ref("other", "1.0.0")
                 store.folder(REF).parent.rename(store.layout.area(Area.LOCAL) / "other")
                 home.sync()
@@ -269,6 +286,13 @@ class TestTheFlag:
         assert home.clear_text() == []
         with pytest.raises(Refused):
             store.check_leaving(ref)
+
+    def test_an_edit_of_what_was_published_before_is_sealed_and_stays(self, home, make_draft):
+        ref = Ref("stop-rds", "1.1.0")
+        draft = make_draft({"shell/stop.sh": NEW}, version="1.1.0")
+        home.store.journal.choices.choose_review([ref.playbook_id])
+        previous = home.store.get(REF)
+        assert home.store.strategy_of_successor(draft.metadata, previous) is None
 
     def test_versions_that_come_together_with_a_sensitive_one_are_sensitive(
         self, store, make_draft
