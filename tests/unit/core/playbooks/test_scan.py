@@ -245,10 +245,11 @@ def test_a_sealed_file_that_does_not_open_is_told(store, make_draft, look):
     assert list(look().broken) == [str(store.folder(REF))]
 
 
-def test_a_clear_file_in_a_sensitive_version_is_an_edit(store, make_draft, look):
+def test_a_clear_file_in_a_sensitive_version_is_tampering(store, make_draft, look):
     store.create(make_draft(sensitive=True))
     (store.folder(REF) / "shell/stop.sh").write_bytes(b"echo secret\n")
-    assert look().edited == [REF]
+    found = look()
+    assert (found.tampered, found.edited) == ([REF], [])
 
 
 def test_the_same_content_in_clear_is_to_be_sealed_again(store, make_draft, look):
