@@ -51,7 +51,8 @@ class Settings(BaseSettings):
         frozen=False,
     )
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".escher")
+    # the default is checked, too: HOME may be relative
+    home: Path = Field(default_factory=lambda: Path.home() / ".escher", validate_default=True)
     playbooks_dir: Path | None = None
     cache_dir: Path | None = None
     cache_max_size_mb: float = Field(500, gt=0)

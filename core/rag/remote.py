@@ -38,7 +38,12 @@ def connect(url: str, api_key: str | None = None) -> QdrantClient:
     from qdrant_client import QdrantClient
 
     return QdrantClient(
-        url=url, api_key=api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False
+        url=url,
+        api_key=api_key,
+        timeout=_TIMEOUT_SECONDS,
+        check_compatibility=False,
+        # what goes without TLS stays here or in a network of the user's own: no proxy reads it
+        trust_env=url.lower().startswith("https:"),
     )
 
 

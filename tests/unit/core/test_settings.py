@@ -48,6 +48,15 @@ def test_the_environment_wins_then_the_home_then_the_default(
 
 
 class TestTheCurrentFolderChoosesNothing:
+    @pytest.mark.parametrize("home", [".", "here", "../there"])
+    def test_not_where_the_default_home_is(
+        self, monkeypatch: pytest.MonkeyPatch, home: str
+    ) -> None:
+        monkeypatch.delenv("ESCHER_HOME", raising=False)
+        monkeypatch.setenv("HOME", home)
+        with pytest.raises(SettingsError, match="home"):
+            load_settings()
+
     @pytest.mark.parametrize(
         "line",
         [

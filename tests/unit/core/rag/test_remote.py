@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import cast
 
 import pytest
 from qdrant_client import QdrantClient
@@ -27,6 +31,46 @@ def test_a_server_that_is_not_there_is_transient() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(ServerUnreachable, match="does not answer"):
         RemoteCollection.open(connect(f"http://127.0.0.1:{port}"), SCOPE)
+
+
+class _Listening(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        cast("list[str]", self.server.asked).append(self.path)  # type: ignore[attr-defined]
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+
+@pytest.fixture
+def proxy() -> Iterator[HTTPServer]:
+    """A proxy that only notes what it is asked for, in ``asked``."""
+    server = HTTPServer(("127.0.0.1", 0), _Listening)
+    server.asked = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_what_goes_without_tls_goes_through_no_proxy(
+    proxy: HTTPServer, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    """The proxy may be anywhere, and would read the key and the playbooks' texts."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.server_port}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ServerUnreachable):
+        RemoteCollection.open(connect(f"http://{host}:{port}", "key"), SCOPE)
+    assert proxy.asked == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
