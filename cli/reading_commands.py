@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(versions)
     app.command()(resolve)
+    app.command()(export)
 
 
 def list_(
@@ -190,3 +192,25 @@ def resolve(
     for warning in script.standing.warnings:
         output.note(f"warning: {warning}")
     output.say(str(script.path))
+
+
+def export(
+    target: options.Target,
+    path: Annotated[Path, typer.Argument(metavar="DIR|FILE.tar.gz", show_default=False)],
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Write what is sensitive in clear.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a version to a folder of your own to work in, or to a .tar.gz.
+
+    It holds exactly the content. What happens there changes nothing in the home.
+    """
+    with open_service() as service:
+        done = service.export(target, path, reveal=reveal)
+    if as_json:
+        output.print_json(done.as_json())
+        return
+    for words in done.left_out:
+        output.note(f"warning: {words}")
+    output.say(f"exported {done.ref} to {done.path}")

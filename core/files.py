@@ -44,13 +44,14 @@ def sha256_file(path: Path) -> str:
 
 @lru_cache(maxsize=4096)  # most playbooks name their files alike
 def check_relative_path(path: str) -> str:
-    """Return ``path`` when it is a safe relative POSIX path, else raise `UnsafePath`."""
+    """Return ``path`` when it is a safe relative POSIX path, else raise `UnsafePath`.
+
+    Its Unicode form is no matter of safety: `check_nfc` is for what comes in anew.
+    """
     if not path or path.startswith("/") or re.match(r"^[A-Za-z]:", path):
         raise UnsafePath(f"Path {path!r} is absolute or empty.", _PATH_REMEDY)
     if "\\" in path or any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in path):
         raise UnsafePath(f"Path {path!r} holds a backslash or control character.", _PATH_REMEDY)
-    if unicodedata.normalize("NFC", path) != path:
-        raise UnsafePath(f"Path {path!r} is not in Unicode NFC form.", "Rename the file.")
     if len(path.encode()) > MAX_PATH_BYTES:
         raise UnsafePath(
             f"Path {path[:60]!r}… is longer than {MAX_PATH_BYTES} bytes.", "Shorten it."
@@ -71,14 +72,21 @@ def check_relative_path(path: str) -> str:
     return path
 
 
+def check_nfc(path: str) -> None:
+    """Raise `UnsafePath` for a name that is not in Unicode NFC form."""
+    if unicodedata.normalize("NFC", path) != path:
+        raise UnsafePath(f"Path {path!r} is not in Unicode NFC form.", "Rename the file.")
+
+
 def check_distinct(paths: list[str]) -> None:
-    """Refuse two paths that differ only in case: one would overwrite the other elsewhere."""
+    """Refuse two paths that are one where case or Unicode form says nothing: one would go."""
     seen: dict[str, str] = {}
     for path in paths:
-        other = seen.setdefault(path.casefold(), path)
+        other = seen.setdefault(unicodedata.normalize("NFC", path.casefold()), path)
         if other != path:
             raise UnsafePath(
-                f"Paths {other!r} and {path!r} differ only in case.", "Rename one of them."
+                f"Paths {other!r} and {path!r} differ only in case, or not even in that.",
+                "Rename one of them.",
             )
 
 

@@ -231,11 +231,15 @@ def canonical_json(value: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file of a version: relative path, size in bytes, ``sha256:`` of its clear content."""
+    """A file of a version: relative path, size in bytes, ``sha256:`` of its clear content.
+
+    ``executable`` is part of a version's digest and of no comparison of bytes.
+    """
 
     path: str
     size_bytes: int
     checksum: str
+    executable: bool = field(default=False, compare=False)
 
     @property
     def format(self) -> str | None:
@@ -253,7 +257,9 @@ def content_digest(metadata: Mapping[str, Any], files: Iterable[FileEntry]) -> s
         "metadata": {
             key: value for key, value in metadata.items() if key not in SERVER_OWNED_FIELDS
         },
-        "files": sorted([file.path, file.checksum] for file in files),
+        "files": sorted(
+            [file.path, file.checksum, *(["x"] if file.executable else [])] for file in files
+        ),
     }
     return "sha256:" + hashlib.sha256(canonical_json(document)).hexdigest()
 
@@ -353,7 +359,9 @@ class Playbook:
             "asked": dict(self.asked),
         }
         if with_files:
-            body["files"] = [file.as_json() for file in self.files]
+            body["files"] = [
+                {**file.as_json(), "executable": file.executable} for file in self.files
+            ]
             body["findings"] = [finding.as_json() for finding in self.findings]
         return body
 

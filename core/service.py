@@ -39,6 +39,7 @@ from core.models import (
     Strategy,
 )
 from core.playbooks.decisions import Decision, decide
+from core.playbooks.exporting import Exported, export
 from core.playbooks.held import declassify
 from core.playbooks.limits import Limits
 from core.playbooks.store import StoreResult
@@ -312,6 +313,17 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
     def show(self, target: str) -> Playbook:
         """A version (the latest of an id) with its files."""
         return self.catalog.show(target)
+
+    def export(self, target: str, path: Path, *, reveal: bool = False) -> Exported:
+        """Write a version out as a folder, or as a ``.tar.gz``; see `core.playbooks.exporting`."""
+        return export(
+            self.store,
+            self.settings,
+            self.store.resolve(target),
+            path,
+            lambda ref: self.contents.fetch(ref),  # noqa: PLW0108  the client is made when asked
+            reveal=reveal,
+        )
 
     def versions_of(self, playbook_id: str) -> list[Playbook]:
         """Every version of a playbook, lowest first."""

@@ -166,6 +166,7 @@ def _to_2(connection: Connection) -> None:
         "made_here", "intake", "asked", "published_here", "published_by", "status_at",
         "absent_since", "publish_gate",
     )  # fmt: skip
+    _add_columns(connection, schema.files, "executable")
     schema.metadata.create_all(connection)
     # the server's side of what waits is asked for again: its bytes are kept no more
     connection.execute(text("DROP TABLE IF EXISTS pull_backlog"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -29,6 +30,11 @@ class DiskFile:
     mtime_ns: int
     ctime_ns: int
     inode: int
+
+
+def executables(files: Iterable[DiskFile]) -> set[str]:
+    """The paths of the files that are executable, as the version's digest says."""
+    return {file.entry.path for file in files if file.entry.executable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +289,7 @@ def dump_record(record: VersionRecord, files: tuple[DiskFile, ...]) -> str:
                 f.mtime_ns,
                 f.ctime_ns,
                 f.inode,
+                f.entry.executable,
             ]
             for f in files
         ],
@@ -298,5 +305,8 @@ def load_record(text: str) -> tuple[VersionRecord, tuple[DiskFile, ...]]:
     values["sync_state"] = SyncState(values["sync_state"])
     values["publish_as"] = Strategy(values["publish_as"]) if values["publish_as"] else None
     record = VersionRecord(ref=Ref(*body["ref"]), warnings=tuple(body["warnings"]), **values)
-    files = tuple(DiskFile(FileEntry(*row[:3]), *row[3:]) for row in body["files"])
+    files = tuple(
+        DiskFile(FileEntry(*row[:3], *row[7:]), *row[3:7])  # older ones end at 7
+        for row in body["files"]
+    )
     return record, files

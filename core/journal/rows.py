@@ -79,6 +79,7 @@ def file_row(ref: Ref, file: DiskFile) -> dict[str, Any]:
         "path": file.entry.path,
         "size_bytes": file.entry.size_bytes,
         "checksum": file.entry.checksum,
+        "executable": file.entry.executable,
         "disk_size": file.disk_size,
         "mtime_ns": file.mtime_ns,
         "ctime_ns": file.ctime_ns,
@@ -87,5 +88,5 @@ def file_row(ref: Ref, file: DiskFile) -> dict[str, Any]:
 
 
 def disk_file(row: Row[Any]) -> DiskFile:
-    entry = FileEntry(row.path, row.size_bytes, row.checksum)
+    entry = FileEntry(row.path, row.size_bytes, row.checksum, bool(row.executable))
     return DiskFile(entry, row.disk_size, row.mtime_ns, row.ctime_ns, row.inode)

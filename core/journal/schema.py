@@ -112,6 +112,7 @@ files = Table(
     Column("path", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", String(71), nullable=False),
+    Column("executable", Boolean, nullable=False, server_default=false()),  # part of the digest
     # as it stands on disk, encrypted or not; decides what a scan must read again
     Column("disk_size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),

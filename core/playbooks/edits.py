@@ -35,6 +35,7 @@ from core.errors import (
 from core.files import read_bytes
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
+from core.journal.records import executables
 from core.models import PARAMETERS_FILE, Area, Move, Ref
 from core.playbooks.carrying import carry
 from core.playbooks.comparing import Comparer, State
@@ -227,7 +228,8 @@ class Edits:
         files = dict(fetch(ref)) if is_empty else None
         edit = self._intake.read_edit(record, files)
         same = edit.draft.metadata | {"version": ref.version}
-        if draft_digest(edit.draft, same) == record.published_digest:
+        marked = executables(self._versions.files(ref))
+        if draft_digest(edit.draft, same, marked) == record.published_digest:
             return ref, edit.seen  # the flag of a sealed default was edited, and nothing else
         for row in self._versions.of_playbook(ref.playbook_id):
             if row.ref != ref and (row.deleting or not is_higher(row.ref.version, ref.version)):

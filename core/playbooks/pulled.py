@@ -29,7 +29,7 @@ from core.files import json_bytes, read_bytes, sha256_bytes, write_tree
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.journal.conflicts import KeptCopy
-from core.journal.records import DiskFile
+from core.journal.records import DiskFile, executables
 from core.models import (
     METADATA_FILE,
     RESERVED_PREFIX,
@@ -172,7 +172,7 @@ class PulledFolders:
             write_tree(staged, {METADATA_FILE: metadata, **files})
             try:
                 carry(folder, staged, set(files))
-                placed = disk_files(staged, files)
+                placed = disk_files(staged, files, executables(rows))
                 with self._writer.locked():
                     current = self._journal.versions.get(ref)
                     if (
@@ -285,13 +285,16 @@ class PulledFolders:
             if not self._has_content(record):
                 return _content_of(_disk_metadata(folder)) != _content_of(record.metadata)
             draft = self._store.edited_draft(record.ref)
-            rows = {row.entry.path for row in self._journal.versions.files(record.ref)}
-            if listed and record.is_published and rows < set(draft.files):
-                draft = replace(draft, files={path: draft.files[path] for path in rows})
+            rows = self._journal.versions.files(record.ref)
+            paths = {row.entry.path for row in rows}
+            if listed and record.is_published and paths < set(draft.files):
+                draft = replace(draft, files={path: draft.files[path] for path in paths})
             metadata = dict(draft.metadata)
             if known.ref != record.ref:
                 metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}
-            return draft_digest(draft, metadata) != known.content_digest
+            # what was kept under another name was made here, where no file is marked
+            marked = executables(rows) if known.ref == record.ref else ()
+            return draft_digest(draft, metadata, marked) != known.content_digest
         except EscherError:
             return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,10 +65,12 @@ def without_statistics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name not in COUNTS}
 
 
-def draft_digest(draft: PlaybookDraft, metadata: Mapping[str, Any]) -> str:
-    """The content digest of a draft's files under ``metadata``."""
+def draft_digest(
+    draft: PlaybookDraft, metadata: Mapping[str, Any], executable: Collection[str] = ()
+) -> str:
+    """The content digest of a draft's files under ``metadata``; ``executable``: which are."""
     entries = [
-        FileEntry(path, len(content), sha256_bytes(content))
+        FileEntry(path, len(content), sha256_bytes(content), path in executable)
         for path, content in published_form(draft.files).items()
     ]
     return content_digest(metadata, entries)

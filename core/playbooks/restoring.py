@@ -21,7 +21,7 @@ from core.errors import (
 )
 from core.files import read_bytes, sha256_bytes
 from core.journal import Intent, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.records import DiskFile, executables
 from core.models import PARAMETERS_FILE, Ref
 from core.playbooks.carrying import carry
 from core.playbooks.folderstat import FolderStat, stat_folder
@@ -205,7 +205,7 @@ class Restorer:
     ) -> tuple[DiskFile, ...]:
         if not clear:
             return tuple(DiskFile(row.entry, 0, 0, 0, 0) for row in rows)
-        return disk_files(self._layout.staged(name), published_form(clear))
+        return disk_files(self._layout.staged(name), published_form(clear), executables(rows))
 
 
 def _digest(path: str, clear: bytes) -> str:

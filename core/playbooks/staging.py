@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,18 @@ def new_record(
     )
 
 
-def disk_files(folder: Path, published: Mapping[str, bytes]) -> tuple[DiskFile, ...]:
-    """The journal's rows of a folder's files: digests of the published form, stats of the disk."""
+def disk_files(
+    folder: Path, published: Mapping[str, bytes], executable: Collection[str] = ()
+) -> tuple[DiskFile, ...]:
+    """The journal's rows of a folder's files: digests of the published form, stats of the disk.
+
+    ``executable``: the files of which the version's digest says so.
+    """
     files = []
     try:
         for path, content in published.items():
             stat = (folder / path).lstat()
-            entry = FileEntry(path, len(content), sha256_bytes(content))
+            entry = FileEntry(path, len(content), sha256_bytes(content), path in executable)
             files.append(
                 DiskFile(entry, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
             )

@@ -12,7 +12,7 @@ from typing import Any
 from core.bounded_json import BadJson, check_depth
 from core.encryption import is_sealed
 from core.errors import InvalidPlaybook, Refused, UnsafePath
-from core.files import check_distinct, check_relative_path, json_bytes
+from core.files import check_distinct, check_nfc, check_relative_path, json_bytes
 from core.models import (
     FORMATS,
     METADATA_FILE,
@@ -167,6 +167,8 @@ def check_paths(paths: Iterable[str]) -> None:
 
 def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
     check_paths(files)
+    for path in files:
+        check_nfc(path)
     limits.check((path, len(content)) for path, content in files.items())
     for path, content in files.items():
         if is_sealed(content):

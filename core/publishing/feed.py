@@ -198,7 +198,10 @@ def read_item(raw: dict[str, Any]) -> Theirs:
     there = There(change.content_digest, change.revision, change.updated_at, change.deleted)
     if change.deleted:
         return Theirs(ref, there)
-    entries = tuple(FileEntry(file.path, file.size_bytes, file.checksum) for file in change.files)
+    entries = tuple(
+        FileEntry(file.path, file.size_bytes, file.checksum, file.executable)
+        for file in change.files
+    )
     metadata = _metadata(change, entries)
     if parse_metadata(metadata, f"{ref} in the changes feed").ref != ref:
         raise InvalidPlaybook(f"The metadata of {ref} names another version.", _REMEDY)

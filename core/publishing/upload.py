@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.errors import EscherError, IntegrityError, Refused, TransferInterrupted
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.records import VersionRecord
+from core.journal.records import VersionRecord, executables
 from core.models import FileEntry, content_digest
 from core.publishing.policy import forbidden
 from core.publishing.ports import Source
@@ -59,7 +59,7 @@ class Upload:
         self._source.check_leaving(record.ref)
         self._pass_gate(record, read.entries, read.contents)
         try:
-            s3_paths = self._server.upload(record.ref, read.contents)
+            s3_paths = self._server.upload(record.ref, read.contents, read.entries)
         except IntegrityError as error:
             # what is in memory is not what was announced: begin anew with what is on disk
             raise TransferInterrupted(error.detail, "It is read again and sent anew.") from None
@@ -80,6 +80,10 @@ class Upload:
         )
         if content_digest(record.metadata, entries) == record.content_digest:
             return _Read(contents, entries)
+        if marked := executables(self._journal.versions.files(record.ref)):
+            entries = tuple(replace(e, executable=e.path in marked) for e in entries)
+            if content_digest(record.metadata, entries) == record.content_digest:
+                return _Read(contents, entries)
         if self._is_stale(record):
             return None
         raise IntegrityError(

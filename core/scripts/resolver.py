@@ -502,9 +502,9 @@ class ScriptResolver:
             raise StateBesideContent(
                 f"{script.folder / state} lies beside the scripts of {script.ref}: what a run knows"
                 " of the cloud, and no part of the playbook.",
-                "Keep the state elsewhere: in Terraform's backend (a `backend` block, or"
-                " `-backend-config`), or run in a working folder of your own that you copy the"
-                " scripts to, and move the state there. --ignore-state resolves without it.",
+                f"Run in a working folder of your own (`escher-playbooks export {script.ref} DIR`,"
+                " and move the state there), or keep the state in Terraform's backend (a `backend`"
+                " block, or `-backend-config`). --ignore-state resolves without it.",
             )
         folder = self._copies(script.listing, script.folder)
         return replace(script, folder=folder, is_copy=True)

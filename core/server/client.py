@@ -92,7 +92,7 @@ class EscherServer:
             Announcement,
             "POST",
             "/api/playbook/upload",
-            {**self._names(ref), "files": [file.as_json() for file in files]},
+            {**self._names(ref), "files": [_announced(file) for file in files]},
         )
         wanted = sorted((file.path, file.checksum) for file in files)
         if sorted((target.path, target.checksum) for target in answer.targets) != wanted:
@@ -101,13 +101,16 @@ class EscherServer:
             )
         return answer
 
-    def upload(self, ref: Ref, contents: Mapping[str, bytes]) -> dict[str, str]:
+    def upload(
+        self, ref: Ref, contents: Mapping[str, bytes], files: Sequence[FileEntry] = ()
+    ) -> dict[str, str]:
         """Bring ``{path: content}`` into the tenant space, what is there already left out.
 
-        Returns ``{path: s3_path}``. An expired URL is asked for anew once; so are lost parts.
+        ``files``: what is known of them, for the executable ones. Returns ``{path: s3_path}``. An expired URL is asked for anew once; so are lost parts.
         """
+        marked = {file.path for file in files if file.executable}
         entries = [
-            FileEntry(path, len(content), sha256_bytes(content))
+            FileEntry(path, len(content), sha256_bytes(content), path in marked)
             for path, content in sorted(contents.items())
         ]
         return self._transfers.put_files(contents, lambda: self.announce(ref, entries), str(ref))
@@ -352,3 +355,8 @@ class EscherServer:
     def _version_path(self, kind: str, ref: Ref) -> str:
         names = (self._tenant, ref.playbook_id, ref.version)
         return f"/api/playbook/{kind}/" + "/".join(quote(name, safe="") for name in names)
+
+
+def _announced(file: FileEntry) -> dict[str, object]:
+    """Only an executable file says so: a server of before the bit was told knows no such field."""
+    return file.as_json() | ({"executable": True} if file.executable else {})

@@ -111,7 +111,11 @@ class HostileServer:
 
     # -- what it holds ----------------------------------------------------------------------
     def add(self, ref: Ref, files: Mapping[str, bytes] | None = None, **fields: Any) -> None:
-        """A published version; ``fields`` go into its feed item, ``metadata`` into its metadata."""
+        """A published version; ``fields`` go into its feed item, ``metadata`` into its metadata.
+
+        ``executable``: the paths of its executable files.
+        """
+        marked = fields.pop("executable", ())
         contents = {"shell/run.sh": f"echo {ref}\n".encode()} if files is None else files
         metadata = {
             "playbook_id": ref.playbook_id, "version": ref.version, "name": "Stop databases",
@@ -119,10 +123,15 @@ class HostileServer:
             "storage_strategy": "uploaded_for_review", "created_at": 1, "updated_at": 2,
             **fields.pop("metadata", {}),
         }  # fmt: skip
-        entries = [FileEntry(path, len(c), sha256_bytes(c)) for path, c in contents.items()]
+        entries = [
+            FileEntry(path, len(c), sha256_bytes(c), path in marked) for path, c in contents.items()
+        ]
         self.objects.update({sha256_bytes(content): content for content in contents.values()})
         base = f"s3://escher-tenant-data/tenants/local/playbooks/{ref.playbook_id}/v{ref.version}"
-        listed = [{**e.as_json(), "s3_path": f"{base}/{e.path}"} for e in entries]
+        listed = [
+            {**e.as_json(), "executable": e.executable, "s3_path": f"{base}/{e.path}"}
+            for e in entries
+        ]
         self._put(ref, metadata, content_digest(metadata, entries), listed, fields)
 
     def replace(self, ref: Ref, files: Mapping[str, bytes], **fields: Any) -> None:
@@ -227,12 +236,15 @@ class HostileServer:
             "playbook_id": ref.playbook_id, "version": ref.version, "format": wanted or None,
             "files": [
                 {"path": f["path"], "checksum": f["checksum"], "size_bytes": f["size_bytes"],
-                 "executable": False, "expires_at": FAR,
+                 "executable": f.get("executable", False), "expires_at": FAR,
                  "url": f"{self.url}/objects/{f['checksum'][7:]}?signature=CANARY"}
                 for f in files
             ],
             "entry_point": files[0]["path"] if files and wanted else None,
-            "manifest": sorted([f["path"], f["checksum"]] for f in item["files"]),
+            "manifest": sorted(
+                [f["path"], f["checksum"], *(["x"] if f.get("executable") else [])]
+                for f in item["files"]
+            ),
             **{n: item[n] for n in ("status", "published_by", "content_digest", "metadata")},
         }  # fmt: skip
 

@@ -40,13 +40,13 @@ def test_a_row_is_replaced_looked_up_marked_and_forgotten(journal):
 
 def test_all_that_counts_is_summed(journal):
     rows = journal.script_cache
-    assert rows.sizes() == (0, 0, 0, 0)
+    assert rows.sizes() == (0, 0, 0, 0, 0)
     aside = QuarantineRow("a-v1.0.0/shell-1", "a", "1.0.0", "shell", 5, 1.0, "odd")
     with journal.database.write() as connection:
         rows.put([_row("a", 1.0), _row("b", 1.0)], connection)
         rows.put_quarantined(aside, connection)
         rows.lock_room(connection)
-    assert rows.sizes() == (20, 5, 0, 2)
+    assert rows.sizes() == (20, 5, 0, 2, 0)
     assert rows.sizes().used == 25
     assert rows.quarantined() == [aside]
 
