@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import Refused, StorageError
 from core.files import PRIVATE_DIR, PRIVATE_FILE, make_private_dir
+from core.setting_files import CONFIG_FILE
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -60,13 +61,23 @@ def take_home(settings: Settings, *, whole: bool = False) -> None:
 
 
 def _refuse_shared(home: Path) -> None:
-    """`Refused` for a folder like ``/tmp``, which to close would take away from all users."""
+    """`Refused` for a folder like ``/tmp``, which to close would take away from all users.
+
+    One that is mounted for us alone (a container's tmpfs) may look the same, and holds nothing else.
+    """
     with suppress(OSError):
-        if home.stat().st_mode & stat.S_ISVTX or home.samefile("/"):
+        sticky = home.stat().st_mode & stat.S_ISVTX
+        if home.samefile("/") or (sticky and any(map(_is_strange, home.iterdir()))):
             raise Refused(
                 f"{home} is a folder that all users of this machine share, and a home is one user's.",
                 f"Set ESCHER_HOME to a folder of your own, such as {home / 'escher'}.",
             )
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether nothing in a home has such a name."""
+    ours = path.name in _OURS | _SECRETS | {CONFIG_FILE, _UNFINISHED, "lost+found"}
+    return not ours and not path.name.startswith("journal.db")
 
 
 def mend(settings: Settings, *, whole: bool = False) -> int:

@@ -166,6 +166,17 @@ def test_a_folder_that_users_share_is_no_home_and_stays_open(
     ServiceParts(Settings(home=shared / "mine")).close()
 
 
+def test_a_folder_mounted_for_a_home_alone_is_taken(tmp_path: Path, umask: None) -> None:
+    """A container's tmpfs looks like ``/tmp``, but for what is in it."""
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    mounted.chmod(0o1777)
+    (mounted / "config.toml").write_text("")
+    for _ in range(2):
+        ServiceParts(Settings(home=mounted)).close()
+        mounted.chmod(0o1777)  # mounted again
+
+
 @pytest.mark.parametrize("setting", ["playbooks_dir", "cache_dir"])
 class TestAFolderThatASettingNames:
     @pytest.mark.parametrize(
