@@ -163,6 +163,10 @@ def _report_stored(
         state = service.show(str(result.ref)).sync.state
         what = "publishing" if state is SyncState.PENDING else "indexing for search"
         output.note(f"queued: {what} (job {job.job_id})")
+        if state is SyncState.PENDING and service.settings.secrets_gate == "block":
+            refusal = service.store.secrets.refusal(result.ref, result.findings)
+            if refusal is not None:
+                output.note(f"warning: it is not going to be published: {refusal}")
 
 
 def import_(

@@ -170,7 +170,7 @@ def _refuse(plan: PublishPlan) -> None:
     if refused:
         reasons = "; ".join(f"{ref}: {why}" for ref, why in refused.items())
         raise Refused(
-            f"Nothing is published. {reasons}.",
+            f"Nothing is published. {reasons.rstrip('.')}.",
             "Mend what each reason names, or leave it private; `escher-playbooks show ID` says more.",
         )
 

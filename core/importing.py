@@ -8,6 +8,7 @@ from pathlib import Path
 from core.errors import EscherError, Unchanged, UsageError
 from core.models import PlaybookDraft, Strategy
 from core.playbooks.drafts import iter_drafts
+from core.playbooks.file_requests import asks_to_leave
 from core.playbooks.limits import Limits
 from core.playbooks.store import PlaybookStore
 from core.reports import ImportReport
@@ -46,7 +47,7 @@ def import_path(
                 report.warnings += len(result.warnings)
                 if result.findings:
                     report.findings[result.ref] = result.findings
-                report.kept_private += bool(result.asked.get("storage_strategy"))
+                report.kept_private += strategy is None and asks_to_leave(result.asked)
             elif isinstance(result.error, Unchanged):
                 report.existing.append(result.ref)
             else:

@@ -116,11 +116,16 @@ def status_of_edit(metadata: Mapping[str, Any], record: VersionRecord) -> Status
     return Status.READY if record.asked.get("status") == record.status else record.status
 
 
+def asks_to_leave(asked: Mapping[str, Any]) -> bool:
+    """Whether a file asks for a strategy under which something is uploaded."""
+    return asked.get("storage_strategy") in {Strategy.REVIEW, Strategy.TRUSTED}
+
+
 def told(ref: Ref, asked: Mapping[str, Any]) -> list[str]:
     """Warnings about requests that an honest author may have expected to be followed."""
-    strategy = asked.get("storage_strategy")
-    if strategy not in {Strategy.REVIEW, Strategy.TRUSTED}:
+    if not asks_to_leave(asked):
         return []
+    strategy = asked["storage_strategy"]
     as_ = "review" if strategy == Strategy.REVIEW else "trusted"
     how = f"escher-playbooks publish {ref} --as {as_}"
     return [f"{METADATA_FILE} asks for {strategy}: it stays here until you choose ({how})"]

@@ -100,7 +100,10 @@ def new_record(
     was to go.
     """
     metadata = PlaybookMetadata.model_validate(draft.metadata)
-    warnings = [*extra, *told(metadata.ref, draft.asked), *draft_warnings(draft)]
+    wanted = wish(choice, area, old, sensitive=metadata.sensitive)
+    is_chosen = choice is not None or wanted.get("publish_as") is not None
+    requests = [] if is_chosen else told(metadata.ref, draft.asked)
+    warnings = [*extra, *requests, *draft_warnings(draft)]
     if check:
         warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
     return VersionRecord(
@@ -113,7 +116,7 @@ def new_record(
         made_here=True,
         intake=intake,
         asked=draft.asked,
-        **wish(choice, area, old, sensitive=metadata.sensitive),
+        **wanted,
     )
 
 

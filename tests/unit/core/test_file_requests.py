@@ -245,6 +245,14 @@ def test_the_warning_says_what_the_file_asks_for_and_how_to_choose(service, wish
     assert f"publish {REF} --as {wish}" in warning
 
 
+@pytest.mark.parametrize("strategy", [Strategy.LOCAL_ONLY, Strategy.REVIEW])
+def test_who_has_chosen_is_not_told_to_choose(service, tmp_path, strategy):
+    assert service.create(draft(**WISHES["trusted"]), strategy=strategy).warnings == ()
+    write_folder(tmp_path / "in" / "a", draft("Another thing", **WISHES["trusted"]))
+    report = service.import_path(tmp_path / "in", strategy=strategy)
+    assert (len(report.imported), report.kept_private, report.warnings) == (1, 0, 0)
+
+
 class TestChoosing:
     def test_by_the_library(self, service):
         service.create_playbook(draft(), strategy=Strategy.REVIEW)

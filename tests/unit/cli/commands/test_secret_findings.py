@@ -101,6 +101,12 @@ class TestBlock:
         assert run("show", REF, "--json").json["sync"]["state"] == "local"
         assert all(job["kind"] != "publish" for job in run("jobs", "ls", "--json").json["items"])
 
+    def test_create_says_that_it_is_not_going_to_be_published(self, run, leaky, block):
+        done = run("create", leaky, "--strategy", "review")
+        assert done.code == 0
+        assert "not going to be published" in done.err
+        assert "--accept-finding" in done.err
+
     def test_all_leaves_it_out_and_says_why(self, run, leaky, tmp_path, block):
         write_folder(tmp_path / "many/clean", draft("Clean thing"))
         run("import", tmp_path / "many", "--strategy", "review")

@@ -222,3 +222,9 @@ def test_the_known_secret_lines_of_the_corpus_are_found() -> None:
     assert wanted <= set(found_in(files))
     for example in known["elsewhere"]:
         assert scan_content("shell/a.sh", example["text"].encode())
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
+def test_a_private_key_is_one_also_under_a_password(kind):
+    content = f"-----BEGIN {kind}PRIVATE KEY-----\nMIIE\n".encode()
+    assert [spot.degree.value for spot in scan_content("shell/key.pem", content)] == ["certain"]
