@@ -53,6 +53,12 @@ class Pins:
             found |= {Ref(row[0], row[1]): row[2] for row in connection.execute(query)}
         return found
 
+    def is_published_here(self, ref: Ref) -> bool:
+        """Whether ``ref`` names what this home was the first to publish under it."""
+        query = select(table.c.source).where(tuple_(*KEY) == tuple(ref))
+        with self._database.read() as connection:
+            return connection.scalar(query) == PUBLISHED
+
     def versions_of(self, playbook_id: str) -> list[str]:
         """The versions of an id whose names are taken for ever, in no order."""
         query = select(table.c.version).where(table.c.playbook_id == playbook_id)

@@ -70,7 +70,7 @@ class PullState:
     def is_stale(self, now: float) -> bool:
         """Whether the last complete pull is older than 24 h; a home that never pulled is not."""
         at = self.last_complete()
-        return at is not None and now - at > STALE_SECONDS
+        return at is not None and abs(now - at) > STALE_SECONDS  # a clock that was set back, too
 
     # -- deletions --------------------------------------------------------------------------
     def deletions_taken(self, now: float) -> int:
@@ -82,7 +82,7 @@ class PullState:
 
     def _recent(self, now: float) -> list[list[int]]:
         entries = json.loads(self._facts.get(TAKEN) or "[]")
-        return [[at, count] for at, count in entries if now - at < DAY_SECONDS]
+        return [[at, count] for at, count in entries if abs(now - at) < DAY_SECONDS]
 
 
 def _number(text: str | None) -> int | None:

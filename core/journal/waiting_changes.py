@@ -115,12 +115,12 @@ class WaitingChanges:
             self._read_at = time.monotonic()
         return ref in self._held
 
-    def hold(self, names: Sequence[Name]) -> None:
-        """These deletions wait for the user."""
+    def hold(self, names: Sequence[Name], *, held: bool = True) -> None:
+        """These deletions wait for the user, or (not ``held``) do no more."""
         self._read_at = float("-inf")
         with self._database.write() as connection:
             for part in _chunks(names):
-                connection.execute(update(table).where(tuple_(*KEY).in_(part)).values(held=True))
+                connection.execute(update(table).where(tuple_(*KEY).in_(part)).values(held=held))
 
     def forget(self, names: Collection[Name]) -> None:
         """They were taken in, or the server has gone on."""

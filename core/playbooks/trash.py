@@ -22,8 +22,9 @@ from typing import Any
 from core.encryption import Envelope
 from core.errors import InvalidPlaybook, NotFound, storage_error
 from core.files import fsync_dir, make_private_dir, remove_tree
-from core.models import Area, Ref, Strategy, check_id
+from core.models import METADATA_FILE, Area, Ref, Strategy, check_id
 from core.playbooks.adoption import generation_on_disk
+from core.playbooks.carrying import carry
 from core.playbooks.conflict_copies import copy_folder, folder_digest
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.reading import is_unfetched
@@ -142,6 +143,9 @@ class Trash:
 def restore(store: PlaybookStore, envelope: Envelope, trash: Trash, ref: Ref) -> Ref:
     """Bring a version back from the trash as a private one, under the next free version; which.
 
+    What stood beside the content comes along. What was never published from here is imported, to
+    the secrets gate and where an AI wrote it: nobody here has decided on it yet.
+
     Raises `NotFound` when it is not there, or its content never came to this machine.
     """
     entry = trash.find(ref)
@@ -162,9 +166,16 @@ def restore(store: PlaybookStore, envelope: Envelope, trash: Trash, ref: Ref) ->
     base = without_statistics(draft.metadata) | {"playbook_id": ref.playbook_id}
     version = free_patch(store.journal.versions, ref)
     restored = replace(draft, metadata=successor_metadata(base, version), files=clear)
-    result = store.create_many([restored], area=Area.LOCAL, strategy=Strategy.LOCAL_ONLY)[0]
+    is_own = store.journal.pins.is_published_here(ref)
+    result = store.create_many(
+        [restored],
+        area=Area.LOCAL if is_own else None,
+        strategy=Strategy.LOCAL_ONLY,
+        intake="create" if is_own else "import",
+    )[0]
     if result.error is not None:
         raise result.error
+    carry(entry.path, store.folder(result.ref), {METADATA_FILE, *draft.files})
     trash.remove(entry)
     return result.ref
 

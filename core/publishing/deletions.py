@@ -7,7 +7,8 @@
                    goes on)
 
 Many: more than `MANY` versions and more than a fifth of ``synced/`` within 24 hours, those that were
-carried out or held before among them. A held deletion is over when the version is there again.
+carried out or held before among them, but for those that the user accepted. A held deletion is over
+when the version is there again.
 """
 
 from __future__ import annotations
@@ -61,35 +62,48 @@ class Deletions:
         return set(names)
 
     def carry_out(self, *, accept: bool) -> Reconciled:
-        """Do what may be done now; ``accept``: all of it, the user has said so."""
+        """Do what may be done now; ``accept``: what has been waiting for the user, too.
+
+        What has only come with this pull was seen by nobody: an acceptance is not for it.
+        """
         waiting = self._journal.waiting.deletions()
         if not waiting:
             return Reconciled()
+        done = Reconciled()
+        held = [item for item in waiting if item.held]
+        if accept and held:
+            self._journal.waiting.hold([item.name for item in held], held=False)
+            self._do(held, done)
+            waiting = [item for item in waiting if not item.held]
         new = [item for item in waiting if not item.held]
-        if not accept and self._are_many(waiting, len(new)):
+        if new and self._are_many(waiting, len(new)):
             self._journal.waiting.hold([item.name for item in new])
-            if new:
-                log.warning("%d deletions of the server wait to be accepted", len(waiting))
-            return Reconciled()
-        return self._do(waiting if accept else new)
+            log.warning("%d deletions of the server wait to be accepted", len(waiting))
+        elif new:
+            count = self._do(new, done)
+            if count:
+                self._journal.pull_state.note_deletions(self._clock(), count)
+        return done
 
     def _are_many(self, waiting: list[WaitingChange], new: int) -> bool:
         now = self._clock()
         taken = self._journal.pull_state.deletions_taken(now)
-        held = sum(item.held and now - item.noted_at < DAY_SECONDS for item in waiting)
+        held = sum(item.held and abs(now - item.noted_at) < DAY_SECONDS for item in waiting)
         total = new + held + taken
         return total > MANY and total * SHARE > self._journal.versions.count_in(Area.SYNCED) + taken
 
-    def _do(self, items: list[WaitingChange]) -> Reconciled:
-        done = self._reconciler.delete([_theirs(item) for item in items])
-        for ref, error in done.failed.items():
-            log.warning("%s is not deleted yet: %s", ref, failure(error))
-        open_ = {(ref.playbook_id, ref.version) for ref in (*done.to_delete, *done.failed)}
+    def _do(self, items: list[WaitingChange], done: Reconciled) -> int:
+        """Delete these; how many went. What fails waits, and is tried again with the next pull."""
+        part = self._reconciler.delete([_theirs(item) for item in items])
+        open_ = {(ref.playbook_id, ref.version) for ref in (*part.to_delete, *part.failed)}
         self._journal.waiting.forget([item.name for item in items if item.name not in open_])
-        if done.deleted:
-            self._journal.pull_state.note_deletions(self._clock(), len(done.deleted))
-        done.failed.clear()  # they wait, and are tried again with the next pull
-        return done
+        for ref, error in part.failed.items():
+            log.warning("%s is not deleted yet: %s", ref, failure(error))
+        done.deleted += part.deleted
+        done.trashed += part.trashed
+        done.conflicts += part.conflicts
+        done.failed |= part.failed
+        return len(part.deleted)
 
 
 def _theirs(item: WaitingChange) -> Theirs:

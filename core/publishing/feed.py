@@ -187,6 +187,14 @@ def is_in_step(raw: Mapping[str, Any], row: VersionRecord) -> bool:
     )
 
 
+def is_known_deletion(raw: Mapping[str, Any], pinned: str | None) -> bool:
+    """Whether an item is the tombstone of what is not here, and has been told before.
+
+    Servers keep tombstones for ever, so a full pass brings all of them.
+    """
+    return raw.get("deleted") is True and raw.get("content_digest") == pinned
+
+
 def read_item(raw: dict[str, Any]) -> Theirs:
     """Check one item; `InvalidPlaybook` says what is wrong with it."""
     try:

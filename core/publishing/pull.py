@@ -26,7 +26,7 @@ from core.errors import EscherError, InvalidPlaybook, LeaseHeld, StorageError
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
 from core.journal.pull_state import CURSOR
-from core.journal.waiting_changes import FAILED, Name, WaitingChange
+from core.journal.waiting_changes import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
 from core.publishing.absence import Absence
 from core.publishing.deletions import Deletions
@@ -37,6 +37,7 @@ from core.publishing.feed import (
     Theirs,
     failure,
     is_in_step,
+    is_known_deletion,
     is_long_known,
     name_of,
     read_item,
@@ -159,7 +160,11 @@ class Puller:
         except FeedEnded as error:
             report.stopped = f"{error} The rest comes with a later sync."
             log.warning("%s", error)
-        report.add(self._deletions.carry_out(accept=accept_deletions))
+        carried_out = self._deletions.carry_out(accept=accept_deletions)
+        report.add(carried_out)
+        for ref, why in carried_out.failed.items():
+            told = report.deferred if isinstance(why, LeaseHeld) else report.failed
+            told[str(ref)] = f"deleted on the server, and not here yet: {failure(why)}"
         report.deletions_waiting = self._journal.waiting.counts()["deletions"]
         self._conflicts.look_after(seen)
         self._journal.conflicts.prune(self._clock())
@@ -237,19 +242,19 @@ class Puller:
     ) -> dict[Name, Item]:
         """What may say something new: most of a full pass does not."""
         pulled_at = self._journal.pull_state.last_complete() or 0
-        rows = self._journal.versions.get_many([Ref(*name) for name in raws])
+        refs = [Ref(*name) for name in raws]
+        rows = self._journal.versions.get_many(refs)
+        pins = self._journal.pins.get_many([ref for ref in refs if ref not in rows])
         in_conflict = self._journal.conflicts.open_refs()
         wanted = {}
-        for name, item in raws.items():
-            row = rows.get(Ref(*name))
-            known = (
-                row is not None
-                and name not in waiting
-                and row.ref not in in_conflict
-                and not isinstance(item, BadJson)
-                and is_in_step(item, row)
-            )
-            if not known:
+        for ref, (name, item) in zip(refs, raws.items(), strict=True):
+            row = rows.get(ref)
+            if name in waiting or ref in in_conflict or isinstance(item, BadJson):
+                wanted[name] = item
+            elif row is None:
+                if not is_known_deletion(item, pins.get(ref)):
+                    wanted[name] = item
+            elif not is_in_step(item, row):
                 wanted[name] = item
             elif is_long_known(item, row, pulled_at):  # a server that was restored begins anew
                 run.begun_anew |= run.before is None
@@ -265,13 +270,15 @@ class Puller:
         kept = []
         for name, error in failed.items():
             words = failure(error)
-            log.warning("%s@%s of the changes feed is not taken in: %s", *name, words)
+            if len(report.failed) < MAX_FAILED:  # whoever writes the feed must not fill the log
+                log.warning("%s@%s of the changes feed is not taken in: %s", *name, words)
             if isinstance(error, LeaseHeld | StorageError):  # of this moment: read again soon
                 told = report.deferred if isinstance(error, LeaseHeld) else report.failed
                 told["@".join(name)] = words
                 run.holds_back = True
                 continue
-            report.failed["@".join(name)] = words
+            if len(report.failed) < MAX_FAILED:
+                report.failed["@".join(name)] = words
             item = raws[name]
             revision = revision_of(item.members if isinstance(item, BadJson) else item)
             kept.append(WaitingChange(name, FAILED, words, int(self._clock()), revision))

@@ -82,13 +82,14 @@ class Reconciler:
         with self._leased(wanted) as (rows, fences):
             new: list[Theirs] = []
             same: list[_Item] = []
+            gone: list[Ref] = []
             for ref, theirs in wanted.items():
                 row = rows.get(ref)
                 is_private = ref.playbook_id in private
                 if row is None:
                     rule = decide(None, theirs.there, pinned=pins.get(ref), private=is_private)
                     with _failing(ref, done):
-                        self._without_row(rule, theirs, new, done)
+                        self._without_row(rule, theirs, new, gone, done)
                 elif ref not in fences:
                     done.failed[ref] = _lost(ref)
                 else:
@@ -104,6 +105,8 @@ class Reconciler:
                             self._deleted_there(item, done)
                         elif rule in self._rules:
                             self._rules[rule](item, done)
+            if gone:
+                self._journal.conflicts.settle(gone, "both sides are gone")
             self._take_in(new, done)
             self._same_content(same, done)
         self._pin_tombstones(batch, pins, private)
@@ -150,7 +153,9 @@ class Reconciler:
             return decide(here, there, pinned=pinned, private=private, fresh=fresh)
         return rule
 
-    def _without_row(self, rule: Rule, theirs: Theirs, new: list[Theirs], done: Reconciled) -> None:
+    def _without_row(
+        self, rule: Rule, theirs: Theirs, new: list[Theirs], gone: list[Ref], done: Reconciled
+    ) -> None:
         """What is not here, and is there, or was."""
         if rule is Rule.TAKE_IN:
             new.append(theirs)
@@ -159,7 +164,7 @@ class Reconciler:
         elif rule is Rule.IMMUTABLE:
             self._open_immutable(theirs, done)
         else:
-            self._journal.conflicts.settle([theirs.ref], "both sides are gone")
+            gone.append(theirs.ref)
 
     def _pin_tombstones(
         self, batch: Sequence[Theirs], pins: Mapping[Ref, str], private: Collection[str]

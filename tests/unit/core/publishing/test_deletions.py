@@ -7,8 +7,8 @@ import json
 import pytest
 from support.feed import change_item
 
-from core.errors import NotFound
-from core.models import Area, Ref, Strategy, SyncState
+from core.errors import NotFound, StorageError
+from core.models import Area, FileEntry, Ref, Strategy, SyncState, content_digest
 from core.playbooks.trash import Trash, restore
 
 DAY = 86_400
@@ -128,6 +128,83 @@ def test_a_path_that_was_handed_out_keeps_its_deletion_waiting(served):
     assert here.pull().deleted == [Ref("p-0", "1.0.0")]
 
 
+def test_an_acceptance_is_for_what_was_waiting_and_not_for_what_comes_with_it(served):
+    here, tell = home_with(served, 60, fetched=False)
+    tell(*[tombstone(number) for number in range(15)])
+    assert here.pull().deletions_waiting == 15
+    tell(*[tombstone(number) for number in range(40)])
+    report = here.pull(accept_deletions=True)
+    assert (len(report.deleted), report.deletions_waiting) == (15, 25)
+
+
+def test_what_was_accepted_does_not_make_the_next_few_many(served):
+    here, tell = home_with(served, 40, fetched=False)
+    tell(*[tombstone(number) for number in range(30)])
+    here.pull()
+    here.pull(accept_deletions=True)
+    tell(tombstone(30))
+    report = here.pull()
+    assert (report.deleted, report.deletions_waiting) == ([Ref("p-30", "1.0.0")], 0)
+
+
+def test_what_was_accepted_and_is_in_use_is_not_asked_for_again(served):
+    here, tell = home_with(served, 20, fetched=False)
+    tell(*[tombstone(number) for number in range(20)])
+    here.pull()
+    in_use = {Ref("p-0", "1.0.0")}
+    here.puller._reconciler._in_use = in_use.__contains__
+    assert len(here.pull(accept_deletions=True).deleted) == 19
+    in_use.clear()
+    report = here.pull()
+    assert (report.deleted, report.deletions_waiting) == ([Ref("p-0", "1.0.0")], 0)
+
+
+@pytest.mark.parametrize("days", [400, 2, -400])
+def test_a_clock_that_was_wrong_for_a_while_makes_no_few_many_for_long(served, days):
+    here, tell = home_with(served, 30, fetched=False)
+    here.skew = days * DAY
+    tell(*[tombstone(number) for number in range(10)])
+    assert len(here.pull().deleted) == 10
+    here.skew = 0
+    tell(tombstone(10))
+    assert here.pull().deletions_waiting == 0
+    assert not here.journal.pull_state.is_stale(here.clock())
+
+
+def test_a_deletion_that_can_not_be_done_is_told_and_done_later(served, monkeypatch):
+    here, tell = home_with(served, 1)
+
+    def full(*_, **__):
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("core.playbooks.trash.copy_folder", full)
+        tell(tombstone(0))
+        report = here.pull()
+    assert "deleted on the server" in report.failed["p-0@1.0.0"]
+    assert report.is_partial
+    assert here.has(Ref("p-0", "1.0.0"))
+    tell()
+    assert here.pull().deleted == [Ref("p-0", "1.0.0")]
+
+
+def test_tombstones_that_are_known_are_not_worked_on_again(served, monkeypatch):
+    """Servers keep them for ever: a full pass of each day brings all of them."""
+    here, tell = served
+    tell(*[tombstone(number) for number in range(50)])
+    writes = []
+    write = here.journal.database.write
+    monkeypatch.setattr(
+        here.journal.database, "write", lambda *a, **k: writes.append(1) or write(*a, **k)
+    )
+    here.pull_all()
+    assert len(writes) < 20, "not one by one"
+    read = []
+    monkeypatch.setattr("core.publishing.pull.read_item", read.append)
+    assert here.pull_all().failed == {}
+    assert read == []
+
+
 class TestTrash:
     @pytest.fixture
     def trashed(self, served):
@@ -148,6 +225,39 @@ class TestTrash:
         assert trash.entries() == []
         with pytest.raises(NotFound):
             restore(here.store, here.store._envelope, trash, ref)
+
+    def test_what_stood_beside_it_comes_back_with_it(self, served):
+        here, tell = home_with(served, 1)
+        folder, ref = here.folder(Ref("p-0", "1.0.0")), Ref("p-0", "1.0.0")
+        (folder / "notes.md").write_text("mine")
+        (folder / "shell" / "run.tfstate").write_text("{}")
+        tell(tombstone(0))
+        here.pull()
+        restored = restore(here.store, here.store._envelope, Trash(here.settings.trash_path), ref)
+        folder = here.folder(restored)
+        assert (folder / "notes.md").read_text() == "mine"
+        assert (folder / "shell" / "run.tfstate").read_text() == "{}"
+        assert here.store.read(restored) == {"shell/main.sh": b"echo 0\n"}
+
+    @pytest.mark.parametrize("source", ["server", "published"])
+    def test_what_an_ai_wrote_elsewhere_waits_for_a_decision(self, served, source):
+        here, tell = served
+        ref = Ref("p-0", "1.0.0")
+        item = change_item(ref, b"echo 0\n")
+        item["metadata"]["author"] = "ai_generated"
+        files = [FileEntry(f["path"], f["size_bytes"], f["checksum"]) for f in item["files"]]
+        item["content_digest"] = content_digest(item["metadata"], files)
+        here.journal.pins.put([(ref, item["content_digest"])], source)
+        tell(item)
+        here.pull_all()
+        here.folders.fetch_contents(ref, {"shell/main.sh": b"echo 0\n"})
+        tell({**item, "deleted": True, "revision": 2, "metadata": None, "files": []})
+        here.pull()
+        restored = restore(here.store, here.store._envelope, Trash(here.settings.trash_path), ref)
+        record = here.record(restored)
+        is_own = source == "published"
+        assert record.area is (Area.LOCAL if is_own else Area.AI_GENERATED)
+        assert record.intake == ("create" if is_own else "import"), "allow-list comments"
 
     def test_names_that_stand_for_something_are_not_free(self, trashed):
         here, trash, ref = trashed
