@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -726,10 +727,14 @@ class TestSensitive:
             raise KeyError
         assert not found.folder.exists()
 
-    def test_changed_on_disk(self, bench, ref):
-        path = bench.store.folder(ref) / "shell/a.sh"
-        sealed = path.read_bytes()
-        path.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    def test_changed_on_disk_its_kept_copy_answers(self, bench, ref):
+        spoil(bench.store.folder(ref) / "shell/a.sh")
+        found = bench.resolver.resolve(ID, "shell")
+        assert found.path.read_bytes() == MODULE["shell/a.sh"]
+
+    def test_changed_on_disk_and_in_its_copy(self, bench, ref):
+        spoil(bench.store.folder(ref) / "shell/a.sh")
+        shutil.rmtree(bench.settings.home / "sealed")
         with pytest.raises(IntegrityError, match=r"shell/a\.sh"):
             bench.resolver.resolve(ID, "shell")
         assert bench.clear.leases() == []
@@ -740,6 +745,12 @@ class TestSensitive:
         with pytest.raises(WrongKey):
             bench.resolver.resolve(ID, "shell")
         assert bench.edits == []
+
+
+def spoil(envelope: Path) -> None:
+    """Flip a bit of the sealed content."""
+    sealed = envelope.read_bytes()
+    envelope.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
 
 
 def test_a_lease_of_what_is_not_sensitive_leaves_it_where_it_is(bench):
