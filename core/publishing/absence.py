@@ -55,7 +55,7 @@ class Absence:
         for row in absent:
             waited = row.absent_since is not None and now - row.absent_since >= DAY_SECONDS
             if (
-                row.sync_state is SyncState.PUBLISHED
+                row.sync_state in {SyncState.PUBLISHED, SyncState.FAILED}  # failed: sent in vain
                 and (row.published_here or waited)
                 and row.content_digest == row.published_digest
                 and row.ref not in unfetched

@@ -158,3 +158,19 @@ def test_an_edit_of_an_absent_version_is_still_the_next_patch(machines, referenc
     here.pull_all()
     record = here.record(ref)
     assert (record.sync_state, record.is_published) == (SyncState.PENDING, True)
+
+
+def test_what_was_sent_again_in_vain_is_sent_with_a_later_full_pass(machines, reference):
+    here, _ = machines
+    ref = here.created_and_published()
+    here.pull()
+    lose(reference, here, ref)
+    script = here.folder(ref) / "shell" / "run.sh"
+    content = script.read_bytes()
+    script.write_bytes(b"just being edited")
+    assert here.pull_all().sent_again == [ref]
+    assert here.publish() == {ref: "failed"}
+    script.write_bytes(content)
+    assert here.pull_all().sent_again == [ref]
+    assert here.publish() == {ref: "done"}
+    assert live(here) == {tuple(ref)}
