@@ -78,6 +78,8 @@ def resolve(
         output.print_json(body)
         return
     output.say(f"settled {ref}: {resolution.resolution}")
+    for words in body["warnings"]:
+        output.note(f"warning: {words}")
     if resolution.folder:
         output.note(f"ours is kept in {resolution.folder}")
 

@@ -34,11 +34,14 @@ def decide(
             output.note_findings(service.findings(ref))
         playbook = service.decide(ref, choice)
         body = follow_ups.decided(service, ref, choice, playbook)
+        warnings = follow_ups.hand_out_warnings(service, ref)
     if as_json:
         output.print_json(body)
         return
     done = {"keep": "kept private", "discard": "discarded"}.get(choice, f"accepted for {choice}")
     output.say(f"{ref} {done}")
+    for words in warnings:
+        output.note(f"warning: {words}")
     if choice in {Decision.REVIEW, Decision.TRUSTED}:
         output.note(f"queued: publishing (job {body['job_id']})")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from core.errors import Refused, UsageError
 from core.journal.conflicts import ConflictRecord
-from core.models import Ref
+from core.models import FORMATS, RESERVED_PREFIX, Ref
 from core.playbooks.trash import Trash, TrashEntry, restore
 from core.publishing.conflicts import Choice, Resolution
 from core.publishing.pull import PullReport
+from core.scripts.entries import ScriptKey
 from core.service_parts import ServiceParts
 
 
@@ -42,4 +44,31 @@ class ConflictMethods(ServiceParts):
         take: str | None = None,
     ) -> Resolution:
         """Settle an open conflict by one of the three choices, see `core.publishing.conflicts`."""
-        return self.conflict_desk.resolve(ref, Choice(as_version, rename, take))
+        choice = Choice(as_version, rename, take)
+        if ref.playbook_id.startswith(RESERVED_PREFIX):
+            return self._settle_library(self.open_conflict(ref), choice)
+        return self.conflict_desk.resolve(ref, choice)
+
+    def _settle_library(self, conflict: ConflictRecord, choice: Choice) -> Resolution:
+        """The Escher Library is in no feed and no folder: only the name can be pinned anew."""
+        ref = conflict.ref
+        if choice.take is None:
+            raise UsageError(
+                f"{ref} is the Escher Library's: its name can't be given to anything else.",
+                "Take theirs, or leave it: the known content goes on being used.",
+            )
+        digest = self.downloads.digest_of(ref)
+        if digest != conflict.server_digest:
+            self.journal.conflicts.open(ref, conflict.kind, conflict.reason, server_digest=digest)
+            raise Refused(
+                f"The server changed its side of {ref} again: it is {digest} now, not"
+                f" {conflict.server_digest}.",
+                "Look at the conflict again before you take it.",
+            )
+        self.journal.pins.replace(ref, digest)
+        for format_ in FORMATS:  # what the name stood for is not answered any more
+            if self.cache.find(key := ScriptKey(ref, format_)) is not None:
+                self.cache.quarantine(key, "theirs was taken")
+        self.script_manager.shelf.forget([ref])
+        self.journal.conflicts.settle([ref], "take theirs")
+        return Resolution(ref, "take theirs")

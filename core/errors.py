@@ -30,6 +30,7 @@
         │   ├── NotEscherServer     an answer that is not the contract's
         │   └── ForbiddenUrl        the server names a URL that content may not go to or come from
         ├── IntegrityError          bytes are not what they claim to be
+        │   ├── OtherContent        the server claims other bytes for a name that is taken
         │   └── WrongKey            the key does not open this content
         ├── KeyUnavailable          no master key could be had
         ├── StorageError            disk full, read-only, not permitted
@@ -235,6 +236,10 @@ class ForbiddenUrl(ServerRejected):
 class IntegrityError(PermanentError):
     title = "Content does not match"
     http_status = 500
+
+
+class OtherContent(IntegrityError):
+    title = "Other content under a known name"
 
 
 class WrongKey(IntegrityError):

@@ -61,11 +61,20 @@ def decided(
 
     The answer is the ``Playbook`` (a discarded one is none), the decision and the job.
     """
+    warnings = hand_out_warnings(service, ref)
     if playbook is None:
         body: dict[str, Any] = {"playbook_id": ref.playbook_id, "version": ref.version}
-        return body | {"decision": decision.value, "job_id": None}
+        return body | {"decision": decision.value, "job_id": None, "warnings": warnings}
     job = jobs.changed(service, [ref])
-    return playbook.as_json() | {"decision": decision.value, "job_id": job.job_id}
+    body = playbook.as_json()
+    body["warnings"] = [*warnings, *body["warnings"]]
+    return body | {"decision": decision.value, "job_id": job.job_id}
+
+
+def hand_out_warnings(service: PlaybookService, ref: Ref) -> list[str]:
+    """What a choice of the user, which waits for nobody, says of who may be running the version."""
+    told = service.handed_out.warning(ref)
+    return [told] if told else []
 
 
 def restored(service: PlaybookService, ref: Ref) -> dict[str, Any]:
@@ -77,4 +86,5 @@ def restored(service: PlaybookService, ref: Ref) -> dict[str, Any]:
 def resolved(service: PlaybookService, resolution: Resolution) -> dict[str, Any]:
     """What a settled conflict left is indexed, and published where that was wished."""
     job = jobs.changed(service, resolution.changed)
-    return resolution.as_json() | {"job_id": job.job_id}
+    warnings = hand_out_warnings(service, resolution.ref)
+    return resolution.as_json() | {"job_id": job.job_id, "warnings": warnings}

@@ -26,8 +26,8 @@ KEPT_ANSWERS = 8192
 _FACTS = """
   v.version, v.area, v.status, v.strategy, v.revision IS NOT NULL, v.made_here, v.health,
   v.published_by, COALESCE(v.status_at, v.published_at, v.updated_at), v.sync_state,
-  EXISTS (SELECT 1 FROM conflicts c WHERE c.state = 'open'
-          AND c.playbook_id = v.playbook_id AND c.version = v.version),
+  EXISTS (SELECT 1 FROM conflicts c WHERE c.state = 'open' AND c.playbook_id = v.playbook_id
+          AND (c.version = v.version OR c.kind = 'private_id')),
   CASE WHEN v.status = 'deprecated' THEN v.metadata END"""
 # not a range of paths: PostgreSQL compares text by the database's collation
 _VERSIONS = f"""
@@ -45,6 +45,9 @@ WHERE v.playbook_id = :id AND v.version = :version
 _TOLD = """
 SELECT status, strategy, published_by, deprecated_by, told_at
 FROM server_statuses WHERE playbook_id = :id AND version = :version
+"""
+_CONFLICT = """
+SELECT COUNT(*) FROM conflicts WHERE state = 'open' AND playbook_id = :id AND version = :version
 """
 _SHARED = """
 SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
@@ -140,6 +143,11 @@ class ScriptRows:
         """What the server last said of a version that is not known here."""
         told: ToldStatus | None = self._kept_answer(("told", *ref, ""), _told)
         return told
+
+    def in_conflict(self, ref: Ref) -> bool:
+        """Whether a choice waits for a version that is not known here."""
+        waits: bool = self._kept_answer(("conflict", *ref, ""), _in_conflict)
+        return waits
 
     def is_private(self, playbook_id: str) -> bool:
         """Whether the id is this home's own: none of its versions was published or pulled."""
@@ -250,6 +258,10 @@ def _facts(row: Sequence[Any], *, has_format: bool) -> VersionFacts:
 def _told(ask: _Ask, key: _Key) -> ToldStatus | None:
     rows = ask(_TOLD, {"id": key[1], "version": key[2]})
     return ToldStatus(*rows[0]) if rows else None
+
+
+def _in_conflict(ask: _Ask, key: _Key) -> bool:
+    return bool(ask(_CONFLICT, {"id": key[1], "version": key[2]})[0][0])
 
 
 def _is_private(ask: _Ask, key: _Key) -> bool:

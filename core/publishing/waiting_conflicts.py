@@ -17,7 +17,7 @@ from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
 from core.journal.records import VersionRecord
 from core.journal.waiting_changes import Name
-from core.models import Area, Ref, SyncState
+from core.models import RESERVED_PREFIX, Area, Ref, SyncState
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, find_theirs
 from core.publishing.following import NO_ERROR
@@ -93,8 +93,8 @@ def _is_unseen(
     conflict: ConflictRecord, row: VersionRecord | None, seen: Collection[Name] | None
 ) -> bool:
     """Whether the server has lost its side."""
-    if seen is None:
-        return False
+    if seen is None or conflict.ref.playbook_id.startswith(RESERVED_PREFIX):
+        return False  # the feed never tells of the Escher Library
     if conflict.kind == Rule.PRIVATE_ID:
         return all(name[0] != conflict.ref.playbook_id for name in seen)
     gone = (conflict.ref.playbook_id, conflict.ref.version) not in seen

@@ -36,6 +36,7 @@ from core.scripts.layout import CacheLayout, listed, remove
 from core.scripts.library import Library
 from core.scripts.listing import check_offer, check_version, difference
 from core.scripts.outcomes import WAITING, error_of, outcome_of
+from core.scripts.pinned import version_digest
 from core.scripts.single_flight import SingleFlight, pauses
 from core.scripts.staging import Expected, Means, StagingRun, Traffic, row_key
 from core.scripts.standing import told_by
@@ -99,6 +100,15 @@ class ScriptDownloads:
         if Ref(script.playbook_id, script.version) != ref:
             raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
         return self._note(ref, script)
+
+    def digest_of(self, ref: Ref) -> str:
+        """The content digest of a version as the server tells it now, computed."""
+        script = self._server.script(ref)
+        if Ref(script.playbook_id, script.version) != ref:
+            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
+        if script.manifest is None or script.metadata is None:
+            raise NotEscherServer(f"The server does not tell the whole of {ref}.", CHECK_URL)
+        return version_digest(script.metadata, script.manifest)
 
     def _note(self, ref: Ref, script: Script) -> ToldStatus:
         told = told_by(script, self._clock())

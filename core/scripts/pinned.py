@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from core.errors import IntegrityError, Refused
+from core.errors import IntegrityError, OtherContent, Refused
 from core.journal import Journal
 from core.journal.pins import LIBRARY, SERVER
 from core.models import SERVER_OWNED_FIELDS, Ref, canonical_json
@@ -29,8 +29,8 @@ _NAMED = 19  # characters of a digest that tell it from another one
 def check_pinned(journal: Journal, ref: Ref, script: Script, *, is_known: bool) -> None:
     """Raise where ``script`` offers another content than ``ref`` names; pin it where it names none.
 
-    ``is_known``: the journal lists the version's files, and they are compared. `IntegrityError` for
-    other content or an answer that contradicts itself, `Refused` for a version of an id that is
+    ``is_known``: the journal lists the version's files, and they are compared. `OtherContent`, or
+    `IntegrityError` for an answer that contradicts itself, `Refused` for a version of an id that is
     private here.
     """
     if not is_known and journal.pins.private_ids([ref.playbook_id]):
@@ -63,7 +63,7 @@ def check_pinned(journal: Journal, ref: Ref, script: Script, *, is_known: bool) 
             f" ({digest[:_NAMED]}…); nothing of it is taken."
         )
         journal.conflicts.open(ref, IMMUTABLE, words, server_digest=digest)
-        raise IntegrityError(
+        raise OtherContent(
             words, "Choose with `escher-playbooks conflicts resolve`, or ask its operator."
         )
 

@@ -28,6 +28,7 @@ from core.errors import (
     IntegrityError,
     LeaseHeld,
     NotFound,
+    OtherContent,
     Refused,
     ServerBusy,
     ServerUnreachable,
@@ -56,6 +57,7 @@ from core.scripts.run_policy import (
     NOTHING,
     Allow,
     Choice,
+    RunFacts,
     RunPolicy,
     check_named,
     choose_latest,
@@ -337,7 +339,7 @@ class ScriptResolver:
                 if cached is not None:
                     return cached
             raise _explained(error, _not_here(playbook_id)) from error
-        choice = choose_latest([facts_there(ref, told)], self._policy, asking.allow)
+        choice = choose_latest([self._there(ref, told)], self._policy, asking.allow)
         assert choice is not None  # it has the format: it was asked for it
         return self._cached_or_fetched(ScriptKey(ref, format_), choice.standing, None, asking)
 
@@ -383,7 +385,7 @@ class ScriptResolver:
         told = self._rows.told(key.ref)
         hit = self._find(key)
         usable = hit is not None and (hit.fresh or self._settings.serve_stale)
-        facts = facts_there(key.ref, told)
+        facts = self._there(key.ref, told)
         if usable and self._given_up:
             return check_named(facts, self._policy, allow)
         known = told is not None and hit is not None and hit.fresh
@@ -398,7 +400,10 @@ class ScriptResolver:
                 if hit is not None:
                     why = f"The cached {key} is older than cache_ttl_days, and serve_stale is off."
                 raise _explained(error, why) from error
-        return check_named(facts_there(key.ref, told), self._policy, allow)
+        return check_named(self._there(key.ref, told), self._policy, allow)
+
+    def _there(self, ref: Ref, told: ToldStatus | None) -> RunFacts:
+        return facts_there(ref, told, in_conflict=self._rows.in_conflict(ref))
 
     def _find(self, key: ScriptKey) -> CacheHit | None:
         hit = self._cache.find(key)
@@ -419,7 +424,7 @@ class ScriptResolver:
                 hits[ref] = hit
         if not hits:
             return None
-        versions = [facts_there(ref, self._rows.told(ref)) for ref in hits]
+        versions = [self._there(ref, self._rows.told(ref)) for ref in hits]
         choice = choose_latest(versions, self._policy, asking.allow)
         assert choice is not None
         hit = hits[choice.facts.ref]
@@ -449,6 +454,12 @@ class ScriptResolver:
         try:
             fetched = self._downloads.fetch(key, known.files if known else None)
             self._given_up_until = 0.0
+        except OtherContent as error:
+            if hit is None:
+                raise
+            # what the name stands for goes on being answered; the user chooses
+            warned = replace(standing, warnings=(*standing.warnings, error.detail))
+            return self._from_cache(hit, known or hit.listing, warned, asking, stale=not hit.fresh)
         except EscherError as error:
             if self._is_out_of_reach(error) and hit is not None and may_be_stale:
                 return self._from_cache(hit, known or hit.listing, standing, asking, stale=True)
@@ -487,7 +498,7 @@ class ScriptResolver:
     ) -> ResolvedScript:
         self._cache.hit()
         if stale:
-            _log.warning("%s: a stale entry is served, as the server is out of reach", listing.key)
+            _log.warning("%s: a stale entry is served", listing.key)
         script = ResolvedScript(listing, hit.folder, Source.CACHE, standing, stale=stale)
         if hit.beside or asking.copy:
             return self._copied(script, hit.beside, asking)

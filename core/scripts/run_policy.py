@@ -300,7 +300,7 @@ def _remedy(facts: RunFacts, decision: Decision) -> str:
         if facts.undecided:
             return f"Decide on it (`escher-playbooks decide {facts.ref} keep`), or give {flag}."
         return f"Have it approved, or name the version and give {flag}."
-    if decision.verdict is Verdict.NAMED:
+    if decision.verdict in {Verdict.NAMED, Verdict.OWN}:
         return f"Name the version ({facts.ref}) to run it all the same."
     if facts.status == Status.REJECTED:
         return "Publish a new version for review."

@@ -27,7 +27,7 @@ def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
     )
 
 
-def facts_there(ref: Ref, told: ToldStatus | None) -> RunFacts:
+def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False) -> RunFacts:
     """Of a version that only the server knows, by what it said of it last (None: nothing yet).
 
     The Escher Library shows what was reviewed: approved, unless it says otherwise.
@@ -42,6 +42,7 @@ def facts_there(ref: Ref, told: ToldStatus | None) -> RunFacts:
         status,
         published=True,
         was_approved=was_approved(status, told.strategy, is_library=is_library),
+        in_conflict=in_conflict,
         deprecated_by=told.deprecated_by,
         publisher=told.published_by or ("escher-library" if is_library else None),
         status_at=told.told_at or None,

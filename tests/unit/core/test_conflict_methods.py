@@ -59,3 +59,12 @@ def test_a_conflict_is_listed_and_settled(here, there):
     assert len(here.conflicts(everything=True)) == 1
     with pytest.raises(NotFound):
         here.resolve_conflict(REF, take="theirs")
+
+
+@pytest.mark.parametrize("theirs", ["2.0.0", "1.0.0", "0.1.0"])
+def test_ours_of_an_id_that_somebody_else_uses_runs_with_a_warning(here, theirs):
+    here.create(draft("Stop idle databases"))
+    here.journal.conflicts.open(Ref(REF.playbook_id, theirs), "private_id", "Theirs waits.")
+    for target in (REF.playbook_id, str(REF)):
+        warnings = here.locate_script(target, "shell").standing.warnings
+        assert any("`escher-playbooks conflicts` shows it" in words for words in warnings)

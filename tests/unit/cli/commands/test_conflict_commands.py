@@ -92,3 +92,9 @@ def test_what_is_wrong_is_said_and_changes_nothing(run, open_conflict, arguments
     assert done.code == code
     assert done.error["detail"]
     assert run("conflicts", "--json").json["items"][0]["state"] == "open"
+
+
+def test_whoever_may_be_running_it_is_told_of(run, open_conflict, monkeypatch):
+    assert run("resolve", REF, "--format", "shell").code == 0
+    body = run("conflicts", "resolve", REF, "--as-version", "1.0.1", "--json").json
+    assert "was handed out to be run" in body["warnings"][0]

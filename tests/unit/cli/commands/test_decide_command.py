@@ -49,3 +49,8 @@ def test_refusals(waiting, run, folder):
     waiting("decide", REF, "keep")
     assert waiting("decide", REF, "discard").code == 5
     assert waiting("show", REF).code == 0
+
+
+def test_whoever_may_be_running_it_is_told_of(waiting):
+    assert waiting("resolve", REF, "--format", "shell", "--allow-unreviewed").code == 0
+    assert "was handed out to be run" in waiting("decide", REF, "keep").err

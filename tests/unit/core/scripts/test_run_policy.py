@@ -267,3 +267,9 @@ def test_who_was_approved_once() -> None:
     assert was_approved("deprecated", None, is_library=True)
     assert not was_approved("deprecated", "uploaded_for_review", is_library=False)
     assert not was_approved(None, None, is_library=False)
+
+
+def test_ours_that_stands_behind_a_reviewed_one_of_another_format_is_named_in_the_remedy():
+    with pytest.raises(NotRunnable) as refused:
+        choose_latest([approved("1.0.0", has_format=False), own("1.1.0")], "own")
+    assert f"Name the version ({ID}@1.1.0)" in refused.value.remedy
