@@ -118,8 +118,7 @@ def _copy(database: Database, connection: Connection, number: int) -> str:
     if path is None:
         return "not made: the journal is in memory"
     copy = path.with_name(f"{path.name}.before-{number}")
-    if not copy.exists():
-        _copy_file(path, copy)
+    _copy_file(path, copy)  # one that is there is of an earlier attempt, or of before a restore
     return str(copy)
 
 

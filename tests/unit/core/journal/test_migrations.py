@@ -63,6 +63,19 @@ class TestAHomeFromBefore:
         assert rows(copy, "SELECT value FROM home WHERE key = 'format_version'") == [("1",)]
         assert rows(copy, "SELECT count(*) FROM versions") == [(17,)]
 
+    def test_a_journal_that_was_put_back_and_used_is_copied_anew(self, home: Path):
+        journal, copy = home / "journal.db", home / "journal.db.before-2"
+        Journal(f"sqlite:///{journal}").close()
+        for name in ("journal.db-wal", "journal.db-shm"):
+            (home / name).unlink(missing_ok=True)
+        journal.write_bytes(copy.read_bytes())
+        with closing(sqlite3.connect(journal)) as old, old:
+            old.execute("INSERT INTO home (key, value) VALUES ('used_since', '1')")
+        Journal(f"sqlite:///{journal}").close()
+        with closing(sqlite3.connect(copy)) as kept:
+            facts = dict(kept.execute("SELECT key, value FROM home"))
+        assert (facts["format_version"], facts["used_since"]) == ("1", "1")
+
     def test_what_is_unpublished_was_made_here_and_what_is_published_may_be_anybodys(
         self, home: Path
     ):
