@@ -148,6 +148,8 @@ class ScriptManager:
                 f"{key.ref} is sensitive: its scripts are kept encrypted, and the cache is not.",
                 "Resolve it: clear text stands in a private folder, for a while.",
             )
+        if row is None:
+            self.resolver.check_shared(key.ref)
         known = row.files if row is not None else self._listed(key)
         if entry not in known:
             raise IntegrityError(

@@ -177,7 +177,7 @@ class ScriptResolver:
         if row is not None:
             check_named(facts_here(key.ref.playbook_id, row.facts), self._policy, allow)
             return row
-        self._check_shared(key.ref)
+        self.check_shared(key.ref)
         self._elsewhere(key, allow)
         return None
 
@@ -327,7 +327,7 @@ class ScriptResolver:
         playbook_id, version, format_, asking = asked
         if version is not None:
             key = ScriptKey(Ref(playbook_id, version), format_)
-            self._check_shared(key.ref)
+            self.check_shared(key.ref)
             return self._named_elsewhere(key, asking)
         if self._given_up and (cached := self._latest_cached(playbook_id, format_, asking)):
             return cached
@@ -343,8 +343,8 @@ class ScriptResolver:
         assert choice is not None  # it has the format: it was asked for it
         return self._cached_or_fetched(ScriptKey(ref, format_), choice.standing, None, asking)
 
-    def _check_shared(self, ref: Ref) -> None:
-        """Refuse the server's versions of an id that is this home's own."""
+    def check_shared(self, ref: Ref) -> None:
+        """`NotFound` for the server's versions of an id that is this home's own."""
         if self._rows.is_private(ref.playbook_id):
             raise NotFound(
                 f"There is no {ref} on this machine, and {ref.playbook_id} is private here: no"

@@ -68,3 +68,12 @@ def test_ours_of_an_id_that_somebody_else_uses_runs_with_a_warning(here, theirs)
     for target in (REF.playbook_id, str(REF)):
         warnings = here.locate_script(target, "shell").standing.warnings
         assert any("`escher-playbooks conflicts` shows it" in words for words in warnings)
+
+
+def test_what_somebody_else_has_under_a_private_id_is_not_taken_into_the_cache(here, there):
+    publish(there)
+    here.create(draft("Stop idle databases"), version="0.9.0")
+    with pytest.raises(NotFound, match="is private here"):
+        here.cache_script(*REF, "shell", "main.sh", b"echo theirs\n")
+    assert here.scripts.download([REF], "shell")[REF].error_type == "Refused"
+    assert here.cache_usage()["entries"] == []
