@@ -267,10 +267,12 @@ def service(tenant_settings: Settings):
 class TestTheWholeService:
     def test_the_reference_server_counts_once_and_tells_its_totals(self, service, tmp_path):
         ref = service.create(draft(), strategy=Strategy.REVIEW).ref
-        service.report_execution(ref, success=False, duration_ms=3, execution_id="before")
+        ran_at = int(time.time()) - 60
+        service.report_execution(
+            ref, success=False, duration_ms=3, execution_id="before", at=ran_at - 1
+        )
         assert service.send_executions().sent == 0
         service.publish_refs([ref])
-        ran_at = int(time.time()) - 60
         service.report_execution(ref, success=True, at=ran_at)
         # another machine of the tenant has reported a run, too
         service.server.send_stats(
