@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import delete, select, text, tuple_
 
 from core.errors import StorageError
 from core.forks import ForkLock
@@ -55,6 +55,8 @@ SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
         AND (revision IS NOT NULL OR area = 'synced'))
        + (SELECT COUNT(*) FROM pins WHERE playbook_id = :id AND source <> 'tombstone')
 """
+_TOLD_KEY = (server_statuses.c.playbook_id, server_statuses.c.version)
+_CHUNK = 400  # names in one IN (…)
 _MISSING: Any = object()
 _Key = tuple[str, str, str, str]  # what is looked up, the id, the version, the format
 _Ask = Callable[[str, dict[str, Any]], Sequence[Any]]
@@ -165,6 +167,23 @@ class ScriptRows:
                 statement = self._database.upsert(server_statuses, ("playbook_id", "version"), rows)
                 connection.execute(statement, rows)
 
+    def forget_told(self, refs: Sequence[Ref]) -> None:
+        """What the server said of these versions counts no more: they were deleted there."""
+        if not refs:
+            return
+        with self._database.write() as connection:
+            for part in _chunks(refs):
+                connection.execute(delete(server_statuses).where(tuple_(*_TOLD_KEY).in_(part)))
+
+    def told_among(self, refs: Sequence[Ref]) -> set[Ref]:
+        """Those of which the server said something while they were not known here."""
+        found: set[Ref] = set()
+        with self._database.read() as connection:
+            for part in _chunks(refs):
+                query = select(*_TOLD_KEY).where(tuple_(*_TOLD_KEY).in_(part))
+                found |= {Ref(*row) for row in connection.execute(query)}
+        return found
+
     def _kept_answer(self, key: _Key, look: _Look) -> Any:
         """What ``look`` finds, the very same object for as long as nobody commits anything."""
         if not self._database.is_sqlite:
@@ -209,6 +228,11 @@ class ScriptRows:
         assert isinstance(connection, sqlite3.Connection)
         self._connection, self._pid, self._version = connection, os.getpid(), None
         return connection
+
+
+def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, ...]]]:
+    for start in range(0, len(refs), _CHUNK):
+        yield [tuple(ref) for ref in refs[start : start + _CHUNK]]
 
 
 def _row(ask: _Ask, key: _Key) -> ScriptRow | None:

@@ -244,7 +244,9 @@ class Puller:
         pulled_at = self._journal.pull_state.last_complete() or 0
         refs = [Ref(*name) for name in raws]
         rows = self._journal.versions.get_many(refs)
-        pins = self._journal.pins.get_many([ref for ref in refs if ref not in rows])
+        absent = [ref for ref in refs if ref not in rows]
+        pins = self._journal.pins.get_many(absent)
+        told = self._journal.script_rows.told_among(absent)
         in_conflict = self._journal.conflicts.open_refs()
         wanted = {}
         for ref, (name, item) in zip(refs, raws.items(), strict=True):
@@ -252,7 +254,7 @@ class Puller:
             if name in waiting or ref in in_conflict or isinstance(item, BadJson):
                 wanted[name] = item
             elif row is None:
-                if not is_known_deletion(item, pins.get(ref)):
+                if ref in told or not is_known_deletion(item, pins.get(ref)):
                     wanted[name] = item
             elif not is_in_step(item, row):
                 wanted[name] = item

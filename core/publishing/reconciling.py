@@ -178,6 +178,10 @@ class Reconciler:
             and theirs.ref.playbook_id not in private
         ]
         self._journal.pins.put(new, TOMBSTONE)
+        # what was told of a version before it was deleted gives no right to run a cached copy
+        self._journal.script_rows.forget_told(
+            [theirs.ref for theirs in batch if theirs.there.deleted]
+        )
 
     # -- the rules --------------------------------------------------------------------------
     def _take_in(self, new: Sequence[Theirs], done: Reconciled) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.hostile_server import HostileServer, running_hostile
 
+from core.errors import NotFound
 from core.models import Ref, SyncState
 from core.service import PlaybookService
 from core.settings import Settings
@@ -103,3 +104,17 @@ def test_what_the_server_lost_is_sent_again_with_its_bits(hostile, here):
     assert outcomes[REF].error is None, outcomes
     assert hostile.item(REF)["content_digest"] == digest
     assert [f["executable"] for f in hostile.item(REF)["files"]] == [True]
+
+
+@pytest.mark.parametrize("pulled_before", [True, False])
+def test_what_was_deleted_there_is_not_run_from_the_cache(hostile, here, pulled_before):
+    hostile.add(REF, {"shell/run.sh": SCRIPT}, status="approved")
+    assert here.locate_script(str(REF), "shell").path.read_bytes() == SCRIPT
+    if pulled_before:
+        here.pull()
+    hostile.remove(REF)
+    here.journal.pull_state.want_full_pass("a test")
+    here.pull()
+    for target in (str(REF), REF.playbook_id):
+        with pytest.raises(NotFound):
+            here.locate_script(target, "shell")
