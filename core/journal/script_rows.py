@@ -28,7 +28,8 @@ _FACTS = """
   v.published_by, COALESCE(v.status_at, v.published_at, v.updated_at), v.sync_state,
   EXISTS (SELECT 1 FROM conflicts c WHERE c.state = 'open' AND c.playbook_id = v.playbook_id
           AND (c.version = v.version OR c.kind = 'private_id')),
-  CASE WHEN v.status = 'deprecated' THEN v.metadata END"""
+  CASE WHEN v.status = 'deprecated' THEN v.metadata END,
+  v.made_here OR v.intake IS NOT NULL"""
 # not a range of paths: PostgreSQL compares text by the database's collation
 _VERSIONS = f"""
 SELECT EXISTS (SELECT 1 FROM files f WHERE f.playbook_id = v.playbook_id
@@ -84,6 +85,7 @@ class VersionFacts(NamedTuple):
     in_conflict: bool
     deprecated_by: str | None = None
     has_format: bool = True
+    origin_known: bool = True  # False: published before the journal kept who made a version
 
 
 class ToldStatus(NamedTuple):
@@ -262,7 +264,7 @@ def _versions(ask: _Ask, key: _Key) -> tuple[VersionFacts, ...]:
 
 def _facts(row: Sequence[Any], *, has_format: bool) -> VersionFacts:
     (version, area, status, strategy, published, made_here, health, published_by, status_at,
-     sync_state, in_conflict, metadata) = row  # fmt: skip
+     sync_state, in_conflict, metadata, origin_known) = row  # fmt: skip
     return VersionFacts(
         version,
         _AREAS[area],
@@ -276,6 +278,7 @@ def _facts(row: Sequence[Any], *, has_format: bool) -> VersionFacts:
         bool(in_conflict) or sync_state == SyncState.CONFLICT,
         json.loads(metadata).get("deprecated_by") if metadata else None,
         has_format,
+        bool(origin_known),
     )
 
 

@@ -61,6 +61,7 @@ class RunFacts:
     status: str | None
     published: bool
     made_here: bool = False
+    origin_known: bool = True  # False: published by a version that did not note who made it
     undecided: bool = False  # waits in ai-generated/
     was_approved: bool = False
     in_conflict: bool = False
@@ -299,7 +300,12 @@ def _remedy(facts: RunFacts, decision: Decision) -> str:
         flag = f"--allow-{decision.needs}"
         if facts.undecided:
             return f"Decide on it (`escher-playbooks decide {facts.ref} keep`), or give {flag}."
-        return f"Have it approved, or name the version and give {flag}."
+        claim = (
+            ""
+            if facts.origin_known
+            else f" If you made it: `escher-playbooks keys claim {facts.ref}`."
+        )
+        return f"Have it approved, or name the version and give {flag}.{claim}"
     if decision.verdict in {Verdict.NAMED, Verdict.OWN}:
         return f"Name the version ({facts.ref}) to run it all the same."
     if facts.status == Status.REJECTED:

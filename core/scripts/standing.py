@@ -16,6 +16,7 @@ def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
         known.status,
         published=known.published,
         made_here=known.made_here,
+        origin_known=known.origin_known,
         undecided=known.area is Area.AI_GENERATED,
         was_approved=was_approved(known.status, known.strategy, is_library=False),
         in_conflict=known.in_conflict,

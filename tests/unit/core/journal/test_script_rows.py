@@ -78,7 +78,7 @@ def test_all_versions_with_what_may_be_decided_from(journal, put_files):
         "1.0.0": VersionFacts(
             "1.0.0", Area.SYNCED, "deprecated", "uploaded_trusted", published=True,
             made_here=False, health="ok", published_by="mia", status_at=77, in_conflict=False,
-            deprecated_by="1.1.0", has_format=True,
+            deprecated_by="1.1.0", has_format=True, origin_known=False,
         ),
         "1.1.0": VersionFacts(
             "1.1.0", Area.LOCAL, "ready", "local_only", published=False, made_here=True,
@@ -88,6 +88,13 @@ def test_all_versions_with_what_may_be_decided_from(journal, put_files):
     assert journal.script_rows.find("a", "1.0.0", "shell").facts == found["1.0.0"]
     assert journal.script_rows.find("a", "1.1.0", "shell").facts == found["1.1.0"]
     assert journal.script_rows.versions_of("b", "shell") == ()
+
+
+def test_a_version_that_was_pulled_is_of_a_known_origin(journal, put_files):
+    put_files("a@1.0.0", ["shell/a.sh"], area=Area.SYNCED, revision=1, intake="pull")
+    [facts] = journal.script_rows.versions_of("a", "shell")
+    assert facts.origin_known
+    assert not facts.made_here
 
 
 def test_an_id_is_private_until_a_version_was_published_or_pulled(journal, put_files):

@@ -273,3 +273,11 @@ def test_ours_that_stands_behind_a_reviewed_one_of_another_format_is_named_in_th
     with pytest.raises(NotRunnable) as refused:
         choose_latest([approved("1.0.0", has_format=False), own("1.1.0")], "own")
     assert f"Name the version ({ID}@1.1.0)" in refused.value.remedy
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_version_from_before_origins_were_kept_may_be_claimed(known: bool):
+    facts = RunFacts(Ref(ID, "1.0.0"), "pending_review", published=True, origin_known=known)
+    with pytest.raises(NotRunnable) as refused:
+        check_named(facts, "own")
+    assert (f"keys claim {ID}@1.0.0" in refused.value.remedy) is not known
