@@ -51,7 +51,7 @@ def _events(client: httpx.Client, job_id: str) -> list[tuple[str, dict[str, Any]
 def test_a_playbook_from_creation_to_deletion(api: httpx.Client, running: ServiceUnderTest) -> None:
     made = api.post("/v1/playbooks", json=_body("Find public buckets") | {"strategy": "keep"})
     assert made.status_code == 201
-    assert set(made.json()) == {"playbook_id", "version", "warnings", "job_id"}
+    assert set(made.json()) == {"playbook_id", "version", "warnings", "findings", "job_id"}
     path = "/v1/playbooks/find-public-buckets"
     shown = api.get(path).json()
     assert [file["path"] for file in shown["files"]] == ["shell/main.sh"]
