@@ -41,8 +41,8 @@ def assert_all_published_once(service: ServiceUnderTest, count: int = VERSIONS) 
 
 @pytest.fixture
 def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
-    """Small batches, so that there is a middle to be killed in."""
-    made = new_service(publish_batch_size="16")
+    """Small batches, so that there is a middle to be killed in; what is put off waits for a sync."""
+    made = new_service(publish_batch_size="16", sync_interval_minutes="1")
     made.up()
     return made
 
