@@ -14,6 +14,7 @@ The journal's flag counts, never the file's; only `declassify` takes it away.
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,12 @@ class Held:
     def discard(self, edit: HeldEdit) -> None:
         """Drop what is held; the content stays what it is."""
         self._rows.remove(edit.ref)
+        # an earlier edit's too; but 1.0.0-rc.1 is no edit of 1.0.0
+        own = re.compile(rf"held-v{re.escape(edit.ref.version)}-[0-9a-f]{{12}}")
         parent = self._root / edit.ref.playbook_id
-        for folder in parent.glob(f"held-v{edit.ref.version}-*"):
-            remove_tree(folder)
+        for folder in parent.iterdir() if parent.is_dir() else ():
+            if own.fullmatch(folder.name):
+                remove_tree(folder)
 
 
 def declassify(store: PlaybookStore, ref: Ref) -> StoreResult:

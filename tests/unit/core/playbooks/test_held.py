@@ -189,6 +189,16 @@ class TestSettled:
         assert home.store.read(REF) == OLD
         assert not list(home.settings.conflicts_path.glob("*/held-*"))
 
+    def test_dropped_it_takes_no_edit_of_a_pre_release_with_it(self, home, folder, make_draft):
+        early = home.store.create(make_draft(OLD, version="1.0.0-rc.1", sensitive=True)).ref
+        over_an_envelope(folder)
+        over_an_envelope(home.store.folder(early))
+        home.sync()
+        home.held.discard(home.held.of(str(REF)))
+        home.held.accept(home.held.of(str(early)))
+        assert home.store.read(early) != OLD
+        assert home.store.read(REF) == OLD
+
     def test_what_is_held_opens_in_no_other_place(self, home, folder):
         over_an_envelope(folder)
         home.sync()
