@@ -23,7 +23,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from core.errors import IntegrityError, Refused, storage_error
-from core.files import make_private_dir, read_bytes, sha256_bytes
+from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.scripts.entries import Listing
 from core.scripts.layout import CacheLayout, listed
@@ -91,6 +91,7 @@ class Copies:
         try:
             self._remove(folder)  # one whose bytes are wrong
             built.rename(folder)
+            fsync_dir(self._root)
         except OSError as error:
             if not self._stands(folder, listing):  # another process was first
                 raise storage_error(error, f"Copying {listing.key}") from error
@@ -148,7 +149,11 @@ class Copies:
             fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(fd, "wb") as opened:
                 opened.write(content)
+                opened.flush()
                 os.fchmod(fd, mode)
+                os.fsync(fd)  # a proof of a large file outlives a power cut, so must its bytes
+        for folder in sorted(folders, reverse=True):
+            fsync_dir(folder)
         for folder in folders - {built}:  # the outermost is renamed, and renamed away again
             folder.chmod(_FOLDER)
         used = int(self._clock() * 1e9)
