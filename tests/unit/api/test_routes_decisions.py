@@ -48,6 +48,7 @@ def test_discarded(waiting):
         "version": "1.0.0",
         "decision": "discard",
         "job_id": None,
+        "warnings": [],
     }
     assert waiting.get(PATH).status_code == 404
     assert waiting.post(f"{PATH}/decision", json={"decision": "discard"}).status_code == 404
