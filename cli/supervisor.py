@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import time
@@ -22,12 +21,12 @@ from cli import processes
 from cli.processes import ProcessId
 from cli.upstate import ComponentStatus, State
 from cli.wakeup import Wakeup
+from core.backoff import Backoff
 from core.errors import EscherError
 
 CRASHES = 5
 CRASH_WINDOW_SECONDS = 60
-BACKOFF_SECONDS = 0.5
-BACKOFF_CAP_SECONDS = 30
+RESTART = Backoff(0.5, 30.0)
 STEADY_SECONDS = 60  # alive this long, a component starts its back-off anew
 POLL_STARTING_SECONDS = 0.1
 POLL_RUNNING_SECONDS = 1
@@ -217,8 +216,7 @@ class Supervisor:
             raise self._did_not_start(managed, f"ended {CRASHES} times, last: {how}")
         steady = now - managed.started > STEADY_SECONDS
         managed.failures = 1 if steady else managed.failures + 1
-        longest = min(BACKOFF_CAP_SECONDS, BACKOFF_SECONDS * 2 ** min(managed.failures - 1, 10))
-        managed.next_start = now + random.uniform(0, longest)
+        managed.next_start = now + RESTART.seconds(managed.failures - 1)
         self._change(managed, State.RESTARTING, how)
 
     def _recent_deaths(self, managed: _Managed) -> list[float]:

@@ -7,7 +7,6 @@ and none counts twice. Runs of a version that is not published wait until it is.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 import uuid
@@ -15,20 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransientError, UsageError
+from core.backoff import is_put_off, next_attempt
+from core.errors import EscherError, ServerUnreachable, UsageError
 from core.journal import Journal
-from core.journal.due import LONGEST_WAIT_SECONDS
 from core.journal.executions import Execution, Recorded, Totals
 from core.models import Ref
 from core.server.answers import StatsCounted
-from core.server.retry import full_jitter
 
 BATCH = 500  # runs in one call
 KEPT_SECONDS = 30 * 86400  # for so long the same execution_id counts nothing
 MAX_ID_CHARACTERS = 200
 MAX_ERROR_CHARACTERS = 2000
 MAX_INTEGER = 2**53  # what JSON carries exactly
-BASE_SECONDS, CAP_SECONDS = 5.0, LONGEST_WAIT_SECONDS
 TRIES = 10  # refusals until a version's runs are set aside: about an hour
 GIVE_UP_AFTER = 3  # versions in a row that a troubled server can't take
 
@@ -138,7 +135,7 @@ class Executions:
     def send(self, server: StatsServer) -> ExecutionsSent:
         """Tell the server what it has not been told yet, version by version.
 
-        What fails is due again after full jitter, capped at an hour. A version whose runs are
+        What fails is due again as `core.backoff` says. A version whose runs are
         refused `TRIES` times is set aside with the reason (`retry`). Never raises for the server.
         """
         queue, result = self._journal.execution_queue, ExecutionsSent()
@@ -152,7 +149,7 @@ class Executions:
                 result.deferred[ref] = str(error)
                 break
             except EscherError as error:
-                is_refused = not isinstance(error, TransientError | NotEscherServer)
+                is_refused = not is_put_off(error)
                 if self._is_set_aside(ref, error, is_refused=is_refused):
                     result.failed[ref] = str(error)
                 else:
@@ -184,11 +181,8 @@ class Executions:
             _log.error("executions of %s are set aside: %s", ref, error)
             queue.set_aside(ref, str(error), now=int(self._clock()))
             return True
-        jitter = full_jitter(
-            attempts, base_seconds=BASE_SECONDS, cap_seconds=CAP_SECONDS, random=self._random
-        )
-        wait = max(jitter, min(error.retry_after or 0.0, CAP_SECONDS))
-        queue.defer(ref, attempts + 1, math.ceil(self._clock() + wait), str(error))
+        later = next_attempt(error, attempts, self._clock(), self._random)
+        queue.defer(ref, attempts + 1, later, str(error))
         return False
 
 

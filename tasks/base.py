@@ -12,6 +12,7 @@ from celery import Task
 from celery.signals import worker_shutdown
 from celery.utils.log import get_task_logger
 
+from core.backoff import Backoff
 from core.errors import EscherError, PermanentError, TransientError
 from core.journal import JobState
 from core.models import Outcome, OutcomeState, Ref
@@ -20,7 +21,7 @@ from core.settings import load_settings
 
 logger = get_task_logger("escher.tasks")
 
-RETRY_CAP_SECONDS = 60
+RETRY = Backoff(1.0, 60.0)
 MAX_RETRIES = 5
 
 _lock = threading.Lock()
@@ -56,18 +57,22 @@ def use_service(opened: PlaybookService) -> None:
 class ServiceTask(Task):
     """A thin task: refs in, one call into core, outcomes out.
 
-    A transient error of the whole task is tried again with full jitter, at most
-    ``MAX_RETRIES`` times and ``RETRY_CAP_SECONDS`` apart; after that the next sync finds the work.
+    A transient error of the whole task is tried again ``MAX_RETRIES`` times, put off by `RETRY`;
+    after that the next sync finds the work.
     A failed item is no failed task: its outcome says so, and the journal keeps it.
     """
 
     abstract = True
     autoretry_for = (TransientError,)
-    retry_backoff = True
-    retry_backoff_max = RETRY_CAP_SECONDS
-    retry_jitter = True
     max_retries = MAX_RETRIES
     default_retry_delay = 5
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """As Celery's; a failure of ours waits by the one rule and heeds ``Retry-After``."""
+        error = options.get("exc")
+        if isinstance(error, TransientError) and options.get("countdown") is None:
+            options["countdown"] = RETRY.seconds(self.request.retries, error.retry_after)
+        return super().retry(*args, **options)
 
     @property
     def service(self) -> PlaybookService:

@@ -6,7 +6,6 @@ be done, so a step may run twice, late, or without the one before it having brou
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,12 +13,12 @@ from celery import Signature, chain
 from celery.exceptions import Retry
 from kombu.exceptions import OperationalError
 
+from core.backoff import Backoff
 from core.errors import BrokerUnreachable
-from core.server.retry import full_jitter
 from tasks.app import app
 
 MAX_AGAIN = 5
-AGAIN_CAP_SECONDS = 20.0
+AGAIN = Backoff(1.0, 20.0)
 
 
 def _task(name: str, *arguments: Any) -> Signature:
@@ -112,10 +111,7 @@ def go_again(
     """
     if not refs or again >= MAX_AGAIN:
         return
-    delay = full_jitter(
-        again, base_seconds=1.0, cap_seconds=AGAIN_CAP_SECONDS, random=random.random
-    )
-    dispatch(make(refs, job_id, again + 1), inline=False, countdown=0.5 + delay)
+    dispatch(make(refs, job_id, again + 1), inline=False, countdown=0.5 + AGAIN.seconds(again))
 
 
 def dispatch(signature: Signature, *, inline: bool, countdown: float | None = None) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
+from core.backoff import due
 from core.journal.database import Database
-from core.journal.due import due
 from core.journal.executions import (
     DUE,
     FAILED,

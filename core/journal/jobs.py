@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
+from core.backoff import due
 from core.errors import NotFound, UsageError
 from core.journal.database import Database
-from core.journal.due import due
 from core.journal.job_progress import OPEN_ITEMS, count_states, progress, settle
 from core.journal.records import Job, JobItem, JobState
 from core.journal.schema import job_items as items_table

@@ -19,8 +19,8 @@ from sqlalchemy import (
     update,
 )
 
+from core.backoff import due
 from core.journal.database import Database
-from core.journal.due import due
 from core.journal.executions import forget_executions
 from core.journal.pins import PUBLISHED, SERVER, Pins
 from core.journal.records import Advance, DiskFile, VersionRecord

@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from core.backoff import is_due
 from core.errors import EscherError
 from core.handed_out import HandedOut
 from core.journal import Journal
-from core.journal.due import is_due
 from core.journal.records import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
 from core.publishing.batch import Batch, open_batch

@@ -1,27 +1,22 @@
 """What a step makes of one version: an outcome for the caller and what changes in its row.
 
-The retry policy between syncs stands here (the one within a call is `core.server.retry`): a
-transient failure is due again after full jitter over 5 s, 10 s, 20 s … up to an hour, or when the
-server asked for more patience, then; a permanent one keeps its reason and waits for the user.
+A transient failure is due again as `core.backoff` says (within a call, `core.server.retry` has
+tried before); a permanent one keeps its reason and waits for the user.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import Conflict, EscherError, NotEscherServer, TransientError
-from core.journal.due import LONGEST_WAIT_SECONDS
+from core.backoff import is_put_off, put_off
+from core.errors import Conflict, EscherError
 from core.journal.records import VersionRecord
 from core.models import DONE, Outcome, OutcomeState, SyncState
-from core.server.retry import full_jitter
 
-BASE_SECONDS = 5.0
-CAP_SECONDS = LONGEST_WAIT_SECONDS
 SKIPPED = Outcome(OutcomeState.SKIPPED)
 WAITING = Outcome(OutcomeState.WAITING)
 CONFLICT_REMEDY = "Choose with `escher-playbooks conflicts resolve`; both contents are kept."
@@ -51,8 +46,7 @@ class Judge:
         """The verdict of ``error``: deferred, failed or in conflict."""
         if not isinstance(error, EscherError):
             return self._unexpected(record, error)
-        # an answer that is no Escher server's (a hotel's sign-in page) says nothing of the item
-        if isinstance(error, TransientError | NotEscherServer):
+        if is_put_off(error):
             return self.deferred(record, error, facts)
         conflict = isinstance(error, Conflict)
         return self._refused(
@@ -63,19 +57,14 @@ class Judge:
         self, record: VersionRecord, error: EscherError, facts: dict[str, Any] | None = None
     ) -> Verdict:
         """Due again later, whatever kind of error it is."""
-        jitter = full_jitter(
-            record.attempts, base_seconds=BASE_SECONDS, cap_seconds=CAP_SECONDS, random=self.random
-        )
-        wait = max(jitter, min(error.retry_after or 0.0, CAP_SECONDS))
-        due = math.ceil(self.clock() + wait)
+        outcome = put_off(error, record.attempts, self.clock(), self.random)
         state = {
             "sync_state": SyncState.DEFERRED,
             "attempts": record.attempts + 1,
             "error_type": error.type,
             "error": str(error),
-            "next_attempt_at": due,
+            "next_attempt_at": outcome.next_attempt_at,
         }
-        outcome = Outcome(OutcomeState.DEFERRED, error.type, str(error), due)
         return Verdict(outcome, facts or {}, state)
 
     def again(self, record: VersionRecord, error: Exception) -> Verdict:

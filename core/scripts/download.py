@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from core.backoff import outcome_of
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
 from core.journal import Journal
 from core.journal.downloads import DownloadState
@@ -35,7 +36,7 @@ from core.scripts.entries import LIBRARY_PREFIX, Listing, ScriptKey
 from core.scripts.layout import CacheLayout, listed, remove
 from core.scripts.library import Library
 from core.scripts.listing import check_offer, check_version, difference
-from core.scripts.outcomes import WAITING, error_of, outcome_of
+from core.scripts.outcomes import WAITING, error_of
 from core.scripts.pinned import version_digest
 from core.scripts.single_flight import SingleFlight, pauses
 from core.scripts.staging import Expected, Means, StagingRun, Traffic, row_key

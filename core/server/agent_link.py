@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from core.backoff import Backoff
 from core.errors import (
     EscherError,
     NotEscherServer,
@@ -40,7 +41,6 @@ from core.server.agent_address import PATH, link_url, tls_context
 from core.server.agent_frames import Frame
 from core.server.agent_searches import Search, Searches
 from core.server.problems import CHECK_URL, api_error, clean_words
-from core.server.retry import full_jitter
 from core.settings import LOOPBACK_HOSTS, Settings
 
 COLLECTIONS = ("user_playbooks",)
@@ -134,12 +134,7 @@ class AgentLink:
 
     def _delay(self, failures_before: int) -> float:
         first, longest = self._timing.first_delay, self._timing.longest_delay
-        return first + full_jitter(
-            failures_before,
-            base_seconds=first,
-            cap_seconds=longest - first,
-            random=self._random,
-        )
+        return first + Backoff(first, longest - first).seconds(failures_before, None, self._random)
 
     # -- one connection ---------------------------------------------------------------------
     async def _one_link(self) -> EscherError:

@@ -2,9 +2,8 @@
 
 Every call of the contract is harmless to repeat (announcing and PUTs are addressed by content,
 publishing carries an ``Idempotency-Key``, deleting an ``If-Match``), so all transient failures are
-retried: at most `RetryPolicy.tries` times, within one total deadline, with full jitter
-(Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). What still fails is left
-to the journal and a later sync.
+retried: at most `RetryPolicy.tries` times, within one total deadline, put off as
+`core.backoff` says. What still fails is left to the journal and a later sync.
 """
 
 from __future__ import annotations
@@ -15,18 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from core.backoff import Backoff
 from core.errors import ServerBusy, ServerUnreachable, TransferInterrupted, TransientError
 
 T = TypeVar("T")
 RETRIED: tuple[type[TransientError], ...] = (ServerUnreachable, ServerBusy, TransferInterrupted)
 
 
-def full_jitter(
-    attempt: int, *, base_seconds: float, cap_seconds: float, random: Callable[[], float]
-) -> float:
-    """Seconds before the next try; ``attempt`` counts the failures before this one, from 0."""
-    # 2**attempt is cut off first: a row may have failed thousands of times
-    return random() * min(cap_seconds, base_seconds * 2.0 ** min(attempt, 32))
+IN_PLACE = Backoff(0.2, 5.0, retry_after_cap_seconds=10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +29,8 @@ class RetryPolicy:
     """How often and how long; times in seconds."""
 
     tries: int = 4
-    base_seconds: float = 0.2
-    cap_seconds: float = 5.0
-    retry_after_cap_seconds: float = 10.0
     deadline_seconds: float = 60.0
+    backoff: Backoff = IN_PLACE
 
 
 class Deadline:
@@ -84,17 +77,7 @@ class Retrier:
                 return attempt(deadline)
             except RETRIED as error:
                 failures += 1
-                delay = self._delay(failures - 1, error)
+                delay = self._policy.backoff.seconds(failures - 1, error.retry_after, self._random)
                 if failures >= self._policy.tries or delay >= deadline.remaining():
                     raise
             self._sleep(delay)
-
-    def _delay(self, failures_before: int, error: TransientError) -> float:
-        jitter = full_jitter(
-            failures_before,
-            base_seconds=self._policy.base_seconds,
-            cap_seconds=self._policy.cap_seconds,
-            random=self._random,
-        )
-        asked = min(error.retry_after or 0.0, self._policy.retry_after_cap_seconds)
-        return max(jitter, asked)

@@ -15,6 +15,7 @@ import pytest
 from cli.processes import ProcessId
 from cli.supervisor import Component, Supervisor
 from cli.upstate import ComponentStatus, State
+from core.backoff import Backoff
 from core.errors import EscherError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -136,7 +137,7 @@ def test_one_that_dies_is_started_again_and_the_others_stay(run_path: Path) -> N
 def test_one_that_keeps_dying_ends_the_start_with_the_tail_of_its_log(
     run_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.supervisor.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("cli.supervisor.RESTART", Backoff(0.01, 30.0))
     watch = Watch()
     parts = [
         python(run_path, "broker", FOREVER),
@@ -170,7 +171,7 @@ def test_one_that_is_never_ready_ends_the_start_at_its_deadline(run_path: Path) 
 def test_the_service_is_up_without_a_part_that_is_not_critical(
     run_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.supervisor.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("cli.supervisor.RESTART", Backoff(0.01, 30.0))
     parts = [
         python(run_path, "flower", "raise SystemExit(1)", critical=False),
         python(run_path, "api", FOREVER),
@@ -192,7 +193,7 @@ def test_the_service_is_up_without_a_part_that_is_not_critical(
 def test_a_failing_preparation_counts_as_a_failed_start(
     run_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.supervisor.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("cli.supervisor.RESTART", Backoff(0.01, 30.0))
 
     def fail(_alive: frozenset[str]) -> None:
         raise EscherError("the broker does not answer")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Task
 
 import celeryconfig
+from core.errors import ServerBusy
 from tasks.app import app
-from tasks.base import MAX_RETRIES, RETRY_CAP_SECONDS, ServiceTask
+from tasks.base import MAX_RETRIES, ServiceTask
 from tasks.lanes import BATCH_QUEUE, BATCH_TASKS
 
 HEAVY = {"torch", "sentence_transformers", "transformers", "qdrant_client", "qdrant_edge"}
@@ -72,8 +74,6 @@ def test_every_task_tries_named_errors_again_and_never_for_ever(registered: dict
         assert isinstance(task, ServiceTask), name
         assert [error.__name__ for error in task.autoretry_for] == ["TransientError"]
         assert task.max_retries == MAX_RETRIES
-        assert task.retry_backoff_max == RETRY_CAP_SECONDS
-        assert task.retry_jitter
         assert task.acks_late
         assert task.reject_on_worker_lost
 
@@ -150,3 +150,16 @@ class TestBeat:
     def test_evicts_hourly(self, settings: object) -> None:
         entry = _config().beat_schedule["evict"]
         assert (entry["task"], entry["schedule"]) == ("playbooks.evict", 3600)
+
+
+@pytest.mark.parametrize(
+    ("error", "waited"),
+    [(ServerBusy("busy", retry_after=30), 30.0), (ServerBusy("busy", retry_after=3600), 60.0)],
+)
+def test_a_task_that_is_tried_again_heeds_what_the_server_asked_for(
+    registered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: ServerBusy, waited: float
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(Task, "retry", lambda _self, **options: asked.append(options["countdown"]))
+    registered["playbooks.embed"].retry(exc=error)
+    assert asked == [waited]

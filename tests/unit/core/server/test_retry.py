@@ -10,7 +10,7 @@ from core.errors import (
     TransferInterrupted,
     UrlExpired,
 )
-from core.server.retry import Deadline, Retrier, RetryPolicy, full_jitter
+from core.server.retry import Deadline, Retrier, RetryPolicy
 
 
 class FakeTime:
@@ -82,11 +82,3 @@ def test_what_is_not_transient_in_place_is_raised_at_once(error: Exception):
     with pytest.raises(type(error)):
         time.retrier().call(failing(error))
     assert time.slept == []
-
-
-def test_jitter_is_capped_however_often_it_failed():
-    delays = [
-        full_jitter(n, base_seconds=5, cap_seconds=3600, random=lambda: 1.0)
-        for n in (0, 1, 9, 10, 100_000)
-    ]
-    assert delays == [5, 10, 2560, 3600, 3600]
