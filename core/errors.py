@@ -11,6 +11,7 @@
     │   ├── FilesMissing            424: upload again, then publish
     │   ├── LeaseHeld               another worker works on this version
     │   ├── CacheFull               every cached script is in use; room comes when leases end
+    │   ├── JournalUnavailable      its PostgreSQL is away, or gave way to another transaction
     │   ├── IndexBusy               the embedded collection is open in another process
     │   └── BrokerUnreachable       the job is journalled; a later sync picks it up
     └── PermanentError              never retried; the reason is kept where the user looks
@@ -119,6 +120,10 @@ class LeaseHeld(TransientError):
 
 class CacheFull(TransientError):
     title = "Script cache is full"
+
+
+class JournalUnavailable(TransientError):
+    title = "Journal unavailable"
 
 
 class IndexBusy(TransientError):

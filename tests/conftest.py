@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.postgres import POSTGRESQL, SQLITE, Postgres, running_postgres
 from support.service import ServiceUnderTest
 
 # how fast a machine draws examples says nothing of the code, and CI's are busy
@@ -49,12 +50,54 @@ def corpus() -> Path:
     return CORPUS
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The server of this session's tests, started by the first that wants it."""
+    with running_postgres() as server:
+        yield server
+
+
 @pytest.fixture
-def new_service() -> Iterator[Callable[..., ServiceUnderTest]]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """The journal's engine; a test with `support.postgres.on_both_engines` runs on each."""
+    return str(getattr(request, "param", SQLITE))
+
+
+@pytest.fixture
+def new_journal_url(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], str]]:
+    """Names for new journals on the test's engine; on SQLite the first is ``journal.db``."""
+    made: list[str] = []
+
+    def make() -> str:
+        if engine == POSTGRESQL:
+            made.append(request.getfixturevalue("postgres").create_database())
+        else:
+            made.append(f"sqlite:///{tmp_path}/journal{len(made) or ''}.db")
+        return made[-1]
+
+    yield make
+    if engine == POSTGRESQL:
+        for url in made:
+            request.getfixturevalue("postgres").drop_database(url)
+
+
+@pytest.fixture
+def journal_url(new_journal_url: Callable[[], str]) -> str:
+    return new_journal_url()
+
+
+@pytest.fixture
+def new_service(
+    engine: str, new_journal_url: Callable[[], str]
+) -> Iterator[Callable[..., ServiceUnderTest]]:
     """Make services of their own; each is stopped and its home removed at the end."""
     made: list[ServiceUnderTest] = []
 
     def make(**settings: str) -> ServiceUnderTest:
+        if engine == POSTGRESQL:
+            settings = {"journal_url": new_journal_url(), **settings}
         # not tmp_path: its name is too long for a socket, which has a test of its own
         home = Path(tempfile.mkdtemp(prefix="escher-test-")) / "home"
         service = ServiceUnderTest(home, **settings)

@@ -42,9 +42,10 @@ class Counters:
     def add_now(self, amounts: Mapping[str, int]) -> bool:
         """Add without waiting for a writer; False when there is one, and nothing was added."""
         if not self._database.is_sqlite:
-            with self._database.write() as connection:
-                self.add(amounts, connection)
-            return True
+            with self._database.write_unless_busy() as connection:
+                if connection is not None:
+                    self.add(amounts, connection)
+                return connection is not None
         with self._database.read() as connection:
             plain: Any = connection.connection.driver_connection
             connection.rollback()  # the transaction that SQLAlchemy has begun

@@ -1,4 +1,9 @@
-"""One engine a process, made after fork, with transactions that take the write lock at once."""
+"""One engine a process, made after fork, with transactions that take the write lock at once.
+
+One writer at a time, on both engines: SQLite locks its file, on PostgreSQL a transaction that
+writes holds an advisory lock of the journal. So what a transaction has read is still so when it
+writes, no two wait for each other's rows, and first starts make the tables one after the other.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from core.errors import SettingsError, StorageError
+from core.errors import JournalUnavailable, SettingsError, StorageError
 from core.files import PRIVATE_FILE
 from core.forks import ForkLock
 from core.journal import schema
 
 BUSY_TIMEOUT_SECONDS = 30
 WAL_RETRY_SECONDS = 0.02
+# PostgreSQL's advisory lock of the writers, one a schema; a writer that was stopped or cut off in
+# the middle gives it back when it has said nothing for as long as others wait for it.
+_WRITER = "0x65736368, hashtext(current_schema())"
+_LOCK = text(
+    f"SELECT set_config('lock_timeout', '{BUSY_TIMEOUT_SECONDS}s', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{BUSY_TIMEOUT_SECONDS}s', true),"
+    f" pg_advisory_xact_lock({_WRITER})"
+)
+_TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_WRITER})")
+# away, full, starting or stopping; a deadlock; a wait that took too long
+_PASSING = ("08", "40", "57P", "53300", "55P03", "25P03", "57014")
 
 
 class Database:
@@ -98,24 +124,46 @@ class Database:
         with self._errors(), self.engine.connect() as opened:
             connection = opened.execution_options(escher_write=True)
             with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(_LOCK)
                 yield connection
+
+    @contextmanager
+    def write_unless_busy(self) -> Iterator[Connection | None]:
+        """The same on PostgreSQL without waiting: None while another transaction writes."""
+        with self._errors(), self.engine.begin() as connection:
+            yield connection if connection.scalar(_TRY_LOCK) else None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
-            raise StorageError(
-                f"The journal ({self._url.render_as_string(hide_password=True)}) failed: {error.orig}.",
-                "Check that the disk is not full and that the home can be written.",
-            ) from error
         except DBAPIError as error:
-            if "malformed" in str(error.orig) or "not a database" in str(error.orig):
-                raise StorageError(
-                    f"The journal is damaged: {error.orig}.",
-                    "Move journal.db aside: the next command rebuilds it from the folders.",
-                ) from error
-            raise
+            raise self._named(error) from error
+
+    def _named(self, error: DBAPIError) -> Exception:
+        """What a failure of the database is here; the driver's own words stay in it."""
+        where = self._url.render_as_string(hide_password=True)
+        code = getattr(error.orig, "sqlstate", None)
+        lost = error.connection_invalidated or (
+            code is None and isinstance(error, OperationalError)
+        )
+        if not self.is_sqlite and (lost or (code or "").startswith(_PASSING)):
+            return JournalUnavailable(
+                f"The journal ({where}) does not answer: {error.orig}.",
+                "It is tried again; check that PostgreSQL runs and can be reached.",
+            )
+        if isinstance(error, OperationalError):
+            return StorageError(
+                f"The journal ({where}) failed: {error.orig}.",
+                "Check that the disk is not full and that the home can be written.",
+            )
+        if "malformed" in str(error.orig) or "not a database" in str(error.orig):
+            return StorageError(
+                f"The journal is damaged: {error.orig}.",
+                "Move journal.db aside: the next command rebuilds it from the folders.",
+            )
+        return error
 
     def upsert(self, table: Any, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
         """``INSERT … ON CONFLICT (keys) DO UPDATE`` for the columns that ``rows`` name."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.postgres import ENGINES
 
 from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
@@ -16,14 +16,15 @@ MakeRecord = Callable[..., VersionRecord]
 Put = Callable[..., VersionRecord]
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'journal.db'}"
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every test of the journal runs on both, but those of SQLite's files."""
+    return str(request.param)
 
 
 @pytest.fixture
-def journal(url: str) -> Iterator[Journal]:
-    opened = Journal(url)
+def journal(journal_url: str) -> Iterator[Journal]:
+    opened = Journal(journal_url)
     yield opened
     opened.close()
 

@@ -15,9 +15,9 @@ ME, OTHER = f"{this_process()}#one", f"{this_process()}#two"
 ELSEWHERE = "another-host:1:1"
 
 
-def test_one_at_a_time_wherever_it_was_asked_for(journal: Journal, url: str) -> None:
+def test_one_at_a_time_wherever_it_was_asked_for(journal: Journal, journal_url: str) -> None:
     assert journal.claims.take("sync", ME)
-    second = Journal(url)
+    second = Journal(journal_url)
     assert not second.claims.take("sync", OTHER)
     assert not second.claims.take("sync", ELSEWHERE)
     assert second.claims.holder("sync") == ME

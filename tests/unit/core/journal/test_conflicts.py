@@ -5,18 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from core.journal import Journal
 from core.journal.conflicts import KEEP_SETTLED_SECONDS, ConflictState, KeptCopy
 from core.models import Ref
 
 REF = Ref("stop-rds", "1.0.0")
-
-
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
-    yield journal
-    journal.close()
 
 
 class TestConflicts:

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from core.journal import Journal
 from core.journal.downloads import DownloadKey, DownloadState
 from core.journal.leases import DEFAULT_SECONDS, this_process
 from core.models import FileEntry
@@ -14,13 +13,6 @@ from core.models import FileEntry
 ONE, TWO = DownloadKey("one", "1.0.0", "shell"), DownloadKey("two", "1.0.0", "shell")
 THEIRS = "elsewhere:1:1#a"
 FILES = (FileEntry("shell/a.sh", 3, "sha256:" + "0" * 64),)
-
-
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
-    yield journal
-    journal.close()
 
 
 @pytest.fixture

@@ -89,14 +89,14 @@ class TestHealth:
         report(False, at=10)
         assert report(False, at=5000).health == "broken"
 
-    def test_it_survives_a_restart_and_what_was_pruned(self, journal, report, url):
+    def test_it_survives_a_restart_and_what_was_pruned(self, journal, report, journal_url):
         report(False, False)
         publish(journal, A)
         queue = journal.execution_queue
         queue.sent(A, [item.execution_id for item in queue.due(A, 9)], None, now=NOW)
         assert queue.prune(NOW + 1) == 2
         journal.close()
-        again = Journal(url)
+        again = Journal(journal_url)
         assert again.executions.record(A, run("third", False), now=NOW).health == "broken"
         again.close()
 

@@ -63,7 +63,7 @@ def test_a_record_survives_its_intent_whole(make_record):
     ), "a new field must be tried here, too"
 
 
-def test_what_was_begun_is_there_after_a_crash(url, journal, make_record):
+def test_what_was_begun_is_there_after_a_crash(journal_url, journal, make_record):
     begun = [
         Intent(
             Ref("a", "1.0.0"), "write", "staged-1", None, Area.LOCAL, full(make_record()), FILES
@@ -73,7 +73,7 @@ def test_what_was_begun_is_there_after_a_crash(url, journal, make_record):
     ]
     journal.intents.begin(begun)
 
-    again = Journal(url)
+    again = Journal(journal_url)
     assert sorted(again.intents.open(), key=lambda intent: intent.ref) == begun
     with again.database.write() as connection:
         again.intents.finish([begun[0].ref, begun[2].ref], connection)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from core.errors import UsageError
@@ -16,10 +13,8 @@ REF = "stop-rds@1.0.0"
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
-    yield journal.jobs
-    journal.close()
+def jobs(journal: Journal) -> Jobs:
+    return journal.jobs
 
 
 def state_of(jobs: Jobs, job_id: str) -> JobState:

@@ -8,19 +8,19 @@ from core.journal import Journal
 URL, TENANT = "https://escher.example", "acme"
 
 
-def test_a_home_has_an_id_of_its_own_for_good(url, journal, tmp_path):
-    again = Journal(url)
+def test_a_home_has_an_id_of_its_own_for_good(journal_url, journal, new_journal_url):
+    again = Journal(journal_url)
     assert again.home_id == journal.home_id
     again.close()
-    other = Journal(f"sqlite:///{tmp_path / 'other.db'}")
+    other = Journal(new_journal_url())
     assert other.home_id != journal.home_id
     other.close()
 
 
-def test_a_home_belongs_to_the_first_server_and_tenant(url, journal):
+def test_a_home_belongs_to_the_first_server_and_tenant(journal_url, journal):
     journal.bind(URL, TENANT)
     journal.bind(URL, TENANT)
-    again = Journal(url)
+    again = Journal(journal_url)
     for server, tenant, named in (("https://other.example", TENANT, "server_url"),
                                   (URL, "other", "tenant_id")):  # fmt: skip
         with pytest.raises(HomeMismatch, match=named) as refused:
@@ -30,10 +30,10 @@ def test_a_home_belongs_to_the_first_server_and_tenant(url, journal):
     again.close()
 
 
-def test_a_journal_of_another_format_is_left_alone(url, journal):
+def test_a_journal_of_another_format_is_left_alone(journal_url, journal):
     journal.facts.set("format_version", "999")
     with pytest.raises(StorageError, match="999"):
-        Journal(url)
+        Journal(journal_url)
     assert journal.facts.get("format_version") == "999"
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.postgres import on_sqlite
 
 from core.journal import Journal
 from core.journal.records import DiskFile
@@ -32,9 +33,9 @@ def put_files(journal: Journal, make_record: Callable) -> Callable:
 
 
 @pytest.fixture
-def other(url: str) -> Iterator[Journal]:
+def other(journal_url: str) -> Iterator[Journal]:
     """The same journal as another process has it open."""
-    opened = Journal(url)
+    opened = Journal(journal_url)
     yield opened
     opened.close()
 
@@ -132,12 +133,14 @@ def test_any_commit_is_seen_at_the_next_look(journal, other, put_files):
     assert journal.script_rows.find("a", "1.0.0", "shell") is None
 
 
+@on_sqlite
 def test_an_answer_is_kept_until_then(journal, put_files):
     put_files("a@1.0.0", ["shell/a.sh"])
     first = journal.script_rows.find("a", "1.0.0", "shell")
     assert journal.script_rows.find("a", "1.0.0", "shell") is first
 
 
+@on_sqlite
 def test_what_is_kept_is_bounded(journal):
     for number in range(KEPT_ANSWERS + 10):
         assert journal.script_rows.find("a", f"1.0.{number}", "shell") is None
@@ -165,6 +168,7 @@ def test_threads_share_it_while_it_is_written(journal, other, put_files):
     assert all(len({path.split(".")[0].rstrip("b") for path in paths}) == 1 for paths in seen)
 
 
+@on_sqlite
 def test_a_forked_child_opens_its_own(journal, put_files):
     put_files("a@1.0.0", ["shell/a.sh"])
     assert journal.script_rows.find("a", "1.0.0", "shell") is not None
@@ -186,6 +190,7 @@ def test_it_opens_again_after_close(journal, put_files):
         journal.script_rows.close()
 
 
+@on_sqlite
 def test_the_same_by_plain_selects(journal, put_files, monkeypatch):
     """As on PostgreSQL, which has no data_version."""
     put_files("a@1.0.0", ["shell/a.sh", "python/a.py"], metadata={"entry_points": {"x": "y"}})
@@ -207,6 +212,7 @@ def test_the_same_by_plain_selects(journal, put_files, monkeypatch):
     assert look() == before
 
 
+@on_sqlite
 def test_a_damaged_journal_is_told_in_words(journal, put_files, monkeypatch):
     from core.errors import StorageError
 
@@ -218,11 +224,11 @@ def test_a_damaged_journal_is_told_in_words(journal, put_files, monkeypatch):
         journal.script_rows.find("a", "1.0.0", "shell")
 
 
-def test_another_process_sees_what_this_one_commits(journal, put_files, url):
+def test_another_process_sees_what_this_one_commits(journal, put_files, journal_url):
     put_files("a@1.0.0", ["shell/a.sh"])
     program = (
         "import json, sys\nfrom core.journal import Journal\n"
-        f"journal = Journal({url!r})\n"
+        f"journal = Journal({journal_url!r})\n"
         "for line in sys.stdin:\n"
         "    row = journal.script_rows.find('a', '1.0.0', 'shell')\n"
         "    print(json.dumps([file.path for file in row.files]), flush=True)\n"

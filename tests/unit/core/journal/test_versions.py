@@ -138,7 +138,7 @@ def test_unindexed_in_sql_is_the_records_own_digest(versions, put):
     changed = records[0].ref
     for values in (
         {"content_digest": OTHER_DIGEST},
-        {"health": "elsewhere"},
+        {"health": "unknown"},
         {"area": Area.AI_GENERATED},
         {"metadata": {**records[0].metadata, "status": "archived"}},
         {"metadata": {**records[0].metadata, "storage_strategy": "using_default"}},
