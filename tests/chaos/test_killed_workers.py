@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 from support.playbooks import draft
+from support.postgres import on_both_engines
 from support.server_side import assert_server_equals_disk
 from support.service import ServiceUnderTest, eventually, kill
 
@@ -47,6 +48,7 @@ def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
     return made
 
 
+@on_both_engines
 @pytest.mark.timeout(600)
 def test_workers_killed_in_the_middle(service: ServiceUnderTest) -> None:
     fill(service)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.playbooks import draft, write_folder
+from support.postgres import on_both_engines
 from support.server_side import assert_server_equals_disk
 from support.service import ServiceUnderTest, eventually
 
 from core.models import Area, Ref, Strategy, SyncState
 
 
+@on_both_engines
 def test_examples_reach_the_server_byte_for_byte_and_only_once(
     service: ServiceUnderTest, examples: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.playbooks import draft, write_folder
+from support.postgres import on_both_engines
 from support.remote_playbooks import publish_remotely
 from support.server_side import assert_server_equals_disk, server_objects
 from support.service import ServiceUnderTest, eventually
@@ -40,6 +41,7 @@ def state(service: ServiceUnderTest, ref: Ref) -> str:
     return str(service.json("show", str(ref))["sync"]["state"])
 
 
+@on_both_engines
 def test_an_edit_in_an_editor_is_the_next_version_for_review(
     patient: ServiceUnderTest, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_server_away_for_a_while_costs_nothing(
     assert_server_equals_disk(service, len(names))
 
 
+@on_both_engines
 def test_many_who_ask_at_once_get_one_sync_at_a_time(patient: ServiceUnderTest) -> None:
     service = patient
     with service.api as api:
