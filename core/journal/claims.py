@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from core.errors import StorageError
+from core.errors import JournalUnavailable, StorageError
 from core.journal.database import Database
 from core.journal.leases import is_dead
 from core.journal.records import JobState
@@ -59,7 +59,10 @@ class Claims:
             while not ended.wait(seconds / 3):
                 try:
                     self._renew(name, owner, seconds)
-                except StorageError as error:  # the journal is busy: there is time for two more
+                except (
+                    StorageError,
+                    JournalUnavailable,
+                ) as error:  # the journal is busy: there is time for two more
                     log.warning("the claim of the %s is not renewed: %s", name, error.detail)
 
         thread = threading.Thread(target=renew, name=f"claim-{name}", daemon=True)

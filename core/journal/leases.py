@@ -7,14 +7,16 @@ died on this host is taken over at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Sequence
 
 import psutil
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import Update, select, tuple_, update
 
+from core.errors import JournalUnavailable
 from core.journal.database import Database
 from core.journal.schema import versions as table
 from core.journal.versions import KEY
@@ -22,6 +24,8 @@ from core.models import Ref
 
 DEFAULT_SECONDS = 300.0
 SAME_START_SECONDS = 2  # start times come from the boot time, which a clock adjustment can move
+
+log = logging.getLogger(__name__)
 
 
 def this_process() -> str:
@@ -46,6 +50,7 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._owed: list[tuple[Ref, str]] = []  # not given back yet: the journal was away
 
     def acquire(
         self, refs: Sequence[Ref], owner: str, seconds: float = DEFAULT_SECONDS
@@ -54,9 +59,19 @@ class Leases:
 
         ``owner`` is `this_process`, with ``#<task id>`` behind it to tell threads apart.
         """
+        try:
+            return self._acquire(refs, owner, seconds)
+        except JournalUnavailable:  # it may have been written all the same
+            self._owed += [(ref, owner) for ref in refs]
+            raise
+
+    def _acquire(self, refs: Sequence[Ref], owner: str, seconds: float) -> dict[Ref, int]:
         now = time.time()
         held: dict[Ref, int] = {}
+        owed = list(self._owed)
         with self._database.write() as connection:
+            for ref, whose in owed:
+                connection.execute(_give_back([ref], whose))
             columns = [*KEY, table.c.lease_owner, table.c.lease_until, table.c.lease_fence]
             keys = [tuple(ref) for ref in refs]
             query = select(*columns).where(tuple_(*KEY).in_(keys)).order_by(*KEY)
@@ -80,16 +95,28 @@ class Leases:
                         lease_fence=table.c.lease_fence + 1,
                     )
                 )
+        del self._owed[: len(owed)]
         return held
 
     def release(self, refs: Sequence[Ref], owner: str) -> None:
-        """Give back; what another worker took over since is left alone."""
+        """Give back; what another worker took over since is left alone.
+
+        Where the journal can't be reached, the next `acquire` of this process does it.
+        """
         if not refs:
             return
-        with self._database.write() as connection:
-            connection.execute(
-                update(table)
-                .where(tuple_(*KEY).in_([tuple(ref) for ref in refs]))
-                .where(table.c.lease_owner == owner)
-                .values(lease_owner=None, lease_until=None)
-            )
+        try:
+            with self._database.write() as connection:
+                connection.execute(_give_back(refs, owner))
+        except JournalUnavailable as error:
+            self._owed += [(ref, owner) for ref in refs]
+            log.warning("%d leases are given back later: %s", len(refs), error.detail)
+
+
+def _give_back(refs: Sequence[Ref], owner: str) -> Update:
+    return (
+        update(table)
+        .where(tuple_(*KEY).in_([tuple(ref) for ref in refs]))
+        .where(table.c.lease_owner == owner)
+        .values(lease_owner=None, lease_until=None)
+    )

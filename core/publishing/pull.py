@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.bounded_json import BadJson
-from core.errors import EscherError, InvalidPlaybook, LeaseHeld, StorageError
+from core.errors import EscherError, InvalidPlaybook, JournalUnavailable, LeaseHeld, StorageError
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
 from core.journal.pull_state import CURSOR
@@ -274,8 +274,9 @@ class Puller:
             words = failure(error)
             if len(report.failed) < MAX_FAILED:  # whoever writes the feed must not fill the log
                 log.warning("%s@%s of the changes feed is not taken in: %s", *name, words)
-            if isinstance(error, LeaseHeld | StorageError):  # of this moment: read again soon
-                told = report.deferred if isinstance(error, LeaseHeld) else report.failed
+            # of this moment: read again soon
+            if isinstance(error, LeaseHeld | JournalUnavailable | StorageError):
+                told = report.failed if isinstance(error, StorageError) else report.deferred
                 told["@".join(name)] = words
                 run.holds_back = True
                 continue

@@ -69,6 +69,14 @@ class Postgres:
             _name(url),
         )
 
+    def shut(self, url: str) -> None:
+        """Let nobody in any more, as a server that is away, until `open`."""
+        self.execute(f"ALTER DATABASE {_name(url)} ALLOW_CONNECTIONS false")
+        self.disconnect(url)
+
+    def open(self, url: str) -> None:
+        self.execute(f"ALTER DATABASE {_name(url)} ALLOW_CONNECTIONS true")
+
     def execute(self, statement: str, *values: str, database: str = "postgres") -> list[Any]:
         """The rows of one statement outside any transaction."""
         import psycopg

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.postgres import on_postgresql
 
+from core.errors import JournalUnavailable
 from core.journal import leases
 from core.journal.leases import DEFAULT_SECONDS, is_dead, this_process
 from core.models import Ref
@@ -121,3 +123,16 @@ def test_who_is_dead(dead_process):
     assert is_dead(dead_process)
     assert is_dead(f"{host}:{pid}:1"), "a pid that was used again"
     assert not is_dead(f"other-{host}:{pid}:1")
+
+
+@on_postgresql
+def test_what_could_not_be_given_back_is_given_back_when_the_journal_is_there_again(
+    journal, rows, postgres, journal_url
+):
+    journal.leases.acquire([A], ME)
+    postgres.shut(journal_url)
+    journal.leases.release([A], ME)
+    with pytest.raises(JournalUnavailable):
+        journal.leases.acquire([B], ME)
+    postgres.open(journal_url)
+    assert set(journal.leases.acquire([A, B], OTHER)) == {A, B}
