@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -93,23 +93,22 @@ def running_postgres() -> Iterator[Postgres]:
     """A new server that answers; it is gone at the end, and its folder with it."""
     binaries = find_binaries()
     folder = Path(tempfile.mkdtemp(prefix="escher-pg-", dir="/tmp"))  # a socket's path is short
-    log = folder / "log"
-    with log.open("wb") as written:
+    with tempfile.TemporaryFile() as log:
         program = subprocess.Popen(
             [sys.executable, "-I", __file__, str(folder), str(binaries)],
             stdin=subprocess.PIPE,
-            stdout=written,
-            stderr=written,
+            stdout=log,
+            stderr=log,
             start_new_session=True,  # a Ctrl-C is for pytest
         )
-    try:
-        server = Postgres(folder)
-        _wait(server, program, log)
-        yield server
-    finally:
-        assert program.stdin is not None
-        program.stdin.close()
-        program.wait(2 * STOP_SECONDS)
+        try:
+            server = Postgres(folder)
+            _wait(server, program, log)
+            yield server
+        finally:
+            assert program.stdin is not None
+            program.stdin.close()
+            program.wait(2 * STOP_SECONDS)
 
 
 def find_binaries() -> Path:
@@ -127,7 +126,7 @@ def find_binaries() -> Path:
     )
 
 
-def _wait(server: Postgres, program: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(server: Postgres, program: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     import psycopg
 
     deadline = time.monotonic() + START_SECONDS
@@ -136,7 +135,8 @@ def _wait(server: Postgres, program: subprocess.Popen[bytes], log: Path) -> None
             server.execute("SELECT 1")
         except psycopg.OperationalError as error:
             if program.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+                log.seek(0)
+                said = log.read().decode(errors="replace")[-2000:]
                 raise AssertionError(f"PostgreSQL does not start: {error}\n{said}") from error
             time.sleep(POLL_SECONDS)
         else:
@@ -177,10 +177,11 @@ def _reachable(binaries: Path, folder: Path, options: dict[str, Any]) -> Path:
     try:
         subprocess.run([binaries / "postgres", "--version"], check=True, **options)
     except PermissionError:
-        copy = folder / "install"
+        package = binaries.parents[1]
         unwanted = shutil.ignore_patterns("include", "pgxs", "*.a", "doc")
-        shutil.copytree(binaries.parent, copy, ignore=unwanted)
-        return copy / "bin"
+        for tree in (package, package.with_name(f"{package.name}.libs")):  # found from `bin`
+            shutil.copytree(tree, folder / "install" / tree.name, ignore=unwanted)
+        return folder / "install" / binaries.relative_to(package.parent)
     return binaries
 
 
