@@ -109,34 +109,40 @@ class Deaths:
     """
 
     def __init__(
-        self, *, one_kernel: bool = False, monotonic: Callable[[], float] = time.monotonic
+        self,
+        *,
+        one_kernel: bool = False,
+        silent_seconds: float = SILENT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._one_kernel = one_kernel
+        self._silent_seconds = silent_seconds
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._seen: dict[Owner, tuple[int | None, float]] = {}
 
-    def among(self, owners: Iterable[Owner], counters: Mapping[str, int]) -> set[Owner]:
-        """The dead of ``owners``; ``counters`` has the heartbeats by owner id, as they are now.
+    def among(
+        self, owners: Iterable[Owner], counters: Callable[[], Mapping[str, int]]
+    ) -> set[Owner]:
+        """The dead of ``owners``; ``counters`` reads the heartbeats by owner id, where they matter.
 
         Who can't be seen from here is dead once two looks, `SILENT_SECONDS` apart, have shown the
         same counter, and none between them another. All that matter must be among ``owners`` each
         time: who is not is forgotten.
         """
-        asked = set(owners)
-        dead = set()
+        known = {owner: is_gone(owner, one_kernel=self._one_kernel) for owner in owners}
+        dead = {owner for owner, gone in known.items() if gone}
+        far = {owner for owner, gone in known.items() if gone is None}
+        beats = counters() if far else {}
         with self._lock:
             now = self._monotonic()
-            self._seen = {owner: seen for owner, seen in self._seen.items() if owner in asked}
-            for owner in asked:
-                gone = is_gone(owner, one_kernel=self._one_kernel)
-                if gone is None:
-                    counter = counters.get(owner.id)
-                    last, since = self._seen.setdefault(owner, (counter, now))
-                    if counter != last:
-                        self._seen[owner] = counter, now
-                    gone = counter == last and now - since >= SILENT_SECONDS
-                if gone:
+            self._seen = {owner: seen for owner, seen in self._seen.items() if owner in far}
+            for owner in far:
+                counter = beats.get(owner.id)
+                last, since = self._seen.setdefault(owner, (counter, now))
+                if counter != last:
+                    self._seen[owner] = counter, now
+                elif now - since >= self._silent_seconds:
                     dead.add(owner)
         return dead
 

@@ -14,7 +14,6 @@ from core.files import check_relative_path, sha256_bytes
 from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.downloads import DownloadState
-from core.journal.leases import this_process
 from core.journal.script_rows import ScriptRow
 from core.models import FORMATS, Area, FileEntry, Ref, entry_script
 from core.playbooks.store import PlaybookStore
@@ -79,9 +78,7 @@ class ScriptManager:
 
     @cached_property
     def downloads(self) -> ScriptDownloads:
-        return ScriptDownloads(
-            self._settings, self._journal, self._server(), self.cache, owner=this_process
-        )
+        return ScriptDownloads(self._settings, self._journal, self._server(), self.cache)
 
     @cached_property
     def shelf(self) -> LibraryShelf:

@@ -7,7 +7,6 @@ the collection are made when they are first needed.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,7 @@ from core.errors import (
 )
 from core.executions import ExecutionReport, ExecutionsSent
 from core.importing import Progress, import_path
-from core.journal.claims import SYNC
-from core.journal.leases import this_process
+from core.journal.leases import SYNC
 from core.models import (
     Area,
     Outcome,
@@ -129,11 +127,9 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
         ``accept_deletions``: the server's deletions that wait, as they are many, are carried out.
         `LeaseHeld` while another process syncs this home.
         """
-        owner = f"{this_process()}#{threading.get_ident()}"
-        claims = self.journal.claims
-        if not claims.take(SYNC, owner):
-            raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
-        with claims.renewed(SYNC, owner):
+        with self.journal.leases.holding(SYNC, [()]) as held:
+            if not held:
+                raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
             plan = self.look_at_both_sides(accept_deletions=accept_deletions)
             if plan.embed:  # an empty batch would open the collection, which takes seconds
                 self.index_refs(plan.embed)

@@ -13,7 +13,6 @@ from core.handed_out import HandedOut
 from core.home_modes import take_home
 from core.indexing import Indexing
 from core.journal import Journal
-from core.journal.leases import this_process
 from core.library_index import LibraryPoints
 from core.models import Ref
 from core.playbooks.edits import Edits
@@ -43,7 +42,9 @@ class ServiceParts:
         self._check_binding()
 
     def close(self) -> None:
-        """Give back the collection, the connections and the journal."""
+        """Give back the collection, the connections and the journal; in a forked child nothing."""
+        if not self.journal.database.opened.is_so:
+            return
         if "indexing" in self.__dict__:
             self.indexing.close()
         if "script_manager" in self.__dict__:
@@ -76,7 +77,6 @@ class ServiceParts:
             source=self.store,
             vectors=self.indexing,
             settings=self.settings,
-            owner=this_process(),
             folders=self.pulled_folders,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import EscherError
 from core.journal import Journal
-from core.journal.claims import SYNC
+from core.journal.leases import SYNC
 from core.models import Ref
 from core.server.client import EscherServer
 from core.settings import Settings
@@ -37,7 +37,7 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
         },
         "sync": {
             "last_at": last["at"] if last else None,
-            "running": journal.claims.holder(SYNC) is not None,
+            "running": journal.leases.holder(SYNC) is not None,
             **pull_status(journal),
         },
     }

@@ -24,7 +24,7 @@ from core.errors import (
     UsageError,
 )
 from core.journal import Job, JobState
-from core.journal.claims import SYNC
+from core.journal.leases import SYNC
 from core.models import Ref, Strategy, SyncState
 from core.publishing.publisher import OnFindings
 from core.reports import SearchAnswer
@@ -342,7 +342,7 @@ def _wait_for_sync(service: PlaybookService, job_id: str, *, on_progress: Progre
         if is_running(service.settings):
             job = wait_for(service, job_id, on_progress=on_progress)
             break
-        if service.journal.claims.holder(SYNC) is None:  # it ended, or died, without an answer
+        if service.journal.leases.holder(SYNC) is None:  # it ended, or died, without an answer
             dispatch(service, job, [], inline=True)
         time.sleep(POLL_SECONDS)
     if not (job.result or {}).get("offline"):

@@ -8,14 +8,12 @@ that finds none.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from core.errors import EscherError
 from core.journal import Job, JobState
-from core.journal.claims import SYNC
-from core.journal.leases import this_process
+from core.journal.leases import SYNC
 from core.models import Ref
 from core.secrets.findings import findings_json
 from core.secrets.gate import stricter
@@ -46,16 +44,15 @@ def run(
     ``look`` tells what is under way in the broker; None from it: there is no broker, so everything
     is done in this process.
     """
-    owner = f"{this_process()}#{uuid.uuid4().hex[:12]}"
-    claims = service.journal.claims
-    if not claims.take(SYNC, owner):
-        logger.info("sync: another one runs, and answers")
-        return None
-    with claims.renewed(SYNC, owner):
+    leases = service.journal.leases
+    with leases.holding(SYNC, [()]) as held:
+        if not held:
+            logger.info("sync: another one runs, and answers")
+            return None
         for _ in range(MAX_ROUNDS):
             messages = look()
             report = _round(service, job_id, messages)
-            if claims.give_back_unless_asked(SYNC, owner, SYNC):
+            if leases.give_back_unless_asked(held, SYNC):
                 break
         else:
             if messages is not None:

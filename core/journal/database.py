@@ -1,4 +1,7 @@
-"""One engine a process, made after fork, with transactions that take the write lock at once.
+"""One engine a process, with transactions that take the write lock at once.
+
+Every process opens the journal after its fork: a forked child that uses its parent's is refused
+(`core.processes.OpenedHere`), here, where all that a service does comes through.
 
 One writer at a time, on both engines: SQLite locks its file, on PostgreSQL a transaction that
 writes holds an advisory lock of the journal. So what a transaction has read is still so when it
@@ -9,13 +12,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import (
+    URL,
     Connection,
     Engine,
     create_engine,
@@ -29,13 +36,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from core.backoff import Backoff
 from core.errors import JournalUnavailable, SettingsError, StorageError
 from core.files import PRIVATE_FILE
-from core.forks import ForkLock
 from core.journal import schema
+from core.processes import OpenedHere
 
 BUSY_TIMEOUT_SECONDS = 30
 WAL_RETRY_SECONDS = 0.02
+TRIES = 5  # of a transaction that met a deadlock, or a database that was just away
+AGAIN = Backoff(0.1, 2.0)
 # PostgreSQL's advisory lock of the writers, one a schema; a writer that was stopped or cut off in
 # the middle gives it back when it has said nothing for as long as others wait for it.
 _WRITER = "0x65736368, hashtext(current_schema())"
@@ -48,11 +58,16 @@ _TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_WRITER})")
 # away, full, starting or stopping; a deadlock; a wait that took too long
 _PASSING = ("08", "40", "57P", "53300", "55P03", "25P03", "57014")
 
+T = TypeVar("T")
+
 
 class Database:
-    """Connections to the journal; safe to share between threads and to carry over a fork."""
+    """Connections to the journal; safe to share between threads.
 
-    def __init__(self, url: str) -> None:
+    ``synchronous``: SQLite's word for how far a commit waits for the disk.
+    """
+
+    def __init__(self, url: str | URL, *, synchronous: str = "FULL") -> None:
         try:
             self._url = make_url(url)
         except SQLAlchemyError:  # its text holds the URL, and that may hold a password
@@ -60,9 +75,12 @@ class Database:
                 "journal_url is no database URL.",
                 "Write postgresql+psycopg://user:password@host/name, or leave it out.",
             ) from None
+        self.opened = OpenedHere("The journal")
+        self._synchronous = synchronous
         self._engine: Engine | None = None
-        self._pid = 0
-        self._lock = ForkLock()
+        self._detached: list[Any] = []
+        self._lock = threading.Lock()
+        _open_here.add(self)
 
     @property
     def is_sqlite(self) -> bool:
@@ -70,12 +88,28 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process; a forked child makes its own."""
+        """The engine; `UsageError` in a process that was forked since this was opened."""
+        self.opened.check()
         with self._lock:
-            if self._engine is None or self._pid != os.getpid():
+            if self._engine is None:
                 self._engine = self._create()
-                self._pid = os.getpid()
             return self._engine
+
+    def own_connection(self) -> sqlite3.Connection:
+        """A connection for the caller alone, set up like every other; for SQLite."""
+        pooled = self.engine.raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        assert isinstance(connection, sqlite3.Connection)
+        self._detached.append(connection)
+        return connection
+
+    def beside(self, suffix: str, *, synchronous: str) -> Database:
+        """Another file next to an SQLite journal; on a server, and in memory, this very database."""
+        if self.path is None:
+            return self
+        url = self._url.set(database=f"{self.path}{suffix}")
+        return Database(url, synchronous=synchronous)
 
     def _create(self) -> Engine:
         try:
@@ -87,7 +121,7 @@ class Database:
                     pool_size=8,
                     hide_parameters=True,
                 )
-                event.listen(engine, "connect", _configure_sqlite)
+                event.listen(engine, "connect", partial(_configure_sqlite, self._synchronous))
                 event.listen(engine, "begin", _begin_sqlite)
             else:
                 engine = create_engine(self._url, pool_pre_ping=True, hide_parameters=True)
@@ -119,12 +153,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start, so it never has to be redone."""
+    def write(self, *, alone: bool = True) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start, so it never has to be redone.
+
+        ``alone`` False: beside other writers, where the engine can; for what waits for nobody.
+        """
         with self._errors(), self.engine.connect() as opened:
             connection = opened.execution_options(escher_write=True)
             with connection.begin():
-                if not self.is_sqlite:
+                if alone and not self.is_sqlite:
                     connection.execute(_LOCK)
                 yield connection
 
@@ -133,6 +170,20 @@ class Database:
         """The same on PostgreSQL without waiting: None while another transaction writes."""
         with self._errors(), self.engine.begin() as connection:
             yield connection if connection.scalar(_TRY_LOCK) else None
+
+    def retried(self, work: Callable[[Connection], T]) -> T:
+        """Do ``work`` in a `write` transaction, again while that fails for a passing reason.
+
+        It is begun anew each time, so ``work`` keeps nothing of an earlier one.
+        """
+        for failures in range(TRIES - 1):
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except JournalUnavailable:
+                time.sleep(AGAIN.seconds(failures))
+        with self.write() as connection:
+            return work(connection)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -165,24 +216,48 @@ class Database:
             )
         return error
 
+    def insert(self, table: Any) -> Any:
+        """The dialect's own ``INSERT``, which knows ``ON CONFLICT``."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
     def upsert(self, table: Any, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
         """``INSERT … ON CONFLICT (keys) DO UPDATE`` for the columns that ``rows`` name."""
-        make = sqlite.insert if self.is_sqlite else postgresql.insert
-        statement = make(table)
+        statement = self.insert(table)
         changed = {
             column: getattr(statement.excluded, column) for column in rows[0] if column not in keys
         }
         return statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
 
     def insert_ignore(self, table: Any) -> Any:
-        make = sqlite.insert if self.is_sqlite else postgresql.insert
-        return make(table).on_conflict_do_nothing()
+        return self.insert(table).on_conflict_do_nothing()
 
     def close(self) -> None:
+        """Close all connections; in a forked child nothing, as they are its parent's."""
+        if not self.opened.is_so:
+            return
         with self._lock:
-            if self._engine is not None and self._pid == os.getpid():
+            if self._engine is not None:
                 self._engine.dispose()
             self._engine = None
+
+    def keep_from_closing(self) -> None:
+        """In a forked child: closing a parent's connection ends its session, or its locks.
+
+        See sqlite.org/howtocorrupt.
+        """
+        _of_the_parent.extend([self._engine, *self._detached])
+
+
+_open_here: WeakSet[Database] = WeakSet()
+_of_the_parent: list[object] = []
+
+
+def _after_fork() -> None:
+    for database in list(_open_here):
+        database.keep_from_closing()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class HomeFacts:
@@ -213,12 +288,13 @@ class HomeFacts:
             return value if found is None else found
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
+def _configure_sqlite(synchronous: str, connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we begin ourselves, below
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
     _switch_to_wal(cursor)
-    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged row survives a power cut
+    # FULL: an acknowledged row survives a power cut
+    cursor.execute(f"PRAGMA synchronous={synchronous}")
     cursor.close()
 
 

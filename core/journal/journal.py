@@ -7,7 +7,6 @@ import uuid
 import core.journal.schema_secrets  # noqa: F401 — its tables are made with the others
 from core.errors import HomeMismatch
 from core.journal.choices import Choices
-from core.journal.claims import Claims
 from core.journal.conflicts import Conflicts
 from core.journal.counters import Counters
 from core.journal.database import Database, HomeFacts
@@ -44,7 +43,6 @@ class Journal:
         self.leases = Leases(self.database)
         self.intents = Intents(self.database)
         self.jobs = Jobs(self.database)
-        self.claims = Claims(self.database)
         self.conflicts = Conflicts(self.database)
         self.waiting = WaitingChanges(self.database)
         self.pull_state = PullState(self.facts)
@@ -52,7 +50,7 @@ class Journal:
         self.execution_queue = ExecutionQueue(self.database)
         self.script_cache = ScriptCacheRows(self.database)
         self.script_copies = ScriptCopyRows(self.database)
-        self.downloads = Downloads(self.database)
+        self.downloads = Downloads(self.database, self.leases)
         self.counters = Counters(self.database)
         self.proofs = ProofRows(self.database)
         self.scan = ScanRows(self.database)
@@ -77,5 +75,6 @@ class Journal:
                 )
 
     def close(self) -> None:
+        self.leases.close()
         self.script_rows.close()
         self.database.close()

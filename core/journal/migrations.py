@@ -239,4 +239,19 @@ def _add_columns(connection: Connection, table: Table, *names: str) -> None:
             connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column}"))
 
 
-STEPS = (Step(2, _to_2),)
+def _to_3(connection: Connection) -> None:
+    """One table of leases for all: what was held by a clock's time is free."""
+    schema.metadata.create_all(connection)
+    connection.execute(text("DROP TABLE IF EXISTS claims"))
+    _drop_columns(connection, "versions", "lease_owner", "lease_until", "lease_fence")
+    _drop_columns(connection, "downloads", "owner", "until")
+
+
+def _drop_columns(connection: Connection, table: str, *names: str) -> None:
+    known = {column["name"] for column in inspect(connection).get_columns(table)}
+    for name in names:
+        if name in known:
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
+
+
+STEPS = (Step(2, _to_2), Step(3, _to_3))

@@ -166,7 +166,7 @@ class Advance:
     """
 
     ref: Ref
-    fence: int
+    lease: str  # the token of the taking that holds it
     content_digest: str
     facts: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)

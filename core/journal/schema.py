@@ -1,4 +1,4 @@
-"""The journal's tables, drawn once; format version 2 (`core.journal.migrations` leads there).
+"""The journal's tables, drawn once; format version 3 (`core.journal.migrations` leads there).
 
 ::
 
@@ -24,7 +24,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Float,
     Index,
     Integer,
     LargeBinary,
@@ -36,7 +35,7 @@ from sqlalchemy import (
     false,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 metadata = MetaData()
 
@@ -96,10 +95,6 @@ versions = Table(
     Column("execution_count", BigInteger, nullable=False, server_default="0"),
     Column("success_count", BigInteger, nullable=False, server_default="0"),
     Column("last_executed", BigInteger),
-    # who works on it
-    Column("lease_owner", String(120)),
-    Column("lease_until", Float),
-    Column("lease_fence", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("playbook_id", "version"),
 )
 Index("versions_sync", versions.c.sync_state, versions.c.next_attempt_at)

@@ -57,8 +57,6 @@ downloads = Table(
     Column("playbook_id", String(100), nullable=False),
     Column("version", String(64), nullable=False),
     Column("format", String(32), nullable=False),
-    Column("owner", String(200)),  # host:pid:start#…; None: nobody works on it
-    Column("until", Float),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("state", String(12), nullable=False),  # running | staged | failed
     Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),

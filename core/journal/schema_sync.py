@@ -1,15 +1,16 @@
-"""The table of what only one process of a home may do at a time."""
+"""The table of what only one task of all processes may do at a time."""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, String, Table
+from sqlalchemy import Column, Index, String, Table
 
 from core.journal.schema import metadata
 
-claims = Table(
-    "claims",
+leases = Table(
+    "leases",
     metadata,
-    Column("name", String(40), primary_key=True),
-    Column("owner", String(120), nullable=False),
-    Column("until", Float, nullable=False),  # Unix seconds; renewed while the work goes on
+    Column("name", String(240), primary_key=True),  # see `core.journal.leases`
+    Column("owner", String(120), nullable=False),  # see `core.processes`
+    Column("token", String(32), nullable=False),  # of the one taking of it
 )
+Index("leases_token", leases.c.token)

@@ -9,15 +9,14 @@ every look-up is a select.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, select, text, tuple_
 
 from core.errors import StorageError
-from core.forks import ForkLock
 from core.journal.database import Database
 from core.journal.schema_scripts import server_statuses
 from core.models import Area, FileEntry, Ref, SyncState
@@ -63,8 +62,6 @@ _Key = tuple[str, str, str, str]  # what is looked up, the id, the version, the 
 _Ask = Callable[[str, dict[str, Any]], Sequence[Any]]
 _Look = Callable[[_Ask, _Key], Any]
 _AREAS = {area.value: area for area in Area}
-# A connection carried over a fork is neither used nor closed by the child; see sqlite.org/howtocorrupt
-_abandoned: list[sqlite3.Connection] = []
 
 
 class VersionFacts(NamedTuple):
@@ -121,13 +118,12 @@ class ScriptRow(NamedTuple):
 
 
 class ScriptRows:
-    """Finds `ScriptRow`; safe to share between threads and to carry over a fork."""
+    """Finds `ScriptRow`; safe to share between threads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = ForkLock()
+        self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._pid = 0
         self._version: int | None = None
         self._kept: dict[_Key, Any] = {}
 
@@ -191,6 +187,7 @@ class ScriptRows:
         if not self._database.is_sqlite:
             with self._database.read() as opened:
                 return look(lambda query, values: opened.execute(text(query), values).all(), key)
+        self._database.opened.check()
         with self._lock:
             try:
                 connection = self._open()
@@ -212,24 +209,18 @@ class ScriptRows:
 
     def close(self) -> None:
         """Give back the connection; the next look-up opens another."""
+        if not self._database.opened.is_so:
+            return
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
             self._version = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
-        if self._connection is not None:
-            _abandoned.append(self._connection)
-        # the engine's: set up like every other connection to the journal, and then ours alone
-        pooled = self._database.engine.raw_connection()
-        connection = pooled.driver_connection
-        pooled.detach()
-        assert isinstance(connection, sqlite3.Connection)
-        self._connection, self._pid, self._version = connection, os.getpid(), None
-        return connection
+        if self._connection is None:
+            self._connection, self._version = self._database.own_connection(), None
+        return self._connection
 
 
 def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, ...]]]:

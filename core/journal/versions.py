@@ -12,9 +12,11 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
+    false,
     func,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -22,6 +24,7 @@ from sqlalchemy import (
 from core.backoff import due
 from core.journal.database import Database
 from core.journal.executions import forget_executions
+from core.journal.leases import held_versions
 from core.journal.pins import PUBLISHED, SERVER, Pins
 from core.journal.records import Advance, DiskFile, VersionRecord
 from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
@@ -219,18 +222,20 @@ class Versions:
         if file_rows:
             connection.execute(files_table.insert(), file_rows)
 
-    def set(self, ref: Ref, *, fence: int | None = None, **values: Any) -> bool:
-        """Change columns of one row; with ``fence``, only while that lease is still held."""
-        return self.set_many([(ref, fence, values)])[0]
+    def set(self, ref: Ref, *, lease: str | None = None, **values: Any) -> bool:
+        """Change columns of one row; with ``lease``, only while its token still holds it."""
+        return self.set_many([(ref, lease, values)])[0]
 
-    def set_many(self, changes: Sequence[tuple[Ref, int | None, dict[str, Any]]]) -> list[bool]:
+    def set_many(self, changes: Sequence[tuple[Ref, str | None, dict[str, Any]]]) -> list[bool]:
         """`set` for many rows in one transaction; False where a lease was lost or the row is gone."""
         results = []
         with self._database.write() as connection:
-            for ref, fence, values in changes:
+            held = held_versions(connection, {ref: token for ref, token, _ in changes if token})
+            for ref, token, values in changes:
+                if token is not None and ref not in held:
+                    results.append(False)
+                    continue
                 where = [table.c.playbook_id == ref.playbook_id, table.c.version == ref.version]
-                if fence is not None:
-                    where.append(table.c.lease_fence == fence)
                 statement = update(table).where(*where).values(**column_values(values))
                 results.append(connection.execute(statement).rowcount == 1)
                 if results[-1] and values.get("published_digest"):
@@ -245,11 +250,12 @@ class Versions:
         """
         results = []
         with self._database.write() as connection:
+            held = held_versions(connection, {step.ref: step.lease for step in steps})
             for step in steps:
                 mine = and_(
                     table.c.playbook_id == step.ref.playbook_id,
                     table.c.version == step.ref.version,
-                    table.c.lease_fence == step.fence,
+                    true() if step.ref in held else false(),
                 )
                 same = table.c.content_digest == step.content_digest
                 values = column_values({**step.facts, **step.state})

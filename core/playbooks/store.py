@@ -20,7 +20,7 @@ from core.encryption import Envelope
 from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged, faults_of
 from core.handed_out import HandedOut
 from core.journal import Intent, Journal, VersionRecord
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.models import (
     METADATA_FILE,
     Area,
@@ -467,15 +467,11 @@ class PlaybookStore(PlaybookReader):
     @contextmanager
     def leased(self, refs: Sequence[Ref]) -> Iterator[None]:
         """Keep publishers off while versions change; `LeaseHeld` when one is at them."""
-        owner = f"{this_process()}#store-{uuid.uuid4().hex[:12]}"
         rows = self.journal.versions.get_many(refs)
-        held = self.journal.leases.acquire(list(rows), owner)
-        try:
-            if busy := sorted(set(rows) - set(held)):
+        with self.journal.leases.holding(VERSION, rows) as held:
+            if busy := sorted(set(rows) - held.items):
                 raise LeaseHeld(f"{busy[0]} is just being worked on.", "Try again in a moment.")
             yield
-        finally:
-            self.journal.leases.release(list(held), owner)
 
 
 def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -51,7 +51,7 @@ class Absence:
         """Have those sent that are this home's to send; which."""
         now = self._clock()
         unfetched = set(self._journal.versions.unfetched()) if absent else set()
-        changes: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        changes: list[tuple[Ref, str | None, dict[str, Any]]] = []
         for row in absent:
             waited = row.absent_since is not None and now - row.absent_since >= DAY_SECONDS
             if (

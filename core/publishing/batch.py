@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from core.errors import EscherError, ServerUnreachable
 from core.journal import Journal
-from core.journal.leases import DEFAULT_SECONDS, this_process
+from core.journal.leases import VERSION, Held
 from core.journal.records import Advance, VersionRecord
 from core.models import Outcome, Ref
 from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
 
 FLUSH_ITEMS = 16
 FLUSH_SECONDS = 2.0
-RENEW_SECONDS = DEFAULT_SECONDS / 3
 
 Work = Callable[[VersionRecord], Verdict]
 
@@ -30,13 +28,11 @@ Work = Callable[[VersionRecord], Verdict]
 class Batch:
     """The leased versions of one step; made by `open_batch`."""
 
-    def __init__(self, journal: Journal, owner: str, judge: Judge, held: dict[Ref, int]) -> None:
+    def __init__(self, journal: Journal, judge: Judge, held: Held[Ref]) -> None:
         self._journal = journal
-        self._owner = owner
         self._judge = judge
-        self._fences = held
-        self._renewed_at = time.monotonic()
-        self.records = journal.versions.get_many(list(held))  # read again, under the lease
+        self._lease = held.token
+        self.records = journal.versions.get_many(sorted(held.items))  # read again, under the lease
         self.outcomes: dict[Ref, Outcome] = {}
 
     def settle(self, verdicts: Iterable[tuple[VersionRecord, Verdict]]) -> None:
@@ -48,7 +44,7 @@ class Batch:
         steps = [
             Advance(
                 record.ref,
-                self._fences.get(record.ref, -1),
+                self._lease,
                 record.content_digest,
                 verdict.facts,
                 verdict.state,
@@ -80,44 +76,26 @@ class Batch:
                     ):
                         self.settle(finished)
                         finished, flushed_at = [], time.monotonic()
-                    self._renew(open_.values())
             finally:  # also when this thread is interrupted: what was done is kept
                 for future in open_:
                     future.cancel()
                 self.settle(finished)
 
-    def _renew(self, records: Iterable[VersionRecord]) -> None:
-        """Hold on to what is still worked on; what was lost meanwhile is not written."""
-        if time.monotonic() - self._renewed_at < RENEW_SECONDS:
-            return
-        refs = [record.ref for record in records]
-        held = self._journal.leases.acquire(refs, self._owner)
-        # those that are done and not written yet keep theirs
-        self._fences |= {ref: held.get(ref, -1) for ref in refs}
-        self._renewed_at = time.monotonic()
-
 
 @contextmanager
-def open_batch(
-    journal: Journal, refs: Sequence[Ref], owner: str | None, judge: Judge
-) -> Iterator[Batch]:
+def open_batch(journal: Journal, refs: Sequence[Ref], judge: Judge) -> Iterator[Batch]:
     """Lease ``refs`` for one step.
 
-    A ref that is gone gets `SKIPPED`, one that another worker holds `WAITING`. ``owner`` is this
-    process (taken now, after any fork) unless a test names another.
+    A ref that is gone gets `SKIPPED`, one that another worker holds `WAITING`.
     """
     wanted = list(dict.fromkeys(refs))
-    me = f"{owner or this_process()}#{uuid.uuid4().hex[:12]}"
-    held = journal.leases.acquire(wanted, me) if wanted else {}
-    try:
-        batch = Batch(journal, me, judge, held)
+    with journal.leases.holding(VERSION, wanted) as held:
+        batch = Batch(journal, judge, held)
         others = journal.versions.get_many([ref for ref in wanted if ref not in held])
         for ref in wanted:
             if ref not in batch.records:
                 batch.outcomes[ref] = WAITING if ref in others else SKIPPED
         yield batch
-    finally:
-        journal.leases.release(list(held), me)
 
 
 class _Attempts:

@@ -15,7 +15,6 @@ Theirs comes as any version of another machine does: metadata at once, content w
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from core.errors import (
 )
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.journal.pins import SERVER
 from core.journal.records import VersionRecord
 from core.models import Ref, check_id
@@ -275,12 +274,8 @@ class ConflictDesk:
 
     @contextmanager
     def _leased(self, ref: Ref) -> Iterator[VersionRecord | None]:
-        owner = f"{this_process()}#conflict-{uuid.uuid4().hex[:12]}"
-        held = self._journal.leases.acquire([ref], owner)
-        try:
+        with self._journal.leases.holding(VERSION, [ref]) as held:
             record = self._journal.versions.get(ref)
             if record is not None and ref not in held:
                 raise LeaseHeld(f"{ref} is just being worked on.", "Try again in a moment.")
             yield record
-        finally:
-            self._journal.leases.release(list(held), owner)

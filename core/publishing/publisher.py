@@ -59,7 +59,7 @@ SETTLED: dict[str, Any] = {
 
 
 class Publisher:
-    """Brings versions to the server; ``owner`` names the process in leases (default: this one).
+    """Brings versions to the server.
 
     ``folders`` looks for edits in what a deletion is about to remove; without it nobody does.
     """
@@ -71,7 +71,6 @@ class Publisher:
         source: Source,
         vectors: Vectors,
         settings: Settings,
-        owner: str | None = None,
         *,
         folders: PulledVersions | None = None,
         clock: Callable[[], float] = time.time,
@@ -84,7 +83,6 @@ class Publisher:
         self._settings = settings
         self._handed_out = HandedOut(settings)
         self._secrets = SecretsGate(settings, journal)
-        self._owner = owner
         self._folders = folders
         self._clock = clock
         self._judge = Judge(clock, random)
@@ -121,7 +119,7 @@ class Publisher:
             elif refs is not None or reason != ALREADY_PUBLISHED:
                 plan.left_out[str(ref)] = reason
         self._look_at_secrets(plan, [records[ref] for ref in wishes], wishes, on_findings)
-        changes: list[tuple[Ref, int | None, dict[str, Any]]] = [
+        changes: list[tuple[Ref, str | None, dict[str, Any]]] = [
             (ref, None, wished) for ref, wished in wishes.items()
         ]
         if changes:
@@ -157,7 +155,7 @@ class Publisher:
         found = self.findings(looked_at, level=level)
         if found and on_findings is not None:
             on_findings(found)
-        stopped: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        stopped: list[tuple[Ref, str | None, dict[str, Any]]] = []
         for record in blocked:
             refusal = self._secrets.refusal(record.ref, found.get(record.ref, ()))
             if refusal is None:
@@ -185,7 +183,7 @@ class Publisher:
         """Have what is about to be published pass at least ``gate``: somebody stricter asked for it."""
         if stricter(gate) == "off":
             return
-        changes: list[tuple[Ref, int | None, dict[str, Any]]] = []
+        changes: list[tuple[Ref, str | None, dict[str, Any]]] = []
         for ref, record in self._journal.versions.get_many(list(refs)).items():
             wanted = stricter(self._secrets.level, record.publish_gate, gate)
             if record.publish_as is not None and wanted != record.publish_gate:
@@ -215,7 +213,7 @@ class Publisher:
         Returns the marked ones. The others never left this machine: the store deletes them alone.
         """
         records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
-        changes: list[tuple[Ref, int | None, dict[str, Any]]] = [
+        changes: list[tuple[Ref, str | None, dict[str, Any]]] = [
             (ref, None, _asked({"publish_as": None, "deleting": True}))
             for ref, record in records.items()
             if record.is_published or record.uploaded_digest is not None
@@ -234,7 +232,7 @@ class Publisher:
     # -- the steps --------------------------------------------------------------------------
     def upload(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Bring the files into the tenant space; files only, nothing is visible there yet."""
-        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+        with open_batch(self._journal, refs, self._judge) as batch:
             todo = self._still_to_do(batch, _upload_standing)
             known = self._secrets.known(self._with_files(todo))
             step = Upload(self._journal, self._server, self._source, self._secrets, known)
@@ -244,7 +242,7 @@ class Publisher:
 
     def publish(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Commit what is uploaded, with its vector; one call for all vectors of the batch."""
-        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+        with open_batch(self._journal, refs, self._judge) as batch:
             todo = self._still_to_do(batch, _publish_standing)
             if not todo:
                 return batch.outcomes
@@ -269,7 +267,7 @@ class Publisher:
 
     def settle(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Move what the server committed to ``synced/`` with the server's status and strategy."""
-        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+        with open_batch(self._journal, refs, self._judge) as batch:
             self._settle(batch, self._still_to_do(batch, _settle_standing))
             return batch.outcomes
 
@@ -278,7 +276,7 @@ class Publisher:
 
         One that is gone is `DONE`; one that is not marked (any more) is `SKIPPED`.
         """
-        with open_batch(self._journal, refs, self._owner, self._judge) as batch:
+        with open_batch(self._journal, refs, self._judge) as batch:
             for ref, outcome in batch.outcomes.items():
                 if outcome is SKIPPED:
                     batch.outcomes[ref] = DONE
@@ -314,7 +312,7 @@ class Publisher:
         """Move what was published while somebody ran it, where that is over; which."""
         waiting = self._journal.versions.select(sync=SyncState.PUBLISHED.value, area=Area.LOCAL)
         free = [record for record in waiting if not self._handed_out.must_wait(record.ref)]
-        with open_batch(self._journal, [r.ref for r in free], self._owner, self._judge) as batch:
+        with open_batch(self._journal, [r.ref for r in free], self._judge) as batch:
             mine = [record for record in batch.records.values() if record.area is Area.LOCAL]
             self._source.move([_settled(record) for record in mine])
         return [record.ref for record in mine]

@@ -6,7 +6,6 @@ and what waits for the user (or was set aside) is written down before anything g
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 from core.errors import LeaseHeld, PermanentError, StorageError
 from core.journal import Journal
 from core.journal.conflicts import KeptCopy
-from core.journal.leases import this_process
+from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
 from core.journal.records import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
@@ -34,7 +33,7 @@ class _Item:
 
     theirs: Theirs
     row: VersionRecord
-    fence: int
+    lease: str
 
     @property
     def ref(self) -> Ref:
@@ -79,7 +78,7 @@ class Reconciler:
         wanted = {theirs.ref: theirs for theirs in batch}
         pins = self._journal.pins.get_many(list(wanted))
         private = self._journal.pins.private_ids(ref.playbook_id for ref in wanted)
-        with self._leased(wanted) as (rows, fences):
+        with self._leased(wanted) as (rows, held):
             new: list[Theirs] = []
             same: list[_Item] = []
             gone: list[Ref] = []
@@ -90,10 +89,10 @@ class Reconciler:
                     rule = decide(None, theirs.there, pinned=pins.get(ref), private=is_private)
                     with _failing(ref, done):
                         self._without_row(rule, theirs, new, gone, done)
-                elif ref not in fences:
+                elif ref not in held:
                     done.failed[ref] = _lost(ref)
                 else:
-                    item = _Item(theirs, row, fences[ref])
+                    item = _Item(theirs, row, held.token)
                     fresh = before is not None and before.get(ref) == row.revision
                     with _failing(ref, done):
                         rule = self._rule(item, pins.get(ref), private=is_private, fresh=fresh)
@@ -119,15 +118,15 @@ class Reconciler:
         """
         done = Reconciled()
         wanted = {theirs.ref: theirs for theirs in batch}
-        with self._leased(wanted) as (rows, fences):
+        with self._leased(wanted) as (rows, held):
             for ref, theirs in wanted.items():
                 row = rows.get(ref)
                 if row is None:
                     continue
-                if ref not in fences or self._in_use(ref):
+                if ref not in held or self._in_use(ref):
                     done.to_delete[ref] = theirs.there
                     continue
-                item = _Item(theirs, row, fences[ref])
+                item = _Item(theirs, row, held.token)
                 with _failing(ref, done):
                     rule = self._rule(item, None, private=False, fresh=False)
                     if rule is Rule.DELETED_THERE:
@@ -208,7 +207,7 @@ class Reconciler:
                     self._same_content([item], done)
             return
         written = self._journal.versions.set_many(
-            [(item.ref, item.fence, values) for item, _, values in todo if values]
+            [(item.ref, item.lease, values) for item, _, values in todo if values]
         )
         asked = [item.ref for item, _, values in todo if values]
         lost = {ref for ref, is_mine in zip(asked, written, strict=True) if not is_mine}
@@ -409,7 +408,7 @@ class Reconciler:
         done.pulled.append(item.ref)
 
     def _set(self, item: _Item, **values: Any) -> None:
-        if not self._journal.versions.set(item.ref, fence=item.fence, **values):
+        if not self._journal.versions.set(item.ref, lease=item.lease, **values):
             raise _lost(item.ref)
 
     def _note(
@@ -427,16 +426,11 @@ class Reconciler:
     @contextmanager
     def _leased(
         self, wanted: dict[Ref, Theirs]
-    ) -> Iterator[tuple[dict[Ref, VersionRecord], dict[Ref, int]]]:
+    ) -> Iterator[tuple[dict[Ref, VersionRecord], Held[Ref]]]:
         """The rows, read again under the leases that could be had."""
-        owner = f"{this_process()}#pull-{uuid.uuid4().hex[:12]}"
-        known = list(self._journal.versions.get_many(list(wanted)))
-        held = self._journal.leases.acquire(known, owner) if known else {}
-        try:
-            rows = self._journal.versions.get_many(list(wanted))
-            yield rows, held
-        finally:
-            self._journal.leases.release(list(held), owner)
+        known = self._journal.versions.get_many(list(wanted))
+        with self._journal.leases.holding(VERSION, known) as held:
+            yield self._journal.versions.get_many(list(wanted)), held
 
 
 def _lost(ref: Ref) -> LeaseHeld:

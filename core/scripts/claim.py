@@ -10,7 +10,8 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from core.journal import Journal
-from core.journal.downloads import DownloadRow, DownloadState
+from core.journal.downloads import DownloadKey, DownloadRow, DownloadState
+from core.journal.leases import Held
 from core.scripts.cached import CacheHit, Staged
 from core.scripts.entries import Listing, ScriptKey
 from core.scripts.layout import remove
@@ -30,16 +31,16 @@ class Claim:
         self,
         journal: Journal,
         staging: Path,
-        owner: str,
         keys: Sequence[ScriptKey],
         *,
         fresh: bool = True,
         staged: bool = False,
     ) -> None:
-        self.owner = owner
+        self.lease: Held[DownloadKey]
         self.rows: dict[ScriptKey, DownloadRow] = {}
         self.others: dict[ScriptKey, DownloadRow] = {}
         self.folders: dict[ScriptKey, Path] = {}
+        self._journal = journal
         self._downloads = journal.downloads
         self._staging = staging
         self._keys = {row_key(key): key for key in keys}
@@ -49,7 +50,8 @@ class Claim:
 
     def __enter__(self) -> Self:
         names = {key: uuid.uuid4().hex for key in self._keys}
-        claimed = self._downloads.claim(names, self.owner, fresh=self._fresh, staged=self._staged)
+        claimed = self._downloads.claim(names, fresh=self._fresh, staged=self._staged)
+        self.lease = claimed.lease
         self.others = {self._keys[key]: row for key, row in claimed.others.items()}
         for row_name, row in claimed.mine.items():
             key = self._keys[row_name]
@@ -64,13 +66,17 @@ class Claim:
 
     def __exit__(self, *_: object) -> None:
         left: dict[ScriptKey, dict[str, Any]] = {}
-        for key in self._open:
-            if self.rows[key].state is DownloadState.STAGED:
-                left[key] = {}  # it waits to be verified, as before
-            else:
-                remove(self.folders[key])
-                left[key] = self._downloads.failed(*INTERRUPTED)
-        self._write(left)
+        try:
+            for key in self._open:
+                if self.rows[key].state is DownloadState.STAGED:
+                    left[key] = {}  # it waits to be verified, as before
+                else:
+                    remove(self.folders[key])
+                    left[key] = self._downloads.failed(*INTERRUPTED)
+            self._write(left)
+        except BaseException:  # the journal is away: what can't be written is free all the same
+            self._journal.leases.give_back(self.lease)
+            raise
 
     def staged(self) -> dict[ScriptKey, Staged]:
         """Of the claimed ones, those whose bytes wait to be verified."""
@@ -103,7 +109,7 @@ class Claim:
 
     def done(self, keys: Iterable[ScriptKey], connection: Connection) -> None:
         """Give the room of ``keys`` back in the transaction that makes them entries."""
-        self._downloads.settle(dict.fromkeys(map(row_key, keys)), self.owner, connection)
+        self._downloads.settle(dict.fromkeys(map(row_key, keys)), self.lease, connection)
 
     def close(self, keys: Iterable[ScriptKey]) -> None:
         """That transaction is through: nothing of them is left to settle."""
@@ -121,6 +127,6 @@ class Claim:
         if not endings:
             return set()
         rows = {row_key(key): ending for key, ending in endings.items()}
-        written = self._downloads.settle(rows, self.owner)
+        written = self._downloads.settle(rows, self.lease)
         self._open.difference_update(endings)
         return {self._keys[key] for key in written}

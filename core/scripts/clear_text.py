@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import write_tree
-from core.forks import ForkLock
+from core.processes import OpenedHere, Owner, is_gone, this_process
 from core.scripts import reaper
 from core.scripts.clear_root import best_root, new_folder, standing_roots
 from core.scripts.reaper import LeaseName
@@ -49,7 +49,7 @@ class ClearLease:
 
 
 class ClearText:
-    """Makes and removes leases of one home; safe for threads, and for a fork."""
+    """Makes and removes leases of one home; safe for threads."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class ClearText:
         self._settings = settings
         self._clock = clock
         self._spawn = spawn or _spawn_reaper
-        self._lock = ForkLock()
+        self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._mine: dict[Path, float] = {}  # this process' leases, and when each ends (monotonic)
-        self._pid = os.getpid()
+        self._opened = OpenedHere("The service")
 
     # -- making -----------------------------------------------------------------------------
     def write(
@@ -76,6 +76,7 @@ class ClearText:
         ``seconds`` defaults to ``clear_text_seconds``. Raises `StorageError`, and `Refused` when
         not even the home's own root is this user's.
         """
+        self._opened.check()
         seconds = self._settings.clear_text_seconds if seconds is None else seconds
         ends_at = int(self._clock() + seconds) + 1
         folder = new_folder(self._settings, _name(ends_at, HELD if held else HANDED_OUT).text)
@@ -138,9 +139,10 @@ class ClearText:
         ]
 
     def close(self) -> None:
-        """Leave what is handed out to a reaper."""
+        """Leave what is handed out to a reaper; in a forked child, to its parent."""
+        if not self._opened.is_so:
+            return
         with self._lock:
-            self._forget_parents()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -152,7 +154,6 @@ class ClearText:
     # -- the clock of this process ------------------------------------------------------------
     def _watch(self, folder: Path, seconds: float) -> None:
         with self._lock:
-            self._forget_parents()
             self._mine[folder] = time.monotonic() + seconds
             self._arm()
 
@@ -177,18 +178,9 @@ class ClearText:
         for folder in ended:
             _remove(folder)
 
-    def _forget_parents(self) -> None:
-        """A forked child has neither its parent's timer nor its leases (under the lock)."""
-        if self._pid != os.getpid():
-            self._pid, self._timer = os.getpid(), None
-            self._mine.clear()
-
 
 def _name(ends_at: int, kind: str) -> LeaseName:
-    from core.journal.leases import this_process
-
-    host, pid, start = this_process().rsplit(":", 2)
-    return LeaseName(ends_at, kind, int(pid), int(start), secrets.token_hex(8), host)
+    return LeaseName(ends_at, kind, secrets.token_hex(8), str(this_process()))
 
 
 def _kind(folder: Path) -> str | None:
@@ -197,9 +189,10 @@ def _kind(folder: Path) -> str | None:
 
 
 def _is_dead(lease: LeaseName) -> bool:
-    from core.journal.leases import is_dead
-
-    return is_dead(lease.owner)
+    try:
+        return is_gone(Owner.parse(lease.owner), one_kernel=True) is True
+    except ValueError:  # of a version before this one: its time says when it ends
+        return False
 
 
 def _remove(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -26,11 +25,9 @@ class Tally:
         self._pending: Counter[str] = Counter()
         self._flushed_at = time.monotonic()
         self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def add(self, name: str) -> None:
         """Count one; every few seconds this writes to the journal, and never waits for it."""
-        self._own()
         with self._lock:
             self._pending[name] += 1
             due = time.monotonic() - self._flushed_at >= FLUSH_SECONDS
@@ -42,7 +39,6 @@ class Tally:
 
         ``wait``: there is no later, so a writer is waited for.
         """
-        self._own()
         with self._lock:
             pending, self._pending = self._pending, Counter()
             self._flushed_at = time.monotonic()
@@ -60,9 +56,3 @@ class Tally:
         if not added:
             with self._lock:
                 self._pending.update(pending)
-
-    def _own(self) -> None:
-        if os.getpid() != self._pid:  # after a fork: the parent writes what it counted
-            self._lock = threading.Lock()
-            self._pending = Counter()
-            self._pid = os.getpid()

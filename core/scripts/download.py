@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -26,7 +25,6 @@ from core.backoff import outcome_of
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
 from core.journal import Journal
 from core.journal.downloads import DownloadState
-from core.journal.leases import this_process
 from core.journal.script_rows import ToldStatus
 from core.models import DONE, FORMATS, FileEntry, Outcome, Ref
 from core.scripts.cache import ScriptCache
@@ -58,7 +56,7 @@ FAILED_SECONDS = 86_400.0
 class ScriptDownloads:
     """Brings scripts into the cache; one a process, for all its threads.
 
-    ``owner`` names the process in claims; ``clock`` gives Unix seconds.
+    ``clock`` gives Unix seconds.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class ScriptDownloads:
         journal: Journal,
         server: EscherServer,
         cache: ScriptCache,
-        owner: Callable[[], str] = this_process,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -79,7 +76,6 @@ class ScriptDownloads:
         self._journal = journal
         self._server = server
         self._cache = cache
-        self._owner = owner
         self._clock = clock
         self._sleep = sleep
         self._random = random
@@ -208,18 +204,20 @@ class ScriptDownloads:
         names = [path.name for path in listed(self._layout.staging)]  # before the rows are read
         if names:
             self._cache.layout.check()
-        owner = self._new_owner()
         now = self._clock()
         downloads = self._journal.downloads
-        rows = downloads.claim_abandoned(
-            owner, staged_before=now - STAGED_SECONDS, failed_before=now - FAILED_SECONDS
+        lease, rows = downloads.claim_abandoned(
+            staged_before=now - STAGED_SECONDS, failed_before=now - FAILED_SECONDS
         )
-        left = {row.staged for row in rows if row.staged is not None}
-        known = {row.staged for row in downloads.all()} - left
-        gone = [name for name in names if name not in known]
-        for name in gone:
-            remove(self._layout.staging / name)
-        downloads.settle({row.key: None for row in rows}, owner)
+        try:
+            left = {row.staged for row in rows if row.staged is not None}
+            known = {row.staged for row in downloads.all()} - left
+            gone = [name for name in names if name not in known]
+            for name in gone:
+                remove(self._layout.staging / name)
+            downloads.settle({row.key: None for row in rows}, lease)
+        finally:
+            self._journal.leases.give_back(lease)
         return len(gone)
 
     # -- inside -----------------------------------------------------------------------------
@@ -300,7 +298,7 @@ class ScriptDownloads:
 
     def _staging_run(self, claim: Claim, expected: Expected) -> StagingRun:
         reserved = any(row.reserved_bytes for row in claim.rows.values())
-        return StagingRun(self._means, claim.owner, claim.folders, expected, reserved=reserved)
+        return StagingRun(self._means, claim.lease, claim.folders, expected, reserved=reserved)
 
     def _wait(self, key: ScriptKey) -> None:
         """Until the attempt of another process is over; its failure is raised here too."""
@@ -318,8 +316,4 @@ class ScriptDownloads:
     def _claim(
         self, keys: Sequence[ScriptKey], *, fresh: bool = True, staged: bool = False
     ) -> Claim:
-        folder, owner = self._layout.staging, self._new_owner()
-        return Claim(self._journal, folder, owner, keys, fresh=fresh, staged=staged)
-
-    def _new_owner(self) -> str:
-        return f"{self._owner()}#{uuid.uuid4().hex[:12]}"
+        return Claim(self._journal, self._layout.staging, keys, fresh=fresh, staged=staged)

@@ -6,13 +6,11 @@ is written.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 
 from core.errors import EscherError, LeaseHeld
 from core.files import write_tree
 from core.journal import Journal
-from core.journal.leases import this_process
 from core.models import FileEntry
 from core.scripts.cache import ScriptCache
 from core.scripts.cached import PARTIAL, CacheHit
@@ -38,8 +36,7 @@ def insert(
     """
     key = listing.key
     cache.layout.prepare()
-    owner = f"{this_process()}#{uuid.uuid4().hex[:12]}"
-    with Claim(journal, cache.layout.staging, owner, [key]) as claim:
+    with Claim(journal, cache.layout.staging, [key]) as claim:
         if key not in claim.rows:
             raise LeaseHeld(f"{key} is just being downloaded.", "Try again in a moment.")
         try:
@@ -62,9 +59,9 @@ def _insert(
     key = listing.key
     size = cache.footprint(listing)
     with journal.database.write() as connection:
-        journal.downloads.reserve({row_key(key): 0}, claim.owner, connection)
+        journal.downloads.reserve({row_key(key): 0}, claim.lease, connection)
         cache.make_room(size, connection)
-        journal.downloads.reserve({row_key(key): size}, claim.owner, connection)
+        journal.downloads.reserve({row_key(key): size}, claim.lease, connection)
     write_tree(claim.folders[key], dict(files))
     source = PARTIAL
     if whole:

@@ -51,7 +51,7 @@ class Library:
         self._server = server
         self._journal = journal
 
-    def keep(self, ref: Ref, on_bytes: Callable[[int], None] | None = None) -> dict[str, Any]:
+    def keep(self, ref: Ref) -> dict[str, Any]:
         """The metadata of a version that is used now, fetched unless it is here and fresh.
 
         Errors as of a download; none where an older one is here.
@@ -61,7 +61,7 @@ class Library:
             self.shelf.used(ref)
             return kept
         try:
-            return self._fetched(ref, on_bytes)
+            return self._fetched(ref)
         except EscherError as error:
             if kept is None:
                 raise
@@ -69,10 +69,10 @@ class Library:
             self.shelf.used(ref)
             return kept
 
-    def try_keep(self, ref: Ref, on_bytes: Callable[[int], None] | None = None) -> None:
+    def try_keep(self, ref: Ref) -> None:
         """`keep` where it goes: a script is of use without its metadata, and this says so."""
         try:
-            self.keep(ref, on_bytes)
+            self.keep(ref)
         except EscherError as error:
             log.warning("the metadata of %s could not be kept: %s", ref, error)
 
@@ -93,11 +93,11 @@ class Library:
                 log.info("the metadata of %s can't be had: %s", ref, error)
         return came
 
-    def _fetched(self, ref: Ref, on_bytes: Callable[[int], None] | None) -> dict[str, Any]:
+    def _fetched(self, ref: Ref) -> dict[str, Any]:
         script, file = self._offer(ref)
         if file.size_bytes > MAX_METADATA_BYTES:
             raise Refused(f"{METADATA_FILE} of {ref} has {file.size_bytes} bytes.")
-        content = self._fetch(ref, file, on_bytes)
+        content = self._fetch(ref, file)
         if script.manifest is not None:  # else nothing tells what it belongs to
             told = script.model_copy(
                 update={"metadata": check_metadata(content, ref), "files": [], "format": None}
@@ -115,13 +115,11 @@ class Library:
                 return script, file
         raise NotFound(f"The Escher Library has no {METADATA_FILE} of {ref}.")
 
-    def _fetch(self, ref: Ref, file: ScriptFile, on_bytes: Callable[[int], None] | None) -> bytes:
+    def _fetch(self, ref: Ref, file: ScriptFile) -> bytes:
         try:
             with tempfile.TemporaryDirectory(prefix="escher-library-") as folder:
                 target = Path(folder) / METADATA_FILE
-                self._server.download(
-                    file, target, renew=lambda: self._offer(ref)[1], on_bytes=on_bytes
-                )
+                self._server.download(file, target, renew=lambda: self._offer(ref)[1])
                 return read_bytes(target)
         except OSError as error:
             raise storage_error(error, f"Fetching the metadata of {ref}") from error

@@ -7,7 +7,7 @@ behind: standard library only, one a root (the others end at once), gone with th
 a lease folder is called stands here too::
 
     ROOT/.reaper                                         flock'ed by the reaper
-    ROOT/<end>-<kind>-<pid>-<start>-<16 hex>@<host>/     end, start: Unix seconds; kind t or h
+    ROOT/<end>-<kind>-<16 hex>@<owner>/     end: Unix seconds; kind t or h; owner: its maker
 
 ``t``: handed out until its end, whoever made it lives or not. ``h``: held by its maker, and of no
 use once that process is dead (see `core.scripts.clear_text`).
@@ -29,7 +29,8 @@ LOCK_NAME = ".reaper"
 SCAN_SECONDS = 1.0
 # A reaper that still holds the lock after this has looked at the folder since we were started.
 YIELD_SECONDS = 3 * SCAN_SECONDS
-_NAME = re.compile(r"(\d{1,12})-([th])-(\d{1,10})-(\d{1,12})-([0-9a-f]{16})@([^/@]+)")
+# before 0.2.0 two more numbers stood in it; such a name says when it ends, too
+_NAME = re.compile(r"(\d{1,12})-([th])-((?:\d{1,10}-\d{1,12}-)?[0-9a-f]{16})@([^/@]+)")
 
 
 class LeaseName(NamedTuple):
@@ -37,20 +38,12 @@ class LeaseName(NamedTuple):
 
     ends_at: int
     kind: str
-    pid: int
-    started_at: int
     token: str
-    host: str
+    owner: str  # a `core.processes.Owner`
 
     @property
     def text(self) -> str:
-        end, kind, pid, start, token, host = self
-        return f"{end}-{kind}-{pid}-{start}-{token}@{host}"
-
-    @property
-    def owner(self) -> str:
-        """``host:pid:start``, as `core.journal.leases.this_process` writes it."""
-        return f"{self.host}:{self.pid}:{self.started_at}"
+        return f"{self.ends_at}-{self.kind}-{self.token}@{self.owner}"
 
 
 def read_name(name: str) -> LeaseName | None:
@@ -58,8 +51,8 @@ def read_name(name: str) -> LeaseName | None:
     found = _NAME.fullmatch(name)
     if found is None:
         return None
-    end, kind, pid, start, token, host = found.groups()
-    return LeaseName(int(end), kind, int(pid), int(start), token, host)
+    end, kind, token, owner = found.groups()
+    return LeaseName(int(end), kind, token, owner)
 
 
 def leases(root: str) -> list[LeaseName]:

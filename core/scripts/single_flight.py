@@ -6,11 +6,9 @@ A failure is shared with those who waited for it and with nobody else: who asks 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from typing import Generic, TypeVar
 
 from core.errors import TransferInterrupted
 
@@ -43,7 +41,6 @@ class SingleFlight(Generic[K, T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[K, _Flight[T]] = {}
-        _of_this_process.add(self)
 
     def run(self, key: K, call: Callable[[], T]) -> T:
         """What ``call`` answers, made by the first who asks for ``key``; the others wait for it."""
@@ -70,23 +67,6 @@ class SingleFlight(Generic[K, T]):
             with self._lock:
                 del self._flights[key]
             flight.over.set()
-
-    def start_anew(self) -> None:
-        """Forget all calls: after a fork, they are the parent's."""
-        self._lock = threading.Lock()
-        self._flights = {}
-
-
-_of_this_process: WeakSet[SingleFlight[Any, Any]] = WeakSet()
-
-
-def _after_fork() -> None:
-    # a lock that another thread of the parent held would be held in the child for ever
-    for flights in _of_this_process:
-        flights.start_anew()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _copy(error: BaseException) -> BaseException:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,9 @@ from typing import TypeVar
 
 from core.errors import EscherError, IntegrityError, LeaseHeld, ServerUnreachable, storage_error
 from core.files import PRIVATE_DIR
-from core.forks import ForkLock
 from core.journal import Journal
 from core.journal.downloads import DownloadKey
-from core.journal.leases import DEFAULT_SECONDS
+from core.journal.leases import Held
 from core.journal.script_rows import ToldStatus
 from core.models import FileEntry, Ref
 from core.scripts.cache import ScriptCache
@@ -42,7 +41,6 @@ from core.server.answers import ScriptFile
 from core.server.client import EscherServer
 from core.settings import Settings
 
-RENEW_SECONDS = DEFAULT_SECONDS / 3
 LIBRARY, TENANT = "library", "tenant"
 
 T = TypeVar("T")
@@ -55,7 +53,7 @@ class Traffic:
     """Bytes of bodies received, and how many of them had to come twice; for all threads."""
 
     def __init__(self) -> None:
-        self._lock = ForkLock()
+        self._lock = threading.Lock()
         self.received = 0
         self.wasted = 0
 
@@ -82,36 +80,13 @@ def row_key(key: ScriptKey) -> DownloadKey:
     return DownloadKey(*key.ref, key.format)
 
 
-class Renewal:
-    """Keeps claims while something happens: bytes arrive, a script ends."""
-
-    def __init__(self, journal: Journal, keys: Iterable[ScriptKey], owner: str) -> None:
-        self._downloads = journal.downloads
-        self._keys = [row_key(key) for key in keys]
-        self._owner = owner
-        self._lock = threading.Lock()
-        self._at = time.monotonic()
-        self._is_lost = False
-
-    def beat(self, _bytes: int = 0) -> None:
-        """Renew when it is time to; `LeaseHeld` once another has taken over."""
-        if not self._is_lost and time.monotonic() - self._at < RENEW_SECONDS:
-            return
-        with self._lock:
-            if time.monotonic() - self._at >= RENEW_SECONDS:
-                self._is_lost = not self._downloads.renew(self._keys, self._owner)
-                self._at = time.monotonic()
-            if self._is_lost:
-                raise LeaseHeld("Another process took over this download.", "It goes on there.")
-
-
 class StagingRun:
-    """One attempt at scripts that are claimed by ``owner``, each into its own folder."""
+    """One attempt at scripts that are claimed by ``lease``, each into its own folder."""
 
     def __init__(
         self,
         means: Means,
-        owner: str,
+        lease: Held[DownloadKey],
         folders: Mapping[ScriptKey, Path],
         expected: Expected,
         *,
@@ -120,11 +95,10 @@ class StagingRun:
         """``reserved``: there may be room that an attempt which died has reserved for them."""
         self._means = means
         self._reserved = reserved
-        self._owner = owner
+        self._lease = lease
         self._folders = folders
         self._expected = expected
         self._threads = means.settings.transfer_concurrency
-        self._renewal = Renewal(means.journal, folders, owner)
         self._silent = 0
         self._unreachable: EscherError | None = None
         self._failed: dict[ScriptKey, EscherError] = {}
@@ -185,7 +159,6 @@ class StagingRun:
         script = self._means.server.script(key.ref, key.format)
         if self._expected.get(key) is None:  # nobody here knows more of it than the server says
             self._told[key.ref] = told_by(script, time.time())
-        self._renewal.beat()
         offer = check_offer(script, key, self._means.settings)
         is_known = self._expected.get(key) is not None
         check_pinned(self._means.journal, key.ref, script, is_known=is_known)
@@ -236,9 +209,9 @@ class StagingRun:
         downloads = self._means.journal.downloads
         with self._means.journal.database.write() as connection:
             if self._reserved:  # the folder of that attempt is gone by now
-                downloads.reserve(dict.fromkeys(sizes, 0), self._owner, connection)
+                downloads.reserve(dict.fromkeys(sizes, 0), self._lease, connection)
             self._means.cache.make_room(sum(sizes.values()), connection)
-            held = downloads.reserve(sizes, self._owner, connection)
+            held = downloads.reserve(sizes, self._lease, connection)
         for key in keys:
             if row_key(key) not in held:
                 words = f"Another process took over the download of {key}."
@@ -262,7 +235,7 @@ class StagingRun:
         if key in self._failed:
             return
         if path is None:
-            self._means.library.try_keep(key.ref, self._renewal.beat)
+            self._means.library.try_keep(key.ref)
             return
         offer = self._offers.get(key)
         if offer is None:
@@ -274,7 +247,6 @@ class StagingRun:
                     offer.files[path],
                     target,
                     renew=lambda: self._renewed(key, path),
-                    on_bytes=self._renewal.beat,
                     sync=False,  # `verification` does, while the next ones are downloaded
                 )
             )

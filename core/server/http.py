@@ -15,7 +15,7 @@ header holds the header. They are turned into words of ours and dropped: no ``__
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
@@ -27,8 +27,8 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 
 from core.errors import EscherError, NotEscherServer, TransferInterrupted
-from core.forks import ForkLock
 from core.plain_text import is_loopback
+from core.processes import OpenedHere
 from core.server.failures import CONNECT_SECONDS, transport_failure
 from core.server.pinned import Addresses, pinned_adapter
 from core.server.problems import CHECK_URL
@@ -144,8 +144,8 @@ class Http:
         self._addresses = addresses
         self._read_seconds = read_seconds
         self._session: requests.Session | None = None
-        self._pid = 0
-        self._lock = ForkLock()
+        self._opened = OpenedHere("The connection to the server")
+        self._lock = threading.Lock()
 
     def send(
         self,
@@ -226,16 +226,18 @@ class Http:
         return Incoming(_in_words(exchange, what), deadline, what)
 
     def close(self) -> None:
+        if not self._opened.is_so:
+            return
         with self._lock:
-            if self._session is not None and self._pid == os.getpid():
+            if self._session is not None:
                 self._session.close()
             self._session = None
 
     def _current(self) -> requests.Session:
+        self._opened.check()  # a parent's sockets are not the child's to use
         with self._lock:
-            if self._session is None or self._pid != os.getpid():
-                self._session = self._make()  # a parent's sockets are not the child's to use
-                self._pid = os.getpid()
+            if self._session is None:
+                self._session = self._make()
             return self._session
 
     def _make(self) -> requests.Session:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 
 from core.errors import (
@@ -23,7 +24,6 @@ from core.errors import (
     UrlExpired,
 )
 from core.files import sha256_bytes
-from core.forks import ForkLock
 from core.server.answers import Announcement, UploadPart, UploadTarget
 from core.server.http import Http
 from core.server.problems import CHECK_URL, clean_words, storage_error
@@ -54,7 +54,7 @@ class Transfers:
         self._policy = policy
         self._retrier = retrier
         self._sent = 0
-        self._lock = ForkLock()
+        self._lock = threading.Lock()
 
     def take_sent(self) -> int:
         """Bytes of content that were sent since this was last asked, again and again included."""

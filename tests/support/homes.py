@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import update
-
 from core.errors import EscherError
 from core.files import sha256_bytes
-from core.journal.schema import versions
-from core.journal.schema_sync import claims
 from core.models import METADATA_FILE, Ref
 from core.playbooks.drafts import draft_from_folder
 from core.publishing.publisher import Publisher
@@ -31,6 +26,7 @@ from core.server.retry import Retrier, RetryPolicy
 from core.service import PlaybookService
 from core.settings import Settings
 from support.mortal import CLOCK, DEATH, Died, Network
+from support.processes import leave_dead
 from support.rag import WordEmbedder
 
 T = TypeVar("T")
@@ -154,11 +150,7 @@ class Home:
     def _drop(self, service: PlaybookService) -> None:
         """What the kernel does for a dead process; its leases name one that is not there."""
         service.server.close()
-        with service.journal.database.write() as connection:
-            dead = f"{socket.gethostname()}:{2**22 + 1}:1#dead"
-            held = versions.c.lease_owner.is_not(None)
-            connection.execute(update(versions).where(held).values(lease_owner=dead))
-            connection.execute(update(claims).values(owner=dead))
+        leave_dead(service.journal)
         service.journal.close()
 
     def close(self) -> None:

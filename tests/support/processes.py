@@ -1,4 +1,4 @@
-"""Processes in a PID namespace of their own, as two containers have them on one machine."""
+"""Other processes, for tests of leases: named ones, dead ones, and real ones in a PID namespace of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from sqlalchemy import update
+
+from core.journal import Journal
+from core.journal.downloads import Downloads
+from core.journal.heartbeats import Heartbeats
+from core.journal.leases import Leases
+from core.journal.schema_sync import leases
+from core.processes import Deaths, OpenedHere, Owner, this_process
 
 
 @functools.lru_cache(maxsize=1)
@@ -38,3 +47,45 @@ def in_own_namespace(
     return subprocess.Popen(
         [*command, *arguments], cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, text=True
     )
+
+
+def owner(id_: str = "another", **fields: Any) -> Owner:
+    """A living owner of this process space, or what ``fields`` make of it."""
+    return this_process()._replace(id=id_, **fields)
+
+
+def dead_owner(id_: str = "dead") -> Owner:
+    """A process of this space that is gone."""
+    return owner(id_, pid=2**22 + 1, start=1)
+
+
+def far_owner(id_: str = "far") -> Owner:
+    """A process of another PID namespace, with our host name, number and start."""
+    return owner(id_, namespace="4026539999")
+
+
+def leases_of(journal: Journal, of: Owner, deaths: Deaths | None = None) -> Leases:
+    """Leases as another process takes them. It has no heart of its own: `Heartbeats.beat`."""
+    silent = Heartbeats(journal.database, owner_id=lambda: of.id, seconds=3600)
+    silent.start = lambda *_: None  # type: ignore[method-assign]
+    return Leases(journal.database, silent, deaths, me=lambda: of)
+
+
+def downloads_of(journal: Journal, of: Owner) -> Downloads:
+    """Downloads as another process claims them."""
+    return Downloads(journal.database, leases_of(journal, of))
+
+
+def open_anew(journal: Journal) -> None:
+    """In a forked child: as if it had opened the journal, and all that stands on it, itself."""
+    for database in (journal.database, journal.leases._heartbeats._database):
+        database.opened = OpenedHere("The journal")
+        database._engine = None
+    journal.leases._heartbeats._thread = None
+    journal.script_rows._connection = None
+
+
+def leave_dead(journal: Journal) -> None:
+    """What this process holds is a dead one's from now on, as after a kill."""
+    with journal.database.write() as connection:
+        connection.execute(update(leases).values(owner=str(dead_owner())))

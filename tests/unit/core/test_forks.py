@@ -1,3 +1,5 @@
+"""Every process opens its own service after its fork; its parent's is refused, and left whole."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -8,19 +10,21 @@ from typing import Any
 import pytest
 from support.scripts import put_in_cache
 
-from core.forks import ForkLock
+from core.errors import UsageError
 from core.models import Ref
 from core.scripts.entries import ScriptKey
 from core.service import PlaybookService
 from core.settings import Settings
 
 WAIT_SECONDS = 20
-PARTS: dict[str, Callable[[PlaybookService], ForkLock]] = {
+LOCKS: dict[str, Callable[[PlaybookService], Any]] = {
     "journal": lambda service: service.journal.database._lock,
     "look-ups": lambda service: service.journal.script_rows._lock,
     "connections": lambda service: service.server._http._lock,
     "clear text": lambda service: service.script_manager.clear._lock,
     "traffic": lambda service: service.downloads.traffic._lock,
+    "leases": lambda service: service.journal.leases._lock,
+    "heartbeat": lambda service: service.journal.leases._heartbeats._lock,
 }
 
 
@@ -28,6 +32,7 @@ PARTS: dict[str, Callable[[PlaybookService], ForkLock]] = {
 def service(tmp_path: Path) -> Iterator[PlaybookService]:
     settings = Settings(home=tmp_path / "home", server_url="http://127.0.0.1:9")
     with PlaybookService.open(settings) as opened:
+        put_in_cache(opened, ScriptKey(Ref("elsewhere", "1.0.0"), "shell"), {"shell/a.sh": b"a\n"})
         yield opened
         opened.script_manager.clear.remove_all()
 
@@ -43,29 +48,36 @@ def _ends(work: Callable[[], Any]) -> bool:
     return child.exitcode == 0
 
 
-def test_a_lock_that_was_held_is_free_in_a_forked_child_and_still_held_here():
-    lock = ForkLock()
+def _resolves(service: PlaybookService) -> bool:
+    return service.resolve_script("elsewhere", "shell", "1.0.0").read_bytes() == b"a\n"
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_a_forked_child_opens_its_own_whatever_the_parents_threads_were_doing(service, lock):
+    clear, server = service.script_manager.clear, service.server
 
     def work() -> None:
-        with lock:
-            pass
+        for forbidden in (
+            lambda: service.resolve_script("elsewhere", "shell", "1.0.0"),
+            service.list_playbooks,
+            service.sync_all_metadata,
+            lambda: server.script(Ref("elsewhere", "1.0.0")),
+            lambda: clear.write({"shell/a.sh": b"echo\n"}),
+        ):
+            with pytest.raises(UsageError, match="forked"):
+                forbidden()
+        service.close()
+        with PlaybookService.open(service.settings) as own:
+            assert _resolves(own)
+            with own.journal.leases.holding("sync", [()]) as held:
+                assert held
 
-    with lock:
+    with lock(service):
         assert _ends(work)
-        assert not lock._lock.acquire(blocking=False)
-    work()
+    assert _resolves(service)
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_a_forked_child_resolves_whatever_the_parents_threads_were_doing(service, part):
-    put_in_cache(service, ScriptKey(Ref("elsewhere", "1.0.0"), "shell"), {"shell/a.sh": b"echo\n"})
-    clear = service.script_manager.clear
-
-    def work() -> None:
-        assert service.resolve_script("elsewhere", "shell", "1.0.0").read_bytes() == b"echo\n"
-        clear.release(clear.write({"shell/a.sh": b"echo\n"}))
-        service.server._http._current()
-        service.downloads.traffic.add(1, 0)
-
-    with part(service):
-        assert _ends(work)
+def test_what_a_parent_handed_out_in_clear_is_left_by_its_child(service):
+    lease = service.script_manager.clear.write({"shell/a.sh": b"echo\n"})
+    assert _ends(service.close)
+    assert lease.folder.exists()

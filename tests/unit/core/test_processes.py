@@ -43,7 +43,7 @@ class Observer:
     def sees_dead(self, owner: Owner, counter: int | None, after: float = 0.0) -> bool:
         self.now += after
         counters = {} if counter is None else {owner.id: counter}
-        return owner in self.deaths.among([owner], counters)
+        return owner in self.deaths.among([owner], lambda: counters)
 
 
 def spawn(code: str) -> subprocess.Popen[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.playbooks import draft
+from support.processes import dead_owner, downloads_of
 from support.rag import WordEmbedder
 from support.scripts import approve, publish, put_in_cache
 
@@ -254,9 +255,8 @@ class TestHandingIn:
     def test_not_while_it_is_being_downloaded(self, service):
         staging = service.settings.cache_path / "staging"
         service.cache.layout.prepare()
-        owner = f"elsewhere:1:1#{'0' * 12}"
         with (
-            Claim(service.journal, staging, owner, [ELSEWHERE]),
+            Claim(service.journal, staging, [ELSEWHERE]),
             pytest.raises(LeaseHeld, match="being downloaded"),
         ):
             service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", FILES["shell/main.sh"])
@@ -407,8 +407,8 @@ class TestKeepingHouse:
         self._cached(service)
         staging = service.settings.cache_path / "staging"
         name = "0" * 32
-        dead = f"{os.uname().nodename}:999999:1#{'0' * 12}"
-        service.journal.downloads.claim({DownloadKey("dead", "1.0.0", "shell"): name}, dead)
+        downloads = downloads_of(service.journal, dead_owner())
+        downloads.claim({DownloadKey("dead", "1.0.0", "shell"): name})
         (staging / name).mkdir()
         again = new_service()
         assert not (staging / name).exists()

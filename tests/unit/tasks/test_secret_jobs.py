@@ -11,7 +11,7 @@ from support.playbooks import draft, write_folder
 
 from core.errors import NotFound, Refused, UsageError
 from core.journal import JobState
-from core.journal.claims import SYNC
+from core.journal.leases import SYNC
 from core.models import Ref, Strategy
 from core.service import PlaybookService
 from tasks import broker, jobs, sync_round, workflows

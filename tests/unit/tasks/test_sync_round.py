@@ -12,8 +12,7 @@ from support.playbooks import draft
 from cli.jobs_commands import exit_code
 from core.errors import StorageError
 from core.journal import JobState
-from core.journal.claims import SYNC
-from core.journal.leases import this_process
+from core.journal.leases import SYNC
 from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
@@ -23,7 +22,6 @@ from tasks.sync_round import BUSY_SECONDS, look_again, run
 from tasks.syncing import sync
 
 NOTHING = broker.UnderWay(frozenset(), {})
-ANOTHER = f"{this_process()}#another"
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def test_whoever_asks_during_a_round_gets_the_next_one(
     assert run(service, first, lambda: NOTHING) is not None
     assert rounds == [0, 1]
     assert [state(service, job) for job in (first, *later)] == [JobState.SUCCEEDED] * 2
-    assert service.journal.claims.holder(SYNC) is None
+    assert service.journal.leases.holder(SYNC) is None
 
 
 @pytest.mark.parametrize("error", [StorageError("The disk is full."), KeyError("a mistake")])
@@ -86,7 +84,7 @@ def test_a_sync_that_fails_answers_and_gives_its_claim_back(
     assert ended.state is JobState.FAILED
     assert ended.error is not None
     assert "mistake" not in ended.error, "its text may hold content"
-    assert service.journal.claims.holder(SYNC) is None
+    assert service.journal.leases.holder(SYNC) is None
 
 
 def test_one_that_never_ends_to_be_asked_hands_on(
@@ -126,7 +124,7 @@ def test_who_comes_while_another_process_syncs_looks_again_soon_and_once(
 ) -> None:
     """An edit that the running one's scan was too early for is no job that would keep it going."""
     monkeypatch.setattr(base, "_service", (os.getpid(), service))
-    assert service.journal.claims.take(SYNC, ANOTHER)
+    assert service.journal.leases.take(SYNC, [()])
     for _ in range(5):
         assert sync.run() == {"ran": False}
     assert sent == [BUSY_SECONDS]

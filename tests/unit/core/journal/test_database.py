@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
-import os
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from support.postgres import on_postgresql, on_sqlite
 
-from core.errors import JournalUnavailable, SettingsError, StorageError
+from core.errors import JournalUnavailable, SettingsError, StorageError, UsageError
 from core.journal import Journal, database
 from core.journal.database import Database
 from core.journal.migrations import migrate
@@ -79,22 +80,46 @@ def test_a_new_journal_waits_for_whoever_is_making_it(journal_url, tmp_path, loc
     other.close()
 
 
-def test_a_forked_child_uses_connections_of_its_own(journal):
+def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(journal, journal_url):
     journal.facts.set("x", "before")
-    connections = journal.database.engine
 
     def child():
-        fine = journal.database.engine is not connections and journal.facts.get("x") == "before"
-        journal.facts.set("child", "was here")
-        os._exit(0 if fine else 1)
+        with pytest.raises(UsageError, match="forked"):
+            journal.facts.get("x")
+        journal.close()  # it must not end the parent's connections
+        own = Journal(journal_url)
+        own.facts.set("child", own.facts.get("x"))
+        own.close()
+        del own
+        gc.collect()
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(20)
 
     assert process.exitcode == 0
-    assert journal.database.engine is connections
-    assert journal.facts.get("child") == "was here"
+    assert journal.facts.get("child") == "before"
+
+
+def test_what_fails_for_a_passing_reason_is_done_again_from_its_start(journal, monkeypatch):
+    slept = []
+    monkeypatch.setattr("core.journal.database.time", SimpleNamespace(sleep=slept.append))
+    tries = []
+
+    def work(connection):
+        tries.append(None)
+        connection.exec_driver_sql(f"INSERT INTO home VALUES ('try-{len(tries)}', 'x')")
+        if len(tries) < 3:
+            raise JournalUnavailable("A deadlock was ended.")
+        return "done"
+
+    assert journal.database.retried(work) == "done"
+    assert [journal.facts.get(f"try-{number}") for number in (1, 2, 3)] == [None, None, "x"]
+    assert len(slept) == 2
+
+    with pytest.raises(JournalUnavailable):
+        journal.database.retried(lambda _: (_ for _ in ()).throw(JournalUnavailable("away")))
+    assert len(slept) < 10
 
 
 def test_threads_that_write_together_lose_nothing(journal):

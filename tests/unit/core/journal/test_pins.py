@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from core.journal.leases import VERSION
 from core.journal.pins import LIBRARY, SERVER, TOMBSTONE
 from core.journal.records import Advance
 from core.models import Area, Ref
@@ -58,10 +59,10 @@ def test_a_commit_is_pinned_whatever_became_of_the_row_meanwhile(journal, make_r
     ref = record.ref
     with journal.database.write() as connection:
         journal.versions.put([(record, ())], connection)
-    fence = journal.leases.acquire([ref], "me")[ref]
+    lease = journal.leases.take(VERSION, [ref]).token
     seen = record.content_digest if is_current else B
     facts = {"published_digest": seen, "revision": 1, "published_here": True}
-    assert journal.versions.advance([Advance(ref, fence, seen, facts, {"error": None})]) == [
+    assert journal.versions.advance([Advance(ref, lease, seen, facts, {"error": None})]) == [
         is_current
     ]
     assert journal.pins.get(ref) == seen

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from core.journal.leases import VERSION
 from core.journal.records import Advance
 from core.models import Area, Ref, Status, Strategy, SyncState
 
@@ -178,8 +179,8 @@ class TestAdvance:
     @pytest.fixture
     def step(self, journal, put):
         record = put(sync_state=SyncState.PENDING)
-        fence = journal.leases.acquire([A], "host:1:1")[A]
-        return Advance(A, fence, record.content_digest, self.FACTS, self.STATE)
+        held = journal.leases.take(VERSION, [A])
+        return Advance(A, held.token, record.content_digest, self.FACTS, self.STATE)
 
     def found(self, versions):
         record = versions.get(A)
@@ -195,7 +196,7 @@ class TestAdvance:
         assert self.found(versions) == (5, "pending")
 
     def test_of_a_lost_lease_writes_nothing(self, versions, step):
-        late = dataclasses.replace(step, fence=step.fence - 1)
+        late = dataclasses.replace(step, lease="of another taking")
         assert versions.advance([late]) == [False]
         assert self.found(versions) == (None, "pending")
 
@@ -206,5 +207,5 @@ class TestAdvance:
         assert versions.get(A) is None
 
     def test_of_nothing_is_done(self, versions, step):
-        assert versions.advance([Advance(A, step.fence, step.content_digest)]) == [True]
+        assert versions.advance([Advance(A, step.lease, step.content_digest)]) == [True]
         assert versions.advance([]) == []

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support.processes import open_anew
 
+from core.journal import Journal
 from core.journal.database import Database
 from core.models import Area, Move, Ref, Strategy, SyncState
 from core.playbooks.decisions import Decision, decide
@@ -24,12 +26,13 @@ OLD, NEW = {"shell/stop.sh": b"old\n"}, {"shell/stop.sh": b"new\n", "python/x.py
 MAX_POINTS = 150
 
 
-def run_killed_at(point: int, work: Callable[[], object]) -> tuple[bool, bool]:
+def run_killed_at(journal: Journal, point: int, work: Callable[[], object]) -> tuple[bool, bool]:
     """Fork, do ``work`` and die at ``point``; (was it acknowledged, did it reach its end)."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
+            open_anew(journal)
             _count_down(point)
             work()
             os.write(writer, b"acknowledged")
@@ -62,11 +65,13 @@ def _count_down(point: int) -> None:
     real_write = Database.write
 
     @contextmanager
-    def write(self: Database) -> Iterator[Any]:
-        with real_write(self) as connection:
+    def write(self: Database, *, alone: bool = True) -> Iterator[Any]:
+        with real_write(self, alone=alone) as connection:
             yield connection
+            if alone:  # a heartbeat is no step
+                tick()
+        if alone:
             tick()
-        tick()
 
     Database.write = write  # type: ignore[method-assign]
 
@@ -74,7 +79,7 @@ def _count_down(point: int) -> None:
 def survives(store, work: Callable[[], object], check: Callable[[bool], None], reset) -> None:
     for point in range(MAX_POINTS):
         reset()
-        acknowledged, ended = run_killed_at(point, work)
+        acknowledged, ended = run_killed_at(store.journal, point, work)
         store.recover()
         assert verify(store) == [], point
         assert store.journal.intents.open() == []
@@ -208,9 +213,9 @@ def test_a_recovery_that_is_killed_itself(crashed, make_draft):
         crashed.delete([REF])
         crashed.create(make_draft(OLD), check_scripts=False)
         update = lambda: crashed.update("stop-rds", make_draft(NEW), check_scripts=False)  # noqa: E731
-        run_killed_at(first, update)
+        run_killed_at(crashed.journal, first, update)
         for second in range(MAX_POINTS):
-            if run_killed_at(second, crashed.recover)[1]:
+            if run_killed_at(crashed.journal, second, crashed.recover)[1]:
                 break
         assert crashed.read(REF) in (OLD, NEW)
         assert verify(crashed) == []

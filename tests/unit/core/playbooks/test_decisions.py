@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import LeaseHeld, NotFound, Refused, UsageError
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.models import Area, Ref, Strategy, SyncState
 from core.playbooks.decisions import Decision, decide
 from core.playbooks.verify import verify
@@ -87,8 +87,7 @@ def test_what_is_sensitive_is_not_published(store, make_draft):
 
 
 def test_one_at_a_time(waiting):
-    waiting.journal.leases.acquire([REF], this_process() + "#another")
-    with pytest.raises(LeaseHeld):
+    with waiting.journal.leases.holding(VERSION, [REF]), pytest.raises(LeaseHeld):
         decide(waiting, REF, Decision.DISCARD)
     assert waiting.read(REF) == SCRIPT
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.encryption import is_sealed
 from core.errors import ServerUnreachable
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.models import Area, Move, Ref, Strategy, SyncState
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.edits import EditReport, Edits
@@ -19,7 +19,6 @@ from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
 
 REF, NEXT = Ref("stop-rds", "1.0.0"), Ref("stop-rds", "1.0.1")
-ANOTHER = f"{this_process()}#another"
 OLD = {"shell/stop.sh": b"echo stop\n", "python/a.py": b"a = 1\n"}
 
 
@@ -232,9 +231,8 @@ def test_a_sensitive_default_in_clear_is_sealed(home, make_draft):
 
 def test_an_edit_while_a_worker_is_at_the_version_waits(home, folder):
     (folder / "shell/stop.sh").write_bytes(b"echo new\n")
-    held = home.store.journal.leases.acquire([REF], ANOTHER)
-    assert list(home.sync().deferred) == ["stop-rds@1.0.0"]
-    home.store.journal.leases.release(list(held), ANOTHER)
+    with home.store.journal.leases.holding(VERSION, [REF]):
+        assert list(home.sync().deferred) == ["stop-rds@1.0.0"]
     assert home.sync().updated == [REF]
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import open_anew
 
 from core.errors import IntegrityError, LeaseHeld, NotFound, Refused, ServerUnreachable
+from core.journal import Journal
 from core.journal.database import Database
 from core.models import Area, Move, Ref
 from core.playbooks.edits import Edits
@@ -126,11 +128,12 @@ def test_an_unpublished_version_has_nothing_to_be_restored_from(restorer, store,
 
 
 # -- killed at every step -------------------------------------------------------------------
-def killed_at(point: int, work: Callable[[], object]) -> bool:
+def killed_at(journal: Journal, point: int, work: Callable[[], object]) -> bool:
     """Do ``work`` in a child that kills itself before its n-th step; whether it got to its end."""
     pid = os.fork()
     if pid == 0:
         try:
+            open_anew(journal)
             _count_down(point)
             work()
         finally:
@@ -158,11 +161,13 @@ def _count_down(point: int) -> None:
     real_write = Database.write
 
     @contextmanager
-    def write(self: Database) -> Iterator[Any]:
-        with real_write(self) as connection:
+    def write(self: Database, *, alone: bool = True) -> Iterator[Any]:
+        with real_write(self, alone=alone) as connection:
             yield connection
+            if alone:  # a heartbeat is no step
+                tick()
+        if alone:
             tick()
-        tick()
 
     Database.write = write  # type: ignore[method-assign]
 
@@ -190,7 +195,7 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         (folder / "shell/stop.sh").write_bytes(NEW["shell/stop.sh"])
         if kind == "renamed":
             folder.rename(folder.with_name("v2.0.0"))
-        was_killed = killed_at(point, sync)
+        was_killed = killed_at(store.journal, point, sync)
         store.recover()
         for _ in range(2):
             sync()

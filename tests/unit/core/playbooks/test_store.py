@@ -20,7 +20,7 @@ from core.errors import (
     StorageError,
     UsageError,
 )
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.models import Area, Move, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks import writing
 from core.playbooks.drafts import draft_from_folder
@@ -231,13 +231,11 @@ def test_another_version_asked_for_leaves_the_unpublished_one(store, make_draft)
 
 def test_no_update_under_a_publisher(store, make_draft):
     store.create(make_draft())
-    owner = this_process() + "#task"
-    store.journal.leases.acquire([REF], owner)
-    with pytest.raises(LeaseHeld):
-        store.update("stop-rds", make_draft({}))
-    with pytest.raises(LeaseHeld):
-        store.delete([REF], unless_busy=True)
-    store.journal.leases.release([REF], owner)
+    with store.journal.leases.holding(VERSION, [REF]):
+        with pytest.raises(LeaseHeld):
+            store.update("stop-rds", make_draft({}))
+        with pytest.raises(LeaseHeld):
+            store.delete([REF], unless_busy=True)
     store.update("stop-rds", make_draft({}))
     assert store.read(REF) == {}
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import AlreadyExists, LeaseHeld, NotFound, Refused, ServerUnreachable, UsageError
+from core.journal.leases import VERSION
 from core.models import Area, Ref, Status, Strategy, SyncState
 from core.publishing.conflicts import Choice
 
@@ -130,8 +131,7 @@ def test_without_an_open_conflict_there_is_nothing_to_settle(machines):
 
 def test_while_a_worker_is_at_it_it_waits(at_odds):
     here, _ = at_odds
-    here.journal.leases.acquire([REF], "another-host:1:1")
-    with pytest.raises(LeaseHeld):
+    with here.journal.leases.holding(VERSION, [REF]), pytest.raises(LeaseHeld):
         here.resolve(REF, take="theirs")
 
 

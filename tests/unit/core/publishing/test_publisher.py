@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import EscherError, IntegrityError, NotFound, UsageError
 from core.files import sha256_bytes
-from core.journal.leases import this_process
+from core.journal.leases import VERSION
 from core.models import Area, FileEntry, OutcomeState, Ref, Strategy, SyncState, content_digest
 
 CANARY = b"echo CANARY-SCRIPT\n"
@@ -191,12 +191,10 @@ def test_a_sign_in_page_defers_and_says_what_to_check(desk, reference):
 def test_a_leased_version_waits(desk):
     ref = desk.shelf.add("leased")
     desk.publisher.request([ref])
-    owner = this_process() + "#other"
-    desk.journal.leases.acquire([ref], owner)
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-    desk.journal.leases.release([ref], owner)
+    with desk.journal.leases.holding(VERSION, [ref]):
+        assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
     assert desk.publisher.upload([ref])[ref].state is OutcomeState.DONE
-    assert desk.journal.leases.acquire([ref], owner) != {}  # and it was given back
+    assert desk.journal.leases.take(VERSION, [ref])  # and it was given back
 
 
 def test_a_lost_lease_writes_nothing(desk):
@@ -205,7 +203,7 @@ def test_a_lost_lease_writes_nothing(desk):
 
     def lose(_: Ref) -> None:
         with desk.journal.database.write() as connection:
-            connection.exec_driver_sql("UPDATE versions SET lease_fence = lease_fence + 1")
+            connection.exec_driver_sql("UPDATE leases SET token = 'another'")
 
     desk.shelf.before_read = lose
     assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING

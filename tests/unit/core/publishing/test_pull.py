@@ -6,6 +6,7 @@ import pytest
 from support.feed import change_item
 
 from core.errors import Refused, ServerUnreachable, StorageError, UsageError
+from core.journal.leases import VERSION
 from core.journal.schema import pins
 from core.models import Area, OutcomeState, Ref, Status, Strategy, SyncState
 from core.publishing.pull import CURSOR
@@ -510,11 +511,9 @@ class TestInterrupted:
         here, _ = machines
         ref = here.created_and_published()
         reviewer.set_status(ref, Status.APPROVED)
-        owner = "another-host:1:1"
-        here.journal.leases.acquire([ref], owner)
-        report = here.pull()
+        with here.journal.leases.holding(VERSION, [ref]):
+            report = here.pull()
         assert (list(report.deferred), report.failed) == ([str(ref)], {})
-        here.journal.leases.release([ref], owner)
         here.skew = 5
         assert here.pull().updated == [ref]
         assert here.state(ref)[2] == "approved"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.processes import dead_owner
 from support.service import eventually
 
 from core.errors import Refused
@@ -43,17 +44,10 @@ def _mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def _dead_process() -> tuple[int, int]:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = int(psutil.Process(process.pid).create_time())
-    process.communicate()
-    return process.pid, started
-
-
-def _as_if_by(folder: Path, pid: int, started: int, ends_at: int | None = None) -> Path:
+def _as_if_by_the_dead(folder: Path, ends_at: int | None = None) -> Path:
     lease = reaper.read_name(folder.name)
     assert lease is not None
-    other = lease._replace(pid=pid, started_at=started, ends_at=ends_at or lease.ends_at)
+    other = lease._replace(owner=str(dead_owner()), ends_at=ends_at or lease.ends_at)
     return folder.rename(folder.with_name(other.text))
 
 
@@ -203,24 +197,31 @@ class TestARootInASharedPlace:
 
 class TestAfterACrash:
     def test_what_has_ended_goes(self, clear):
-        pid, started = _dead_process()
-        old = _as_if_by(clear.write(SCRIPT).folder, pid, started, ends_at=int(time.time()) - 5)
+        old = _as_if_by_the_dead(clear.write(SCRIPT).folder, ends_at=int(time.time()) - 5)
         assert clear.recover() == 1
         assert not old.exists()
 
     def test_what_a_dead_process_held_goes(self, clear):
         lease = clear.write(SCRIPT, held=True)
         assert clear.recover() == 0, "its holder lives"
-        dead = _as_if_by(lease.folder, *_dead_process())
+        dead = _as_if_by_the_dead(lease.folder)
         assert clear.recover() == 1
         assert not dead.exists()
 
     def test_what_it_handed_out_stays_to_its_end_with_a_reaper(self, clear, spawned):
         lease = clear.write(SCRIPT)
-        dead = _as_if_by(lease.folder, *_dead_process())
+        dead = _as_if_by_the_dead(lease.folder)
         assert clear.recover() == 0
         assert dead.exists()
         assert spawned == [(dead.parent, 60)]
+
+    def test_a_name_of_an_earlier_version_ends_by_its_time(self, clear):
+        folder = clear.write(SCRIPT).folder
+        now = int(time.time())
+        for end, goes in ((now + 60, 0), (now - 5, 1)):
+            folder = folder.rename(folder.with_name(f"{end}-t-17-1700000000-0123456789abcdef@host"))
+            assert clear.recover() == goes
+        assert not folder.exists()
 
     def test_other_names_are_left_alone(self, clear):
         lease = clear.write(SCRIPT)

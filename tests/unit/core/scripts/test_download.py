@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import time
 
 import pytest
 from pydantic import SecretStr
+from support.processes import dead_owner, downloads_of, far_owner, leave_dead
 from support.scripts import ScriptDesk, entries
 
 from core.errors import (
@@ -19,7 +18,7 @@ from core.errors import (
     UsageError,
 )
 from core.journal.downloads import DownloadState
-from core.journal.leases import this_process
+from core.journal.leases import DOWNLOAD
 from core.models import OutcomeState, Ref, Status
 from core.scripts.entries import ScriptKey
 from core.scripts.staging import row_key
@@ -41,15 +40,6 @@ def desk(tenant_settings, now):
     desk = ScriptDesk(tenant_settings, clock=lambda: now[0])
     yield desk
     desk.close()
-
-
-@pytest.fixture
-def dead_owner():
-    """As `this_process` named a process that is gone."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    host = this_process().split(":")[0]
-    process.communicate(b"\n", timeout=20)
-    return f"{host}:{process.pid}:1#0123456789ab"
 
 
 def states(outcomes):
@@ -214,7 +204,7 @@ def test_a_batch_is_downloaded_then_verified(desk):
     assert desk.cache.entries() == []
     rows = desk.journal.downloads.all()
     assert {row.state for row in rows} == {DownloadState.STAGED}
-    assert {row.owner for row in rows} == {None}
+    assert all(desk.journal.downloads.is_free(row) for row in rows)
     assert set(states(desk.downloads.verify(keys)).values()) == {"done"}
     assert len(desk.cache.entries()) == 20
     assert desk.journal.downloads.all() == []
@@ -337,38 +327,40 @@ def test_a_fetch_never_takes_staged_bytes_of_other_content(desk):
     assert_nothing_left(desk)
 
 
-def claim_and_die(desk, key, owner):
+def claim_and_die(desk, key):
     """What a process leaves behind that was killed while bytes flowed."""
     row = row_key(key)
-    assert desk.journal.downloads.claim({row: "dead"}, owner).mine
+    downloads = downloads_of(desk.journal, dead_owner())
+    claimed = downloads.claim({row: "dead"})
+    assert claimed.mine
     with desk.journal.database.write() as connection:
-        desk.journal.downloads.reserve({row: 5000}, owner, connection)
+        downloads.reserve({row: 5000}, claimed.lease, connection)
     folder = desk.cache.layout.staging / "dead" / key.format
     folder.mkdir(parents=True)
     (folder / "run.sh").write_bytes(b"echo hal")
 
 
-def test_a_dead_owner_is_taken_over_at_once(desk, dead_owner):
+def test_a_dead_owner_is_taken_over_at_once(desk):
     key = desk.add("killed")
-    claim_and_die(desk, key, dead_owner)
+    claim_and_die(desk, key)
     began = time.monotonic()
     assert desk.downloads.fetch(key).fresh
     assert time.monotonic() - began < 2
     assert_nothing_left(desk)
 
 
-def test_a_dead_owner_is_taken_over_by_a_batch(desk, dead_owner):
+def test_a_dead_owner_is_taken_over_by_a_batch(desk):
     key = desk.add("killed2")
-    claim_and_die(desk, key, dead_owner)
+    claim_and_die(desk, key)
     assert states(desk.downloads.download([key])) == {key: "done"}
     assert states(desk.downloads.verify([key])) == {key: "done"}
     assert_nothing_left(desk)
 
 
-def test_recovery_removes_what_the_dead_left_and_nothing_else(desk, dead_owner):
+def test_recovery_removes_what_the_dead_left_and_nothing_else(desk):
     dead, staged = desk.add("dead"), desk.add("staged2")
     desk.downloads.download([staged])
-    claim_and_die(desk, dead, dead_owner)
+    claim_and_die(desk, dead)
     (desk.cache.layout.staging / "nobodys").mkdir()
     assert desk.downloads.recover() == 2
     assert [row.key for row in desk.journal.downloads.all()] == [row_key(staged)]
@@ -387,14 +379,12 @@ def test_what_nobody_verified_for_an_hour_is_let_go(desk, now):
     assert states(desk.downloads.verify([key])) == {key: "waiting"}
 
 
-def test_the_lease_of_another_host_holds_until_it_ends(desk):
+def test_the_lease_of_another_process_holds_until_it_dies(desk):
     key = desk.add("elsewhere")
-    row = row_key(key)
-    desk.journal.downloads.claim({row: "theirs"}, "elsewhere:1:1#a", seconds=300)
+    downloads_of(desk.journal, far_owner()).claim({row_key(key): "theirs"})
     assert states(desk.downloads.download([key])) == {key: "waiting"}
     assert states(desk.downloads.verify([key])) == {key: "waiting"}
-    later = time.time() + 301
-    desk.journal.downloads._clock = lambda: later
+    leave_dead(desk.journal)
     assert states(desk.downloads.download([key])) == {key: "done"}
 
 
@@ -405,16 +395,15 @@ def test_who_lost_his_lease_writes_nothing(desk, monkeypatch):
 
     def taken_over_meanwhile(file, target, **options):
         count = fetch(file, target, **options)
-        downloads = desk.journal.downloads
-        with monkeypatch.context() as patch:
-            patch.setattr(downloads, "is_free", lambda *_: True)
-            downloads.claim({row_key(key): "theirs"}, "elsewhere:1:1#b")
+        leave_dead(desk.journal)
+        downloads_of(desk.journal, far_owner()).claim({row_key(key): "theirs"})
         return count
 
     monkeypatch.setattr(desk.server, "download", taken_over_meanwhile)
     desk.downloads.download([key])
     row = desk.journal.downloads.get(row_key(key))
-    assert (row.owner, row.staged, row.state.value) == ("elsewhere:1:1#b", "theirs", "running")
+    assert (row.staged, row.state.value) == ("theirs", "running")
+    assert desk.journal.leases.holder(DOWNLOAD, row.key) == far_owner()
     assert desk.staging == []
 
 
@@ -425,7 +414,8 @@ def test_an_interrupted_batch_gives_its_claims_back(desk, monkeypatch):
         desk.downloads.download([key])
     monkeypatch.undo()
     row = desk.journal.downloads.get(row_key(key))
-    assert (row.owner, row.state.value, row.error_type) == (None, "failed", "TransferInterrupted")
+    assert (row.state.value, row.error_type) == ("failed", "TransferInterrupted")
+    assert desk.journal.downloads.is_free(row)
     assert desk.downloads.fetch(key).fresh
 
 

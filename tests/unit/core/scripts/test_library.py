@@ -50,10 +50,8 @@ class Shelf:
         said = {"playbook_id": REF[0], "version": REF[1], "files": [file], **self.changes}
         return Script(**said)
 
-    def download(self, file, target: Path, *, renew, on_bytes):
+    def download(self, file, target: Path, *, renew):
         assert renew() == file
-        if on_bytes is not None:
-            on_bytes(len(self.content))
         target.write_bytes(self.content)
         return DownloadCount(len(self.content), 0)
 
@@ -89,7 +87,7 @@ def library(tmp_path, journal, shelf, clock):
 
 
 def keep(library, ref=REF):
-    return library.keep(ref, lambda _: None)
+    return library.keep(ref)
 
 
 def test_metadata_is_kept_and_found_offline(library, shelf, tmp_path):

@@ -17,7 +17,6 @@ from support.service import eventually
 from core.errors import IntegrityError, NotFound, TransferInterrupted
 from core.files import sha256_bytes
 from core.journal.downloads import DownloadState
-from core.journal.leases import this_process
 from core.models import Ref
 from core.scripts.entries import ScriptKey
 from core.scripts.single_flight import SingleFlight, pauses
@@ -93,20 +92,6 @@ def test_those_who_waited_for_an_interrupted_call_are_told_to_ask_again():
         stage.may_end.set()
         assert isinstance(first.exception(20), KeyboardInterrupt)
         assert second.exception(20) is None or isinstance(second.exception(), TransferInterrupted)
-
-
-def test_a_forked_child_waits_for_nobody_of_its_parent():
-    flights, stage = SingleFlight(), Stage()
-    thread = threading.Thread(target=flights.run, args=("key", stage))
-    thread.start()
-    assert stage.begun.wait(20)
-    child = os.fork()
-    if child == 0:
-        os._exit(7 if flights.run("key", lambda: 7) == 7 else 1)
-    _, status = os.waitpid(child, 0)
-    stage.may_end.set()
-    thread.join(20)
-    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_pauses_grow_from_20_to_200_ms():
@@ -197,7 +182,8 @@ def test_a_failure_reaches_those_who_waited_in_other_processes(desk, monkeypatch
                 call.result(20)
     other.close()
     row = desk.journal.downloads.get(row_key(key))
-    assert (row.state, row.owner) == (DownloadState.FAILED, None)
+    assert row.state is DownloadState.FAILED
+    assert desk.journal.downloads.is_free(row)
 
 
 def test_a_killed_owner_is_taken_over_at_once_by_who_waits(desk, reference):
@@ -236,14 +222,13 @@ def test_who_comes_just_after_a_failure_that_began_before_shares_it(desk, monkey
     key = ScriptKey(Ref("late", "1.0.0"), "shell")
     row = row_key(key)
     downloads = desk.journal.downloads
-    owner = f"{this_process()}#theirs"
     find = desk.cache.find
 
     def fails_meanwhile(asked):
         found = find(asked)
         if downloads.get(row) is None:
-            downloads.claim({row: "x"}, owner)
-            downloads.settle({row: downloads.failed("IntegrityError", "wrong twice")}, owner)
+            lease = downloads.claim({row: "x"}).lease
+            downloads.settle({row: downloads.failed("IntegrityError", "wrong twice")}, lease)
         return found
 
     monkeypatch.setattr(desk.cache, "find", fails_meanwhile)

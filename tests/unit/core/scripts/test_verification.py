@@ -24,10 +24,7 @@ def desk(tenant_settings):
 
 
 def verify(desk, *keys):
-    owner = "here:1:1#a"
-    with Claim(
-        desk.journal, desk.cache.layout.staging, owner, keys, fresh=False, staged=True
-    ) as claim:
+    with Claim(desk.journal, desk.cache.layout.staging, keys, fresh=False, staged=True) as claim:
         results = verify_staged(desk.cache, claim, claim.staged(), 4)
         claim.settle(results)
     return results
