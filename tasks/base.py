@@ -15,6 +15,7 @@ from celery.utils.log import get_task_logger
 from core.backoff import Backoff
 from core.errors import EscherError, PermanentError, TransientError
 from core.journal import JobState
+from core.journal.leases import JOB
 from core.models import Outcome, OutcomeState, Ref
 from core.service import PlaybookService
 from core.settings import load_settings
@@ -85,7 +86,8 @@ def whole_job(opened: PlaybookService, job_id: str) -> Iterator[None]:
     jobs = opened.journal.jobs
     jobs.start(job_id)
     try:
-        yield
+        with opened.journal.leases.holding(JOB, [(job_id,)]):  # should we be killed, a sync sees it
+            yield
     except TransientError:
         raise  # tried again by the task, and after that by the sync
     except Exception as error:

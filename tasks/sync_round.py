@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from core.errors import EscherError
-from core.journal import Job, JobState
+from core.journal import Job, JobState, leases
 from core.journal.leases import SYNC
 from core.models import Ref
 from core.secrets.findings import findings_json
@@ -25,8 +25,9 @@ from tasks.base import logger
 from tasks.leftovers import close_settled
 
 MAX_ROUNDS = 10  # of one task: those who go on asking are answered by another one
-# A worker that has held a message for longer than this may be dead (it was killed, or the broker
-# was): its work is queued again, and whichever comes second finds it done or leased.
+# What a dead worker held by a lease is queued again at once. A worker that has held a message for
+# longer than this, and has left no lease, may be dead as well (or the broker was): its work is
+# queued again, too, and whichever comes second finds it done or leased.
 LOST_BATCH_SECONDS = 120.0
 LOST_JOB_SECONDS = 3600.0
 WHOLE_JOBS = frozenset({"reindex", "verify", "import", "evict"})
@@ -44,15 +45,14 @@ def run(
     ``look`` tells what is under way in the broker; None from it: there is no broker, so everything
     is done in this process.
     """
-    leases = service.journal.leases
-    with leases.holding(SYNC, [()]) as held:
+    with service.journal.leases.holding(SYNC, [()]) as held:
         if not held:
             logger.info("sync: another one runs, and answers")
             return None
         for _ in range(MAX_ROUNDS):
             messages = look()
             report = _round(service, job_id, messages)
-            if leases.give_back_unless_asked(held, SYNC):
+            if service.journal.leases.give_back_unless_asked(held, SYNC):
                 break
         else:
             if messages is not None:
@@ -101,7 +101,8 @@ def _do(
     asked: Sequence[Job],
 ) -> dict[str, Any]:
     inline = messages is None
-    names = set() if messages is None else messages.since(time.time() - LOST_BATCH_SECONDS)
+    died_with = _held_by_the_dead(service)
+    names = _under_way(messages, LOST_BATCH_SECONDS, died_with)
     accepts = any(job.request.get("accept_deletions") for job in asked)
     plan = service.look_at_both_sides(set(_refs(names)), accept_deletions=accepts)
     gate = stricter(*(job.request.get("secrets_gate") for job in asked))
@@ -111,7 +112,7 @@ def _do(
         service.journal.jobs.note_result([job.job_id for job in asked], early)
     _queue(service, plan, job_id, inline=inline)
     if messages is not None:
-        known = messages.since(time.time() - LOST_JOB_SECONDS)
+        known = _under_way(messages, LOST_JOB_SECONDS, died_with)
         for job in service.journal.jobs.unfinished():
             if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
                 jobs.dispatch(service, job, [], inline=False)
@@ -123,6 +124,27 @@ def _do(
     _resume_downloads(service, names, inline=inline)
     close_settled(service)
     return service.finish_sync(plan)
+
+
+def _held_by_the_dead(service: PlaybookService) -> set[str]:
+    """Refs and job ids that a dead process had in hand; they are free now."""
+    names = set()
+    for kind, *item in service.journal.leases.end_those_of_the_dead():
+        match kind:
+            case leases.VERSION | leases.DOWNLOAD:
+                names.add(str(Ref(item[0], item[1])))
+            case leases.JOB:
+                names.add(item[0])
+    return names
+
+
+def _under_way(
+    messages: broker.UnderWay | None, lost_seconds: float, died_with: set[str]
+) -> set[str]:
+    """What a message stands for that waits, or that somebody alive has taken."""
+    if messages is None:
+        return set()
+    return messages.since(time.time() - lost_seconds) - (died_with - messages.waiting)
 
 
 def _queue(service: PlaybookService, plan: SyncPlan, job_id: str | None, *, inline: bool) -> None:

@@ -1,16 +1,22 @@
-"""A sync soon after an edit on disk, while `up` runs: a thread beside the worker of `control`."""
+"""A sync soon after an edit on disk, and soon after a process died with work in its hands.
+
+Two threads beside each worker of `control`, while it runs.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from core.errors import BrokerUnreachable
+from core.errors import BrokerUnreachable, EscherError
+from core.journal.heartbeats import BEAT_SECONDS
+from core.service import PlaybookService
 from core.settings import load_settings
 from tasks import workflows
-from tasks.base import logger
+from tasks.base import logger, service
 
 _stop = threading.Event()
 
@@ -27,6 +33,36 @@ def watch_folders(sender: Any = None, **_: Any) -> None:
         target=watch, args=(settings, _sync, _stop), name="escher-watch", daemon=True
     )
     thread.start()
+    threading.Thread(
+        target=look_after_the_dead,
+        args=(service, _sync, _stop),
+        name="escher-survivor",
+        daemon=True,
+    ).start()
+
+
+def look_after_the_dead(
+    opened: Callable[[], PlaybookService],
+    sync: Callable[[], object],
+    stop: threading.Event,
+    seconds: float = BEAT_SECONDS,
+) -> None:
+    """Ask for a sync once whenever a dead process holds something; until ``stop``.
+
+    The broker brings a killed worker's message back after an hour; the sync queues what it held.
+    """
+    is_told = False
+    while not stop.wait(seconds):
+        try:
+            found = opened().journal.leases.has_dead_owners()
+            if found and not is_told:
+                logger.warning("a process died with work in its hands")
+                sync()
+            is_told = found
+        except EscherError as error:  # the journal may be away for a while
+            logger.warning("nobody looks after the dead just now: %s", error)
+        except Exception:  # noqa: BLE001 — a mistake of ours must not end the look-out for good
+            logger.exception("nobody looks after the dead just now")
 
 
 @worker_shutting_down.connect

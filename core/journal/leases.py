@@ -5,6 +5,7 @@
     name                              who takes it
     version:<id>:<version>            a step of publishing, a pull, a command that changes it
     download:<id>:<version>:<format>  an attempt at bringing a script into the cache
+    job:<job id>                      the task that is a whole job: a sign of life, it keeps nobody off
     sync                              the one sync of a home
 
 A row is there while the lease is held: ``owner`` is the process (`core.processes.Owner`), ``token``
@@ -38,7 +39,7 @@ from core.journal.schema_sync import leases as table
 from core.models import Ref
 from core.processes import Deaths, Owner, this_process
 
-VERSION, DOWNLOAD, SYNC = "version", "download", "sync"
+VERSION, DOWNLOAD, JOB, SYNC = "version", "download", "job", "sync"
 CHUNK = 400  # names in one IN (…)
 
 T = TypeVar("T", bound=tuple[str, ...])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 import time
 from typing import Any
 
 import pytest
 from support.playbooks import draft
+from support.processes import dead_owner, leases_of, owner
+from support.service import eventually
 
 from cli.jobs_commands import exit_code
 from core.errors import StorageError
 from core.journal import JobState
-from core.journal.leases import SYNC
+from core.journal.leases import JOB, SYNC, VERSION
 from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
@@ -20,6 +24,7 @@ from core.sync import SyncPlan
 from tasks import base, broker, jobs, sync_round, workflows
 from tasks.sync_round import BUSY_SECONDS, look_again, run
 from tasks.syncing import sync
+from tasks.watching import look_after_the_dead
 
 NOTHING = broker.UnderWay(frozenset(), {})
 
@@ -128,6 +133,79 @@ def test_who_comes_while_another_process_syncs_looks_again_soon_and_once(
     for _ in range(5):
         assert sync.run() == {"ran": False}
     assert sent == [BUSY_SECONDS]
+
+
+class TestADeadWorker:
+    """Its messages are with it, for an hour; what it held is queued again by the next sync."""
+
+    def under_way(
+        self,
+        service: PlaybookService,
+        monkeypatch: pytest.MonkeyPatch,
+        *refs: str,
+        waiting: str = "",
+    ) -> set[str]:
+        seen: list[set[str]] = []
+
+        def look(under_way: set[Ref]) -> SyncPlan:
+            seen.append({str(ref) for ref in under_way})
+            return SyncPlan(time.time())
+
+        finds(monkeypatch, service, look)
+        messages = broker.UnderWay(frozenset({waiting} - {""}), dict.fromkeys(refs, time.time()))
+        run(service, None, lambda: messages)
+        return seen[0]
+
+    def test_what_it_held_is_under_way_no_more(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        dead = leases_of(service.journal, dead_owner())
+        dead.take(VERSION, [Ref("a", "1.0.0"), Ref("b", "1.0.0")])
+        leases_of(service.journal, owner()).take(VERSION, [Ref("c", "1.0.0")])
+        all_ = ("a@1.0.0", "b@1.0.0", "c@1.0.0")
+        found = self.under_way(service, monkeypatch, *all_, waiting="b@1.0.0")
+        assert found == {"b@1.0.0", "c@1.0.0"}, "a message that waits is nobody's yet"
+
+    def test_a_whole_job_that_it_was_at_is_queued_again(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        job_id, _ = service.journal.jobs.create("verify", {})
+        with base.whole_job(service, job_id):
+            assert self.under_way(service, monkeypatch, job_id) == set()
+            assert sent == [], "it is at it"
+        leases_of(service.journal, dead_owner()).take(JOB, [(job_id,)])
+        self.under_way(service, monkeypatch, job_id)
+        assert sent == [None]
+
+    def test_a_survivor_asks_for_a_sync_once_for_each_death(self, service: PlaybookService) -> None:
+        asked, looks, stop = [], itertools.count(), threading.Event()
+        looked, ref = [0], Ref("a", "1.0.0")
+
+        def opened() -> PlaybookService:
+            looked[0] = next(looks)
+            return service
+
+        def look_some_more() -> None:
+            until = looked[0] + 3
+            eventually(lambda: looked[0] >= until, 10, "the survivor looks")
+
+        arguments = (opened, lambda: asked.append(None), stop, 0.01)
+        thread = threading.Thread(target=look_after_the_dead, args=arguments)
+        thread.start()
+        try:
+            with service.journal.leases.holding(VERSION, [ref]):
+                look_some_more()
+            assert asked == []
+            for deaths in (1, 2):
+                leases_of(service.journal, dead_owner()).take(VERSION, [ref])
+                look_some_more()
+                assert len(asked) == deaths
+                service.journal.leases.end_those_of_the_dead()
+                look_some_more()
+                assert len(asked) == deaths
+        finally:
+            stop.set()
+            thread.join()
 
 
 class TestLookAgain:
