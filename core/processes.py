@@ -120,15 +120,17 @@ class Deaths:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._seen: dict[Owner, tuple[int | None, float]] = {}
+        self._looked_at = 0.0
 
     def among(
         self, owners: Iterable[Owner], counters: Callable[[], Mapping[str, int]]
     ) -> set[Owner]:
         """The dead of ``owners``; ``counters`` reads the heartbeats by owner id, where they matter.
 
-        Who can't be seen from here is dead once two looks, `SILENT_SECONDS` apart, have shown the
-        same counter, and none between them another. All that matter must be among ``owners`` each
-        time: who is not is forgotten.
+        Who can't be seen from here is dead when all looks over `SILENT_SECONDS` have shown the same
+        counter. A pause of half that time between two looks begins anew: where the observer could
+        not look, as the journal was away, the others could not beat. All that matter must be among
+        ``owners`` each time: who is not is forgotten.
         """
         known = {owner: is_gone(owner, one_kernel=self._one_kernel) for owner in owners}
         dead = {owner for owner, gone in known.items() if gone}
@@ -136,6 +138,9 @@ class Deaths:
         beats = counters() if far else {}
         with self._lock:
             now = self._monotonic()
+            if now - self._looked_at > self._silent_seconds / 2:
+                self._seen.clear()
+            self._looked_at = now
             self._seen = {owner: seen for owner, seen in self._seen.items() if owner in far}
             for owner in far:
                 counter = beats.get(owner.id)

@@ -41,8 +41,12 @@ class Observer:
         self.deaths = Deaths(one_kernel=self.one_kernel, monotonic=lambda: self.now)
 
     def sees_dead(self, owner: Owner, counter: int | None, after: float = 0.0) -> bool:
-        self.now += after
+        """What it sees ``after`` seconds in which it looked at each heartbeat of its own."""
         counters = {} if counter is None else {owner.id: counter}
+        until = self.now + after
+        while self.now < until:
+            self.now = min(self.now + 3.0, until)
+            self.deaths.among([owner], lambda: counters)
         return owner in self.deaths.among([owner], lambda: counters)
 
 
@@ -125,7 +129,16 @@ class TestElsewhere:
     def test_who_moves_lives_however_seldom_one_looks(self):
         observer = Observer()
         for beat in range(5):
-            assert not observer.sees_dead(far(), beat, after=10 * SILENT_SECONDS)
+            observer.now += 10 * SILENT_SECONDS
+            assert not observer.sees_dead(far(), beat)
+
+    def test_where_the_observer_could_not_look_the_others_could_not_beat(self):
+        observer = Observer()
+        assert not observer.sees_dead(far(), 7)
+        observer.now += 5 * SILENT_SECONDS  # the journal was away
+        assert not observer.sees_dead(far(), 7)
+        assert not observer.sees_dead(far(), 7, after=SILENT_SECONDS - 1)
+        assert observer.sees_dead(far(), 7, after=1)
 
     def test_a_first_look_says_nothing(self):
         assert not Observer(now=1e9).sees_dead(far(), 7)
@@ -137,8 +150,8 @@ class TestElsewhere:
 
     def test_a_beat_after_a_silence_begins_anew(self):
         observer = Observer()
-        observer.sees_dead(far(), 7)
-        assert not observer.sees_dead(far(), 8, after=SILENT_SECONDS - 1)
+        assert not observer.sees_dead(far(), 7, after=SILENT_SECONDS - 1)
+        assert not observer.sees_dead(far(), 8)
         assert not observer.sees_dead(far(), 8, after=SILENT_SECONDS - 1)
         assert observer.sees_dead(far(), 8, after=1)
 
