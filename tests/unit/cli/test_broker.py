@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from support.broker import running_broker, send
+from support.service import eventually
 
 from cli import broker
 from cli.broker import BrokerBinary, find_binary, prepare_broker
@@ -59,6 +60,9 @@ def test_it_listens_on_a_private_socket_and_nowhere_else(
 def test_messages_outlive_a_killed_broker(settings: Settings, start: Start) -> None:
     first = start()
     send(settings, "one", "two")
+    # while its disk is slow to sync, the server answers first and writes up to 2 s later
+    with redis.Redis(unix_socket_path=str(settings.broker_socket)) as client:
+        eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0, 20, "it is written")
     first.send_signal(signal.SIGKILL)
     first.wait()
 
