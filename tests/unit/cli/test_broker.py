@@ -62,7 +62,9 @@ def test_messages_outlive_a_killed_broker(settings: Settings, start: Start) -> N
     send(settings, "one", "two")
     # while its disk is slow to sync, the server answers first and writes up to 2 s later
     with redis.Redis(unix_socket_path=str(settings.broker_socket)) as client:
-        eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0, 20, "it is written")
+        eventually(
+            lambda: client.info("persistence")["aof_buffer_length"] == 0, 20, "it is written"
+        )
     first.send_signal(signal.SIGKILL)
     first.wait()
 
