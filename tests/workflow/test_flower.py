@@ -17,10 +17,15 @@ def test_flower_shows_workers_and_tasks_behind_its_password(
     eventually(lambda: service.counts()["published"] == 1, 60, "published")
 
     with service.flower as flower:
-        workers = eventually(lambda: flower.get("/api/workers?refresh=1").json(), 30, "workers")
-        assert len(workers) == 2
-        queues = {queue["name"] for worker in workers.values() for queue in worker["active_queues"]}
-        assert queues == {"transfer", "control", "embed", "search"}
+
+        def queues() -> list[str]:
+            workers = flower.get("/api/workers?refresh=1").json().values()
+            assert len(workers) <= 2
+            return sorted(queue["name"] for worker in workers for queue in worker["active_queues"])
+
+        # a worker that takes no more of a queue for the moment (tasks/lanes.py) is not its reader
+        wanted = ["control", "embed", "search", "transfer"]
+        eventually(lambda: queues() == wanted, 60, "two workers read all queues")
         tasks = flower.get("/api/tasks").json()
         done = [t for t in tasks.values() if t["name"] == "playbooks.publish"]
         assert done
