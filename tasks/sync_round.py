@@ -7,8 +7,9 @@ that finds none.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from core.errors import EscherError
@@ -101,7 +102,8 @@ def _do(
     asked: Sequence[Job],
 ) -> dict[str, Any]:
     inline = messages is None
-    died_with = _held_by_the_dead(service)
+    dead = service.journal.leases.held_by_the_dead()
+    died_with = set(_names(dead))
     names = _under_way(messages, LOST_BATCH_SECONDS, died_with)
     accepts = any(job.request.get("accept_deletions") for job in asked)
     plan = service.look_at_both_sides(set(_refs(names)), accept_deletions=accepts)
@@ -122,20 +124,20 @@ def _do(
         elif plan.pull.deferred:
             look_again(service, BUSY_SECONDS)
     _resume_downloads(service, names, inline=inline)
+    service.journal.leases.end_those_of(dead)  # not before: should we die, too, the next finds them
     close_settled(service)
     return service.finish_sync(plan)
 
 
-def _held_by_the_dead(service: PlaybookService) -> set[str]:
-    """Refs and job ids that a dead process had in hand; they are free now."""
-    names = set()
-    for kind, *item in service.journal.leases.end_those_of_the_dead():
+def _names(dead: Mapping[str, Iterable[tuple[str, ...]]]) -> Iterator[str]:
+    """Refs and job ids that dead processes had in hand."""
+    for kind, *item in itertools.chain.from_iterable(dead.values()):
+        logger.warning("a process that died held %s %s", kind, "@".join(item))
         match kind:
             case leases.VERSION | leases.DOWNLOAD:
-                names.add(str(Ref(item[0], item[1])))
+                yield str(Ref(item[0], item[1]))
             case leases.JOB:
-                names.add(item[0])
-    return names
+                yield item[0]
 
 
 def _under_way(

@@ -18,6 +18,8 @@ from core.settings import load_settings
 from tasks import workflows
 from tasks.base import logger, service
 
+ASK_AGAIN_LOOKS = 10  # the sync that was asked for may have failed, or died as well
+
 _stop = threading.Event()
 
 
@@ -47,18 +49,17 @@ def look_after_the_dead(
     stop: threading.Event,
     seconds: float = BEAT_SECONDS,
 ) -> None:
-    """Ask for a sync once whenever a dead process holds something; until ``stop``.
+    """Ask for a sync when a dead process holds something, and again while it does; until ``stop``.
 
     The broker brings a killed worker's message back after an hour; the sync queues what it held.
     """
-    is_told = False
+    looks = 0  # in a row that found something
     while not stop.wait(seconds):
         try:
-            found = opened().journal.leases.has_dead_owners()
-            if found and not is_told:
+            looks = looks + 1 if opened().journal.leases.has_dead_owners() else 0
+            if looks % ASK_AGAIN_LOOKS == 1:
                 logger.warning("a process died with work in its hands")
                 sync()
-            is_told = found
         except EscherError as error:  # the journal may be away for a while
             logger.warning("nobody looks after the dead just now: %s", error)
         except Exception:  # noqa: BLE001 — a mistake of ours must not end the look-out for good

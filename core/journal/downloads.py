@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -113,34 +114,52 @@ class Downloads:
         the folder it named before is the caller's to remove. ``staged``: what waits to be
         verified; it keeps its folder.
         """
-        with self._database.write() as connection:
-            held = self._leases.take(DOWNLOAD, names, connection)
-            claimed = Claimed(held)
-            if fresh and names:
-                idle = {"fence": 0, "state": DownloadState.RUNNING.value, "reserved_bytes": 0}
-                rows = [{**key._asdict(), **idle} for key in sorted(names)]
-                connection.execute(self._database.insert_ignore(table), rows)
-            changes = []
-            for row in _select(connection, list(names), lock=True):
-                is_staged = row.state is DownloadState.STAGED
-                if (staged if is_staged else fresh) and row.key in held:
-                    claimed.mine[row.key] = row
-                    folder = row.staged if is_staged else names[row.key]
-                    state = row.state if is_staged else DownloadState.RUNNING
-                    changes.append({
-                        **_bound(row.key),
-                        "fence": row.fence + 1, "state": state.value, "staged": folder,
-                    })  # fmt: skip
-                else:
-                    claimed.others[row.key] = row
-            _change(connection, changes)
-            self._leases.give_back_items(held, held.items.difference(claimed.mine), connection)
+        held: Held[DownloadKey] | None = None
+        try:
+            with self._database.write() as connection:
+                held = self._leases.take(DOWNLOAD, names, connection)
+                return self._claim(names, held, connection, fresh=fresh, staged=staged)
+        except BaseException:
+            if held is not None:  # its commit may have come through, and the answer not
+                self._leases.give_back(held)
+            raise
+
+    def _claim(
+        self,
+        names: Mapping[DownloadKey, str],
+        held: Held[DownloadKey],
+        connection: Connection,
+        *,
+        fresh: bool,
+        staged: bool,
+    ) -> Claimed:
+        claimed = Claimed(held)
+        if fresh and names:
+            idle = {"fence": 0, "state": DownloadState.RUNNING.value, "reserved_bytes": 0}
+            rows = [{**key._asdict(), **idle} for key in sorted(names)]
+            connection.execute(self._database.insert_ignore(table), rows)
+        changes = []
+        for row in _select(connection, list(names), lock=True):
+            is_staged = row.state is DownloadState.STAGED
+            if (staged if is_staged else fresh) and row.key in held:
+                claimed.mine[row.key] = row
+                folder = row.staged if is_staged else names[row.key]
+                state = row.state if is_staged else DownloadState.RUNNING
+                changes.append({
+                    **_bound(row.key),
+                    "fence": row.fence + 1, "state": state.value, "staged": folder,
+                })  # fmt: skip
+            else:
+                claimed.others[row.key] = row
+        _change(connection, changes)
+        self._leases.give_back_items(held, held.items.difference(claimed.mine), connection)
         return claimed
 
-    def claim_abandoned(
+    @contextmanager
+    def abandoned(
         self, *, staged_before: float, failed_before: float
-    ) -> tuple[Held[DownloadKey], list[DownloadRow]]:
-        """Take what nobody will come back to, for the caller to remove its folder, and to `settle` as done.
+    ) -> Iterator[tuple[Held[DownloadKey], list[DownloadRow]]]:
+        """Hold what nobody will come back to, for the block to remove its folder and `settle` it.
 
         That is what a dead process left behind, what was staged and not verified since
         ``staged_before``, and failures older than ``failed_before`` (Unix seconds).
@@ -150,10 +169,10 @@ class Downloads:
         def is_left(row: DownloadRow) -> bool:
             return row.state not in before or (row.ended_at or 0) < before[row.state]
 
-        held = self._leases.take(DOWNLOAD, [row.key for row in self.all() if is_left(row)])
-        # read again: now nobody else writes them
-        rows = [row for row in self.get_many(sorted(held.items)).values() if is_left(row)]
-        return held, rows
+        with self._leases.holding(DOWNLOAD, [r.key for r in self.all() if is_left(r)]) as held:
+            # read again: now nobody else writes them
+            rows = [row for row in self.get_many(sorted(held.items)).values() if is_left(row)]
+            yield held, rows
 
     # -- what came of it --------------------------------------------------------------------
     def reserve(

@@ -209,24 +209,27 @@ class Leases:
         free = {None, *(self._dead() if taken else ())}
         return {item for name, item in wanted.items() if taken.get(name) in free}
 
-    def end_those_of_the_dead(self) -> list[tuple[str, ...]]:
-        """Free what dead processes held; ``(kind, *item)`` of each, for a survivor to go on with."""
+    def held_by_the_dead(self) -> dict[str, list[tuple[str, ...]]]:
+        """What dead processes hold, by owner: ``(kind, *item)`` of each, for a survivor to go on with.
+
+        Whoever wants it can take it. It is told again until `end_those_of`.
+        """
+        held: dict[str, list[tuple[str, ...]]] = {}
         dead = self._dead()
-        if not dead:
-            return []
+        if dead:
+            query = select(table).where(table.c.owner.in_(sorted(dead))).order_by(table.c.name)
+            with self._database.read() as connection:
+                for row in connection.execute(query):
+                    held.setdefault(row.owner, []).append(tuple(row.name.split(":")))
+        return held
 
-        def end(connection: Connection) -> list[tuple[str, ...]]:
-            owners = sorted(dead)
-            query = select(table.c.name).where(table.c.owner.in_(owners)).order_by(table.c.name)
-            names = list(connection.scalars(query))
-            connection.execute(delete(table).where(table.c.owner.in_(owners)))
-            return [tuple(name.split(":")) for name in names]
-
-        ended = self._database.retried(end)
-        self._heartbeats.forget(owner.id for owner in dead.values())
-        for kind, *item in ended:
-            log.warning("a process that died held %s %s", kind, "@".join(item))
-        return ended
+    def end_those_of(self, dead: Iterable[str]) -> None:
+        """Drop what these owners, seen dead, still hold: their work has been gone on with."""
+        owners = sorted(dead)
+        if owners:
+            statement = delete(table).where(table.c.owner.in_(owners))
+            self._database.retried(lambda connection: connection.execute(statement))
+            self._heartbeats.forget(_owner(text).id for text in owners)
 
     def has_dead_owners(self) -> bool:
         """Whether a dead process holds something that nobody has taken over."""

@@ -206,18 +206,14 @@ class ScriptDownloads:
             self._cache.layout.check()
         now = self._clock()
         downloads = self._journal.downloads
-        lease, rows = downloads.claim_abandoned(
-            staged_before=now - STAGED_SECONDS, failed_before=now - FAILED_SECONDS
-        )
-        try:
+        old = {"staged_before": now - STAGED_SECONDS, "failed_before": now - FAILED_SECONDS}
+        with downloads.abandoned(**old) as (lease, rows):
             left = {row.staged for row in rows if row.staged is not None}
             known = {row.staged for row in downloads.all()} - left
             gone = [name for name in names if name not in known]
             for name in gone:
                 remove(self._layout.staging / name)
             downloads.settle({row.key: None for row in rows}, lease)
-        finally:
-            self._journal.leases.give_back(lease)
         return len(gone)
 
     # -- inside -----------------------------------------------------------------------------

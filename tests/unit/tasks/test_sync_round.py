@@ -21,7 +21,7 @@ from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
 from core.sync import SyncPlan
-from tasks import base, broker, jobs, sync_round, workflows
+from tasks import base, broker, jobs, sync_round, watching, workflows
 from tasks.sync_round import BUSY_SECONDS, look_again, run
 from tasks.syncing import sync
 from tasks.watching import look_after_the_dead
@@ -177,7 +177,39 @@ class TestADeadWorker:
         self.under_way(service, monkeypatch, job_id)
         assert sent == [None]
 
-    def test_a_survivor_asks_for_a_sync_once_for_each_death(self, service: PlaybookService) -> None:
+    def test_a_sync_that_fails_leaves_it_to_the_next(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        leases_of(service.journal, dead_owner()).take(VERSION, [Ref("a", "1.0.0")])
+
+        def fails(_: set[Ref]) -> SyncPlan:
+            raise StorageError("The disk is full.")
+
+        finds(monkeypatch, service, fails)
+        messages = broker.UnderWay(frozenset(), {"a@1.0.0": time.time()})
+        with pytest.raises(StorageError):
+            run(service, None, lambda: messages)
+        assert self.under_way(service, monkeypatch, "a@1.0.0") == set(), "queued again now"
+        assert not service.journal.leases.has_dead_owners(), "and told once"
+
+    def test_a_survivor_asks_again_while_nobody_has_taken_it_over(
+        self, service: PlaybookService
+    ) -> None:
+        asked, stop = [], threading.Event()
+        leases_of(service.journal, dead_owner()).take(VERSION, [Ref("a", "1.0.0")])
+        arguments = (lambda: service, lambda: asked.append(None), stop, 0.001)
+        thread = threading.Thread(target=look_after_the_dead, args=arguments)
+        thread.start()
+        try:
+            eventually(lambda: len(asked) >= 2, 20, "it asks again")
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_a_survivor_asks_for_a_sync_once_for_each_death(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "ASK_AGAIN_LOOKS", 10**6)
         asked, looks, stop = [], itertools.count(), threading.Event()
         looked, ref = [0], Ref("a", "1.0.0")
 
@@ -200,7 +232,8 @@ class TestADeadWorker:
                 leases_of(service.journal, dead_owner()).take(VERSION, [ref])
                 look_some_more()
                 assert len(asked) == deaths
-                service.journal.leases.end_those_of_the_dead()
+                leases = service.journal.leases
+                leases.end_those_of(leases.held_by_the_dead())
                 look_some_more()
                 assert len(asked) == deaths
         finally:

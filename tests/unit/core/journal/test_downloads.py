@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import pytest
 from support.processes import dead_owner, downloads_of, far_owner, leave_dead, owner
@@ -101,15 +102,44 @@ def test_the_dead_the_forgotten_and_the_old_are_let_go_and_nobody_else(downloads
     past, future = time.time() - 10, time.time() + 10
 
     def taken(**times):
-        lease, rows = downloads.claim_abandoned(**times)
-        keys = {row.key for row in rows}
-        assert downloads.settle(dict.fromkeys(keys), lease) == keys
+        with downloads.abandoned(**times) as (lease, rows):
+            keys = {row.key for row in rows}
+            assert downloads.settle(dict.fromkeys(keys), lease) == keys
         return keys
 
     assert taken(staged_before=past, failed_before=past) == {dead}
     assert taken(staged_before=future, failed_before=past) == {waits}
     assert taken(staged_before=past, failed_before=future) == {failed}
     assert [row.key for row in downloads.all()] == [alive]
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(downloads, journal, monkeypatch):
+    write = journal.database.write
+
+    @contextmanager
+    def answer_lost(**options):
+        with write(**options) as connection:
+            yield connection
+        raise JournalUnavailable("away")
+
+    monkeypatch.setattr(journal.database, "write", answer_lost)
+    with pytest.raises(JournalUnavailable):
+        downloads.claim({ONE: "f1"})
+    monkeypatch.undo()
+    assert downloads.claim({ONE: "g1"}).mine
+
+
+def test_what_was_let_go_is_given_back_when_it_cannot_be_read(downloads, journal, monkeypatch):
+    downloads_of(journal, dead_owner()).claim({ONE: "f1"})
+
+    def fails(*_):
+        raise JournalUnavailable("away")
+
+    monkeypatch.setattr(downloads, "get_many", fails)
+    with pytest.raises(JournalUnavailable), downloads.abandoned(staged_before=0, failed_before=0):
+        pass
+    monkeypatch.undo()
+    assert downloads.claim({ONE: "g1"}).mine
 
 
 def test_many_rows_are_one_batch(downloads):
