@@ -263,6 +263,18 @@ class TestPublishing:
         again = connected.sync_all_metadata()
         assert again["queued"] == {"publish": 0, "embed": 0, "delete": 0}
 
+    def test_syncs_of_one_process_each_finish_a_collection_that_was_left_half_done(
+        self, connected, new_service
+    ):
+        refs = [connected.create(draft(f"Playbook {number}")).ref for number in range(3)]
+        connected.index_refs(refs[:1])
+        connected.close()
+        for _ in range(2):
+            with new_service(connected.settings) as alone:
+                alone.sync_all_metadata()
+                left = alone.journal.versions.unindexed()
+        assert left == []
+
     def test_what_has_a_message_under_way_is_left_to_it(self, connected):
         ref = connected.create(draft(), **PUBLISHED).ref
         assert connected.plan_sync().publish == [ref]
