@@ -131,7 +131,9 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
             if not held:
                 raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
             plan = self.look_at_both_sides(accept_deletions=accept_deletions)
-            if plan.embed:  # opening the collection takes seconds, and may add to what is to be done
+            if (
+                plan.embed
+            ):  # opening the collection takes seconds, and may add to what is to be done
                 self.index_pending()
             self.publish_refs(plan.publish)
             if plan.delete:

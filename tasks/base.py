@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
-from celery.signals import worker_shutdown
+from celery.signals import worker_ready, worker_shutdown
 from celery.utils.log import get_task_logger
 
 from core.backoff import Backoff
 from core.errors import EscherError, PermanentError, TransientError
 from core.journal import JobState
-from core.journal.leases import JOB
+from core.journal.leases import JOB, WORKER, Held
 from core.models import Outcome, OutcomeState, Ref
+from core.processes import this_process
 from core.service import PlaybookService
 from core.settings import load_settings
 
@@ -27,6 +28,7 @@ MAX_RETRIES = 5
 
 _lock = threading.Lock()
 _service: tuple[int, PlaybookService] | None = None
+_life: Held[tuple[str]] | None = None
 
 
 def service() -> PlaybookService:
@@ -38,10 +40,29 @@ def service() -> PlaybookService:
         return _service[1]
 
 
+@worker_ready.connect
+def show_life(**_: Any) -> None:
+    """Hold a lease while this worker lives: its death is seen, whatever it was just doing."""
+    global _life  # noqa: PLW0603  one sign a process
+    try:
+        _life = service().journal.leases.take(WORKER, [(this_process().id,)])
+    except EscherError as error:  # its work is then found later, as lost
+        logger.warning("this worker shows no sign of life: %s", error)
+
+
+def end_life() -> None:
+    """Give the sign back: this worker ends in good order."""
+    global _life  # noqa: PLW0603  as above
+    if _life is not None:
+        service().journal.leases.give_back(_life)
+        _life = None
+
+
 @worker_shutdown.connect
 def close_service(**_: Any) -> None:
     """Let go of the collection in good order: the next start need not check every point."""
     global _service  # noqa: PLW0603  as above
+    end_life()
     with _lock:
         if _service is not None and _service[0] == os.getpid():
             _service[1].close()

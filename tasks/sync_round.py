@@ -7,9 +7,8 @@ that finds none.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from core.errors import EscherError
@@ -26,9 +25,9 @@ from tasks.base import logger
 from tasks.leftovers import close_settled
 
 MAX_ROUNDS = 10  # of one task: those who go on asking are answered by another one
-# What a dead worker held by a lease is queued again at once. A worker that has held a message for
-# longer than this, and has left no lease, may be dead as well (or the broker was): its work is
-# queued again, too, and whichever comes second finds it done or leased.
+# What a dead worker had is queued again at once. A worker that has held a message for longer than
+# this may be dead without a sign (or the broker was): its work is queued again, too, and whichever
+# comes second finds it done or leased.
 LOST_BATCH_SECONDS = 120.0
 LOST_JOB_SECONDS = 3600.0
 WHOLE_JOBS = frozenset({"reindex", "verify", "import", "evict"})
@@ -102,9 +101,9 @@ def _do(
     asked: Sequence[Job],
 ) -> dict[str, Any]:
     inline = messages is None
-    dead = service.journal.leases.held_by_the_dead()
-    died_with = set(_names(dead))
-    names = _under_way(messages, LOST_BATCH_SECONDS, died_with)
+    dead = _held_by_the_dead(service)
+    in_hand = set(_names(service.journal.leases.held_by_the_living())) if dead else None
+    names = _under_way(messages, LOST_BATCH_SECONDS, in_hand)
     accepts = any(job.request.get("accept_deletions") for job in asked)
     plan = service.look_at_both_sides(set(_refs(names)), accept_deletions=accepts)
     gate = stricter(*(job.request.get("secrets_gate") for job in asked))
@@ -114,7 +113,7 @@ def _do(
         service.journal.jobs.note_result([job.job_id for job in asked], early)
     _queue(service, plan, job_id, inline=inline)
     if messages is not None:
-        known = _under_way(messages, LOST_JOB_SECONDS, died_with)
+        known = _under_way(messages, LOST_JOB_SECONDS, in_hand)
         for job in service.journal.jobs.unfinished():
             if job.kind in WHOLE_JOBS and not job.total and job.job_id not in known:
                 jobs.dispatch(service, job, [], inline=False)
@@ -124,15 +123,24 @@ def _do(
         elif plan.pull.deferred:
             look_again(service, BUSY_SECONDS)
     _resume_downloads(service, names, inline=inline)
-    service.journal.leases.end_those_of(dead)  # not before: should we die, too, the next finds them
+    if not plan.is_shut:  # and not before: what is not queued yet, the next sync is to find
+        service.journal.leases.end_those_of(dead)
     close_settled(service)
     return service.finish_sync(plan)
 
 
-def _names(dead: Mapping[str, Iterable[tuple[str, ...]]]) -> Iterator[str]:
-    """Refs and job ids that dead processes had in hand."""
-    for kind, *item in itertools.chain.from_iterable(dead.values()):
-        logger.warning("a process that died held %s %s", kind, "@".join(item))
+def _held_by_the_dead(service: PlaybookService) -> list[str]:
+    """The dead owners of leases; what they held goes to the log."""
+    dead = service.journal.leases.held_by_the_dead()
+    for owner, items in dead.items():
+        names = ", ".join(_names(items)) or "nothing"
+        logger.warning("process %s died with this in hand: %s", owner, names)
+    return list(dead)
+
+
+def _names(held: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """The refs and job ids among what is held, as messages name them."""
+    for kind, *item in held:
         match kind:
             case leases.VERSION | leases.DOWNLOAD:
                 yield str(Ref(item[0], item[1]))
@@ -141,12 +149,17 @@ def _names(dead: Mapping[str, Iterable[tuple[str, ...]]]) -> Iterator[str]:
 
 
 def _under_way(
-    messages: broker.UnderWay | None, lost_seconds: float, died_with: set[str]
+    messages: broker.UnderWay | None, lost_seconds: float, in_hand: set[str] | None
 ) -> set[str]:
-    """What a message stands for that waits, or that somebody alive has taken."""
+    """What a message stands for that waits, or that somebody alive has taken.
+
+    A message does not say who took it. ``in_hand``: somebody died, and this is what the living are
+    at; the rest may have been the dead one's, and whichever comes second finds it done or leased.
+    """
     if messages is None:
         return set()
-    return messages.since(time.time() - lost_seconds) - (died_with - messages.waiting)
+    names = messages.since(time.time() - lost_seconds)
+    return names if in_hand is None else names & (messages.waiting | in_hand)
 
 
 def _queue(service: PlaybookService, plan: SyncPlan, job_id: str | None, *, inline: bool) -> None:

@@ -6,6 +6,7 @@
     version:<id>:<version>            a step of publishing, a pull, a command that changes it
     download:<id>:<version>:<format>  an attempt at bringing a script into the cache
     job:<job id>                      the task that is a whole job: a sign of life, it keeps nobody off
+    worker:<owner id>                 a worker while it runs: a sign of life, too
     sync                              the one sync of a home
 
 A row is there while the lease is held: ``owner`` is the process (`core.processes.Owner`), ``token``
@@ -39,7 +40,7 @@ from core.journal.schema_sync import leases as table
 from core.models import Ref
 from core.processes import Deaths, Owner, this_process
 
-VERSION, DOWNLOAD, JOB, SYNC = "version", "download", "job", "sync"
+VERSION, DOWNLOAD, JOB, WORKER, SYNC = "version", "download", "job", "worker", "sync"
 CHUNK = 400  # names in one IN (…)
 
 T = TypeVar("T", bound=tuple[str, ...])
@@ -214,13 +215,21 @@ class Leases:
 
         Whoever wants it can take it. It is told again until `end_those_of`.
         """
-        held: dict[str, list[tuple[str, ...]]] = {}
         dead = self._dead()
-        if dead:
-            query = select(table).where(table.c.owner.in_(sorted(dead))).order_by(table.c.name)
-            with self._database.read() as connection:
-                for row in connection.execute(query):
-                    held.setdefault(row.owner, []).append(tuple(row.name.split(":")))
+        held = self._held() if dead else {}
+        return {owner: items for owner, items in held.items() if owner in dead}
+
+    def held_by_the_living(self) -> list[tuple[str, ...]]:
+        """``(kind, *item)`` of all that is held by processes which are not seen dead."""
+        dead = self._dead()
+        held = self._held().items()
+        return [item for owner, items in held if owner not in dead for item in items]
+
+    def _held(self) -> dict[str, list[tuple[str, ...]]]:
+        held: dict[str, list[tuple[str, ...]]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(select(table).order_by(table.c.name)):
+                held.setdefault(row.owner, []).append(tuple(row.name.split(":")))
         return held
 
     def end_those_of(self, dead: Iterable[str]) -> None:

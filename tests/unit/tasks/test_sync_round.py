@@ -16,7 +16,7 @@ from support.service import eventually
 from cli.jobs_commands import exit_code
 from core.errors import StorageError
 from core.journal import JobState
-from core.journal.leases import JOB, SYNC, VERSION
+from core.journal.leases import JOB, SYNC, VERSION, WORKER
 from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
@@ -144,12 +144,13 @@ class TestADeadWorker:
         monkeypatch: pytest.MonkeyPatch,
         *refs: str,
         waiting: str = "",
+        is_shut: bool = False,
     ) -> set[str]:
         seen: list[set[str]] = []
 
         def look(under_way: set[Ref]) -> SyncPlan:
             seen.append({str(ref) for ref in under_way})
-            return SyncPlan(time.time())
+            return SyncPlan(time.time(), is_shut=is_shut)
 
         finds(monkeypatch, service, look)
         messages = broker.UnderWay(frozenset({waiting} - {""}), dict.fromkeys(refs, time.time()))
@@ -165,6 +166,36 @@ class TestADeadWorker:
         all_ = ("a@1.0.0", "b@1.0.0", "c@1.0.0")
         found = self.under_way(service, monkeypatch, *all_, waiting="b@1.0.0")
         assert found == {"b@1.0.0", "c@1.0.0"}, "a message that waits is nobody's yet"
+
+    def test_nor_is_what_it_had_fetched_and_not_begun(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        """Whose message was whose can't be told: what nobody alive is at is queued again."""
+        leases_of(service.journal, owner()).take(VERSION, [Ref("a", "1.0.0")])
+        both = ("a@1.0.0", "b@1.0.0")
+        assert self.under_way(service, monkeypatch, *both) == set(both)
+        dead = dead_owner()
+        leases_of(service.journal, dead).take(WORKER, [(dead.id,)])
+        assert self.under_way(service, monkeypatch, *both) == {"a@1.0.0"}
+        assert self.under_way(service, monkeypatch, *both) == set(both), "queued again, once"
+
+    def test_what_waits_for_the_server_is_queued_again_when_that_is_back(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
+    ) -> None:
+        leases_of(service.journal, dead_owner()).take(VERSION, [Ref("a", "1.0.0")])
+        assert self.under_way(service, monkeypatch, "a@1.0.0", is_shut=True) == set()
+        assert self.under_way(service, monkeypatch, "a@1.0.0") == set()
+        assert self.under_way(service, monkeypatch, "a@1.0.0") == {"a@1.0.0"}
+
+    def test_a_worker_shows_that_it_lives_until_it_ends(
+        self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "_service", (os.getpid(), service))
+        signs = lambda: [kind for kind, *_ in service.journal.leases.held_by_the_living()]  # noqa: E731
+        base.show_life()
+        assert signs() == [WORKER]
+        base.end_life()
+        assert signs() == []
 
     def test_a_whole_job_that_it_was_at_is_queued_again(
         self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch, sent: list[float | None]
