@@ -101,9 +101,18 @@ def test_the_server_and_the_workers_gone_together(service: ServiceUnderTest) -> 
     """The server stops again and again in the middle of a publish, and the workers with it."""
     fill(service)
     begin_publish(service)
+    names, killed = ("server", "worker-transfer"), set[int]()
+
+    def started_anew() -> bool:
+        running = service.components()
+        return all(name in running and running[name] not in killed for name in names)
+
     for enough in (30, 90, 150):
         eventually(lambda: service.counts()["published"] >= enough, 120, "under way")  # noqa: B023
-        kill(service.processes("server", "worker-transfer"))
+        eventually(started_anew, 60, "what was killed the time before runs again")
+        processes = service.processes(*names)
+        killed.update(process.pid for process in processes)
+        kill(processes)
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     eventually(lambda: "server" in service.components(), 60, "the server is back, too")
     eventually(lambda: service.json("status")["server"]["reachable"], 60, "and answers")
