@@ -297,8 +297,13 @@ def entered(checkout: Path, folder: Path, url: str) -> dict[str, dict[str, list[
         service.search_local_playbooks("playbook")  # the collection is whole after this
         service.sync_all_metadata()
         time.sleep(CLOCK_SECONDS)
-    take("no-op sync", "publisher", lambda service, _: service.sync_all_metadata())
+    take("no-op sync", "publisher", lambda service, _: check_idle(service.sync_all_metadata()))
     return calls
+
+
+def check_idle(report: dict[str, Any]) -> None:
+    if report["scanned"] != report["unchanged"] or any(report["queued"].values()):
+        sys.exit(f"the sync had something to do: {report}")
 
 
 if __name__ == "__main__":
