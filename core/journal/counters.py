@@ -46,6 +46,14 @@ class Counters:
                 if connection is not None:
                     self.add(amounts, connection)
                 return connection is not None
+        if not self._database.writing.acquire(blocking=False):
+            return False
+        try:
+            return self._add_unless_busy(amounts)
+        finally:
+            self._database.writing.release()
+
+    def _add_unless_busy(self, amounts: Mapping[str, int]) -> bool:
         with self._database.read() as connection:
             plain: Any = connection.connection.driver_connection
             connection.rollback()  # the transaction that SQLAlchemy has begun

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,6 +80,7 @@ class Database:
         self._engine: Engine | None = None
         self._detached: list[Any] = []
         self._lock = threading.Lock()
+        self.writing = threading.RLock()  # on SQLite: no fork meanwhile, see `_before_fork`
         _open_here.add(self)
 
     @property
@@ -158,7 +159,8 @@ class Database:
 
         ``alone`` False: beside other writers, where the engine can; for what waits for nobody.
         """
-        with self._errors(), self.engine.connect() as opened:
+        turn = self.writing if self.is_sqlite else nullcontext()
+        with self._errors(), turn, self.engine.connect() as opened:
             connection = opened.execution_options(escher_write=True)
             with connection.begin():
                 if alone and not self.is_sqlite:
@@ -252,12 +254,48 @@ _open_here: WeakSet[Database] = WeakSet()
 _of_the_parent: list[object] = []
 
 
+class _HeldOff(threading.local):
+    """The databases that nobody writes while this thread forks."""
+
+    def __init__(self) -> None:
+        self.databases: list[Database] = []
+
+
+_held_off = _HeldOff()
+
+
+def _before_fork() -> None:
+    """Wait until no other thread writes: SQLite would hold its locks in the child for ever.
+
+    It remembers in memory which locks its process has, and the child has no thread to end them.
+    All or none are held, as a transaction may go on to another file; a long wait is given up.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while not _hold_off(list(_open_here)) and time.monotonic() < deadline:
+        time.sleep(WAL_RETRY_SECONDS)
+
+
+def _hold_off(databases: list[Database]) -> bool:
+    for database in databases:
+        if not database.writing.acquire(blocking=False):
+            _go_on()
+            return False
+        _held_off.databases.append(database)
+    return True
+
+
+def _go_on() -> None:
+    while _held_off.databases:
+        _held_off.databases.pop().writing.release()
+
+
 def _after_fork() -> None:
+    _go_on()
     for database in list(_open_here):
         database.keep_from_closing()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_go_on, after_in_child=_after_fork)
 
 
 class HomeFacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,28 @@ def test_a_forked_child_opens_its_own_whatever_the_parents_threads_were_doing(se
     with lock(service):
         assert _ends(work)
     assert _resolves(service)
+
+
+def test_a_child_forked_while_a_thread_writes_can_write(service):
+    """SQLite keeps in memory which locks its process holds; the child has no thread to end them."""
+    begun, forked = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with service.journal.database.write():
+            begun.set()
+            forked.wait(0.5)
+
+    def work() -> None:
+        with PlaybookService.open(service.settings) as own:
+            own.journal.facts.set_once("written by", "a child")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(WAIT_SECONDS)
+    assert _ends(work)
+    forked.set()
+    thread.join()
+    assert service.journal.facts.get("written by") == "a child"
 
 
 def test_what_a_parent_handed_out_in_clear_is_left_by_its_child(service):
