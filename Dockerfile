@@ -11,8 +11,7 @@ RUN pip install --no-deps --constraint constraints.txt \
 COPY pyproject.toml README.md LICENSE celeryconfig.py ./
 COPY core core
 COPY tasks tasks
-COPY api api
-COPY cli cli
+COPY escher_playbooks escher_playbooks
 COPY escher_server escher_server
 RUN pip install --constraint constraints.txt ".[postgres]"
 

@@ -20,7 +20,7 @@ from resolve_corpus import PATH, draft, name
 
 from core.files import sha256_bytes
 from core.models import FileEntry, OutcomeState, Ref, content_digest
-from core.scripts.entries import ScriptKey
+from core.scripts.models import ScriptKey
 from core.service import PlaybookService
 from core.settings import Settings
 

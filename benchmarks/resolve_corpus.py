@@ -11,10 +11,9 @@ from pathlib import Path
 from core.files import sha256_bytes
 from core.journal import VersionRecord
 from core.journal.records import DiskFile
-from core.journal.script_rows import ToldStatus
+from core.journal.script_lookup import ToldStatus
 from core.models import Area, FileEntry, PlaybookDraft, Ref, content_digest
-from core.scripts.cached import Staged
-from core.scripts.entries import Listing, ScriptKey
+from core.scripts.models import Listing, ScriptKey, Staged
 from core.service import PlaybookService
 
 PATH = "shell/main.sh"

@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.rag.bm25 import Terms, query_terms
 from core.rag.collection import Conditions, Hit
 from core.rag.edge import EdgeCollection
 from core.rag.embedding import SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
-from core.rag.keywords import keyword_search
 from core.rag.points import IndexDocument
-from core.rag.search import fuse
-from core.rag.terms import Terms, query_terms
+from core.rag.search import fuse, keyword_search
 
 POOL = 100
 DEPTH = 10

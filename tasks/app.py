@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError
 import celeryconfig
 from core.errors import Refused
 from core.files import UMASK
-from core.shared_places import check_peer, check_socket
+from core.permissions import check_peer, check_socket
 from core.terminal import guard_process
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ app = Celery(
     include=[
         "tasks.embedding",
         "tasks.publishing",
-        "tasks.downloading",
-        "tasks.eviction",
+        "tasks.scripts",
+        "tasks.scripts",
         "tasks.syncing",
         "tasks.submitting",
-        "tasks.watching",
+        "tasks.worker_signals",
         "tasks.lanes",
     ],
 )

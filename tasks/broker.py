@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import BrokerUnreachable
+from core.permissions import check_broker
 from core.settings import Settings
-from core.shared_places import check_broker
 from tasks.app import app
 
 CONNECT_SECONDS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
 
 from core.journal.database import Database
-from core.journal.schema_conflicts import conflicts as table
+from core.journal.tables import conflicts as table
+from core.journal.tables import held_edits as held_edits_table
+from core.journal.tables import versions
 from core.models import Ref
 
 KEEP_SETTLED_SECONDS = 90 * 86400
@@ -223,3 +226,99 @@ def _record(row: Row[Any]) -> ConflictRecord:
         settled_at=row.settled_at,
         resolution=row.resolution,
     )
+
+
+# Edits of sensitive content that are held, sealed, beside the content that goes on being answered.
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEdit:
+    """What somebody laid over sealed content; ``folder`` has it, sealed under ``generation``."""
+
+    ref: Ref
+    paths: tuple[str, ...]
+    flag: bool  # whether `sensitive` was edited
+    folder: str
+    generation: int
+    held_at: int = 0
+
+    def as_text(self) -> str:
+        """What was found and what to do, without any of the content."""
+        found = []
+        if self.flag:
+            found.append("its `sensitive` was edited")
+        if self.paths:
+            found.append(
+                f"clear text was laid over its sealed content ({', '.join(self.paths[:5])})"
+            )
+        return (
+            f"{self.ref} was tampered with: {' and '.join(found)}. That is held, sealed; the content"
+            f" from before goes on being answered. `escher-playbooks update {self.ref}` takes the"
+            f" edit, `update {self.ref} --discard` drops it."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ref": str(self.ref),
+            "paths": list(self.paths),
+            "flag": self.flag,
+            "folder": self.folder,
+            "held_at": self.held_at,
+        }
+
+
+class HeldEdits:
+    """At most one a version: a later edit takes the place of an earlier one, whose files stay."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, edit: HeldEdit) -> None:
+        row = {
+            "playbook_id": edit.ref.playbook_id,
+            "version": edit.ref.version,
+            "paths": json.dumps(list(edit.paths)),
+            "flag": edit.flag,
+            "folder": edit.folder,
+            "generation": edit.generation,
+            "held_at": int(time.time()),
+        }
+        with self._database.write() as connection:
+            connection.execute(
+                self._database.upsert(held_edits_table, ("playbook_id", "version"), [row]), [row]
+            )
+
+    def entries(self) -> list[HeldEdit]:
+        """Those of versions that are there, by name."""
+        is_there = (versions.c.playbook_id == held_edits_table.c.playbook_id) & (
+            versions.c.version == held_edits_table.c.version
+        )
+        query = (
+            select(held_edits_table)
+            .join(versions, is_there)
+            .order_by(held_edits_table.c.playbook_id, held_edits_table.c.version)
+        )
+        with self._database.read() as connection:
+            return [
+                HeldEdit(
+                    Ref(row.playbook_id, row.version),
+                    tuple(json.loads(row.paths)),
+                    row.flag,
+                    row.folder,
+                    row.generation,
+                    row.held_at,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def get(self, ref: Ref) -> HeldEdit | None:
+        return next((edit for edit in self.entries() if edit.ref == ref), None)
+
+    def remove(self, ref: Ref) -> None:
+        with self._database.write() as connection:
+            connection.execute(
+                delete(held_edits_table).where(
+                    held_edits_table.c.playbook_id == ref.playbook_id,
+                    held_edits_table.c.version == ref.version,
+                )
+            )

@@ -39,7 +39,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from core.backoff import Backoff
 from core.errors import JournalUnavailable, SettingsError, StorageError
 from core.files import PRIVATE_FILE
-from core.journal import schema
+from core.journal import tables
 from core.processes import OpenedHere
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -306,23 +306,23 @@ class HomeFacts:
 
     def get(self, key: str) -> str | None:
         with self._database.read() as connection:
-            return connection.scalar(select(schema.home.c.value).where(schema.home.c.key == key))
+            return connection.scalar(select(tables.home.c.value).where(tables.home.c.key == key))
 
     def set(self, key: str, value: str) -> None:
         row = {"key": key, "value": value}
         with self._database.write() as connection:
-            connection.execute(self._database.upsert(schema.home, ("key",), [row]), [row])
+            connection.execute(self._database.upsert(tables.home, ("key",), [row]), [row])
 
     def remove(self, key: str) -> None:
         with self._database.write() as connection:
-            connection.execute(delete(schema.home).where(schema.home.c.key == key))
+            connection.execute(delete(tables.home).where(tables.home.c.key == key))
 
     def set_once(self, key: str, value: str) -> str:
         """Store ``value`` unless the key has one; return what stands there."""
         with self._database.write() as connection:
-            found = connection.scalar(select(schema.home.c.value).where(schema.home.c.key == key))
+            found = connection.scalar(select(tables.home.c.value).where(tables.home.c.key == key))
             if found is None:
-                connection.execute(insert(schema.home).values(key=key, value=value))
+                connection.execute(insert(tables.home).values(key=key, value=value))
             return value if found is None else found
 
 

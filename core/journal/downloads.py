@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, select, tuple_, updat
 
 from core.journal.database import Database
 from core.journal.leases import DOWNLOAD, Held, Leases, still_held
-from core.journal.schema_scripts import downloads as table
+from core.journal.tables import downloads as table
 from core.models import FileEntry
 
 KEY = (table.c.playbook_id, table.c.version, table.c.format)

@@ -35,8 +35,8 @@ from core.errors import EscherError
 from core.journal.database import Database
 from core.journal.heartbeats import Heartbeats
 from core.journal.records import JobState
-from core.journal.schema import jobs
-from core.journal.schema_sync import leases as table
+from core.journal.tables import jobs
+from core.journal.tables import leases as table
 from core.models import Ref
 from core.processes import Deaths, Owner, this_process
 

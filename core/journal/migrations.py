@@ -31,9 +31,9 @@ from sqlalchemy.schema import CreateColumn
 
 from core.errors import StorageError, storage_error
 from core.files import fsync_dir
-from core.journal import schema
+from core.journal import tables
 from core.journal.database import Database
-from core.journal.schema import FORMAT_VERSION
+from core.journal.tables import FORMAT_VERSION
 
 _VERSION_KEY = "format_version"
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def migrate(database: Database) -> None:
         with database.write() as connection:
             found = _format(connection)  # two first starts at once: one of them makes the tables
             if found is None:
-                schema.metadata.create_all(connection)
+                tables.metadata.create_all(connection)
                 _note(connection, FORMAT_VERSION)
                 return
     for step in STEPS:
@@ -87,7 +87,7 @@ def _run(database: Database, step: Step) -> int:
 
 def _format(connection: Connection) -> int | None:
     """The journal's format; None when it has no tables yet."""
-    if not inspect(connection).has_table(schema.home.name):
+    if not inspect(connection).has_table(tables.home.name):
         return None
     found = connection.scalar(
         text("SELECT value FROM home WHERE key = :key"), {"key": _VERSION_KEY}
@@ -161,16 +161,16 @@ def _to_2(connection: Connection) -> None:
     """Who made a version, what its file asked for, and the one digest that a name stands for."""
     _add_columns(
         connection,
-        schema.versions,
+        tables.versions,
         "made_here", "intake", "asked", "published_here", "published_by", "status_at",
         "absent_since", "publish_gate",
     )  # fmt: skip
-    _add_columns(connection, schema.files, "executable")
-    schema.metadata.create_all(connection)
+    _add_columns(connection, tables.files, "executable")
+    tables.metadata.create_all(connection)
     # the server's side of what waits is asked for again: its bytes are kept no more
     connection.execute(text("DROP TABLE IF EXISTS pull_backlog"))
     connection.execute(text("UPDATE conflicts SET theirs = NULL"))
-    versions = schema.versions
+    versions = tables.versions
     # what was published may be anybody's: `keys claim` says otherwise
     connection.execute(
         update(versions).where(versions.c.revision.is_(None)).values(made_here=true())
@@ -192,7 +192,7 @@ def _keep_requests(connection: Connection) -> None:
     A wish to be published for review goes on; one to be published as trusted may come from a file
     alone, so it waits until somebody chooses (the version says so). Nothing on disk changes.
     """
-    versions = schema.versions
+    versions = tables.versions
     key = versions.c.playbook_id, versions.c.version
     columns = (*key, versions.c.metadata, versions.c.publish_as, versions.c.sync_state,
                versions.c.warnings)  # fmt: skip
@@ -241,7 +241,7 @@ def _add_columns(connection: Connection, table: Table, *names: str) -> None:
 
 def _to_3(connection: Connection) -> None:
     """One table of leases for all: what was held by a clock's time is free."""
-    schema.metadata.create_all(connection)
+    tables.metadata.create_all(connection)
     connection.execute(text("DROP TABLE IF EXISTS claims"))
     _drop_columns(connection, "versions", "lease_owner", "lease_until", "lease_fence")
     _drop_columns(connection, "downloads", "owner", "until")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    insert,
     or_,
     select,
     true,
@@ -26,11 +28,24 @@ from core.journal.database import Database
 from core.journal.executions import forget_executions
 from core.journal.leases import held_versions
 from core.journal.pins import PUBLISHED, SERVER, Pins
-from core.journal.records import Advance, DiskFile, VersionRecord
-from core.journal.rows import column_values, disk_file, file_row, version_record, version_row
-from core.journal.schema import files as files_table
-from core.journal.schema import stale_points
-from core.journal.schema import versions as table
+from core.journal.records import (
+    Advance,
+    DiskFile,
+    Intent,
+    VersionRecord,
+    column_values,
+    disk_file,
+    dump_record,
+    file_row,
+    load_record,
+    version_record,
+    version_row,
+)
+from core.journal.tables import files as files_table
+from core.journal.tables import intents as intents_table
+from core.journal.tables import stale_points
+from core.journal.tables import stale_points as stale_points_table
+from core.journal.tables import versions as table
 from core.models import Area, Outcome, Ref, SyncState
 
 KEY = (table.c.playbook_id, table.c.version)
@@ -324,3 +339,85 @@ class Versions:
 def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, str]]]:
     for start in range(0, len(refs), CHUNK):
         yield [(ref.playbook_id, ref.version) for ref in refs[start : start + CHUNK]]
+
+
+# Changes to the folders that have begun: written before the first rename, gone with the last row.
+
+INTENTS_KEY = (intents_table.c.playbook_id, intents_table.c.version)
+
+
+class Intents:
+    """At most one open intent a version; the store's lock keeps writers apart."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, intents: Sequence[Intent]) -> None:
+        """Make the intents durable before anything is renamed."""
+        rows = [
+            {
+                "playbook_id": intent.ref.playbook_id,
+                "version": intent.ref.version,
+                "kind": intent.kind,
+                "staged": intent.staged,
+                "from_area": intent.from_area,
+                "to_area": intent.to_area,
+                "record": dump_record(intent.record, intent.files) if intent.record else None,
+                "created_at": int(time.time()),
+            }
+            for intent in intents
+        ]
+        with self._database.write() as connection:
+            connection.execute(insert(intents_table), rows)
+
+    def open(self) -> list[Intent]:
+        """What was begun and not finished."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(intents_table)).all()
+        intents = []
+        for row in rows:
+            record, files = load_record(row.record) if row.record else (None, ())
+            intents.append(
+                Intent(
+                    ref=Ref(row.playbook_id, row.version),
+                    kind=row.kind,
+                    staged=row.staged,
+                    from_area=Area(row.from_area) if row.from_area else None,
+                    to_area=Area(row.to_area) if row.to_area else None,
+                    record=record,
+                    files=files,
+                )
+            )
+        return intents
+
+    def finish(self, refs: Sequence[Ref], connection: Connection) -> None:
+        """Close intents in the transaction that writes what they led to."""
+        keys = [tuple(ref) for ref in refs]
+        connection.execute(delete(intents_table).where(tuple_(*INTENTS_KEY).in_(keys)))
+
+
+# Versions that are gone and whose points may still be in the collection.
+#
+# Written in the transaction that forgets a version, so that a process which can't reach the
+# collection (it is open in the worker) leaves word for the one that can.
+
+STALE_POINTS_KEY = (stale_points_table.c.playbook_id, stale_points_table.c.version)
+
+
+class StalePoints:
+    """Rows are added by `Versions.delete`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def refs(self) -> list[Ref]:
+        with self._database.read() as connection:
+            return [Ref(*row) for row in connection.execute(select(*STALE_POINTS_KEY))]
+
+    def forget(self, refs: Sequence[Ref]) -> None:
+        """Their points are gone, or belong to versions that are there again."""
+        with self._database.write() as connection:
+            keys = [tuple(ref) for ref in refs]
+            connection.execute(
+                delete(stale_points_table).where(tuple_(*STALE_POINTS_KEY).in_(keys))
+            )

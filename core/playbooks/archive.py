@@ -35,8 +35,8 @@ from core.models import (
     PlaybookDraft,
     parse_json_object,
 )
-from core.playbooks.limits import MAX_DEPTH, MIB, Limits
 from core.playbooks.tarstream import Damaged, Untrusted
+from core.playbooks.validation import MAX_DEPTH, MIB, Limits
 
 MAX_MEMBERS = 200_000
 MAX_ARCHIVE_BYTES = 1024 * MIB  # uncompressed

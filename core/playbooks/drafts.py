@@ -32,7 +32,7 @@ from core.models import (
     parse_json_object,
 )
 from core.playbooks.archive import drafts_in_archive
-from core.playbooks.limits import MAX_DEPTH, Limits
+from core.playbooks.validation import MAX_DEPTH, Limits
 
 KNOWN_FILES = (METADATA_FILE, PARAMETERS_FILE, PLAN_FILE)
 

@@ -37,24 +37,22 @@ from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.journal.records import executables
 from core.models import PARAMETERS_FILE, Area, Move, Ref
-from core.playbooks.carrying import carry
-from core.playbooks.comparing import Comparer, State
+from core.playbooks.compare import Comparer, State
+from core.playbooks.conflict_copies import draft_digest
+from core.playbooks.extras import carry
 from core.playbooks.file_requests import follow, new_wishes, of_server
-from core.playbooks.folderstat import FolderStat
 from core.playbooks.held import Held, find_tampering
 from core.playbooks.intake import Edit, Intake, choice_kept
-from core.playbooks.layout import FoundFolder
-from core.playbooks.parameters import unflagged_defaults
+from core.playbooks.paths import FoundFolder
 from core.playbooks.places import Places
-from core.playbooks.reading import read_metadata
-from core.playbooks.renaming import draft_digest
-from core.playbooks.restoring import Fetch, Restorer
+from core.playbooks.reader import read_metadata
+from core.playbooks.restore import Fetch, Restorer
 from core.playbooks.scan import Moved, ScanResult
-from core.playbooks.sealing import published_form
-from core.playbooks.staging import Stager, disk_files, new_record
+from core.playbooks.sealing import published_form, unflagged_defaults
+from core.playbooks.stats import FolderStat
 from core.playbooks.store import PlaybookStore
-from core.playbooks.successors import came_in, check_pin, waits_for_decision
-from core.playbooks.writing import FolderWriter
+from core.playbooks.versioning import came_in, check_pin, waits_for_decision
+from core.playbooks.writer import FolderWriter, Stager, disk_files, new_record
 from core.secrets.findings import SecretFinding, named
 from core.settings import Settings
 from core.versions import is_higher

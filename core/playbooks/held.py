@@ -30,10 +30,10 @@ from core.files import (
     write_tree,
 )
 from core.journal import VersionRecord
-from core.journal.held_edits import HeldEdit
+from core.journal.conflicts import HeldEdit
 from core.models import METADATA_FILE, PlaybookDraft, Ref, parse_json_object
-from core.playbooks.folderstat import FolderStat
-from core.playbooks.reading import PlaybookReader
+from core.playbooks.reader import PlaybookReader
+from core.playbooks.stats import FolderStat
 from core.playbooks.store import PlaybookStore, StoreResult
 
 

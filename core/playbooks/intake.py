@@ -22,21 +22,16 @@ from core.models import (
     Status,
     Strategy,
 )
-from core.playbooks.adoption import generation_on_disk
-from core.playbooks.comparing import Comparer
+from core.playbooks.compare import Comparer
 from core.playbooks.drafts import draft_from_folder, without_leftovers
 from core.playbooks.file_requests import new_wishes, status_of_edit
-from core.playbooks.folderstat import FolderStat
-from core.playbooks.layout import FoundFolder
-from core.playbooks.parameters import has_sealed_defaults
-from core.playbooks.reading import PlaybookReader
-from core.playbooks.sealing import to_clear
-from core.playbooks.successors import (
-    area_of_successor,
-    inherited_metadata,
-    successor_metadata,
-)
+from core.playbooks.paths import FoundFolder
+from core.playbooks.reader import PlaybookReader
+from core.playbooks.sealing import has_sealed_defaults, to_clear
+from core.playbooks.stats import FolderStat
 from core.playbooks.validation import normalise
+from core.playbooks.verify import generation_on_disk
+from core.playbooks.versioning import area_of_successor, inherited_metadata, successor_metadata
 from core.versions import is_higher, next_patch
 
 

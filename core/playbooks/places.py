@@ -18,9 +18,9 @@ from core.files import fsync_dir, make_private_dir
 from core.journal import Intent, VersionRecord
 from core.models import Area
 from core.playbooks.intake import Edit, Intake
-from core.playbooks.layout import FoundFolder
-from core.playbooks.reading import PlaybookReader
-from core.playbooks.writing import FolderWriter
+from core.playbooks.paths import FoundFolder
+from core.playbooks.reader import PlaybookReader
+from core.playbooks.writer import FolderWriter
 
 
 class Places:

@@ -1,22 +1,15 @@
-"""What changed in the playbook folders since the journal last knew them.
+"""Folders that are gone: deleted by a hand, or out of sight with the disk they stand on?
 
-::
-
-    every version's row ──► stats of its folder, one digest of them ──► the same: nothing is read
-                                        │ another, or never seen
-                                        ▼
-                            names, stats, bytes against its rows ──► the same: seen from now on
-                                        │ different
-                                        ▼
-                            once more under the store's lock ──► edited, moved, vanished, …
-
-A stat vouches for a content only when the content was compared clearly after the stat's ctime (git
-calls the others racily clean). Nothing on disk is changed here; `Edits` acts on what was found.
+A version that was never published stands nowhere else, so its row goes only when the area's folder
+is still the one that held it. A mount point without its disk is another folder (and whoever writes
+next makes the areas in it anew); a network share that lists nothing empties all of it at once.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
@@ -25,18 +18,142 @@ from typing import cast
 from core.encryption import Envelope
 from core.errors import EscherError, TransientError, faults_of, storage_error
 from core.journal import Journal, VersionRecord
-from core.journal.scan_rows import SeenFolder
+from core.journal.scan import ScanRows, SeenFolder
 from core.models import Area, Ref
-from core.playbooks.comparing import Comparer, Comparison, State
+from core.playbooks.compare import Comparer, Comparison, State
 from core.playbooks.held import find_tampering
 from core.playbooks.intake import Intake
-from core.playbooks.layout import FoundFolder
-from core.playbooks.quiet import Quiet
-from core.playbooks.reading import PlaybookReader, is_unfetched
-from core.playbooks.statcheck import Item
-from core.playbooks.statpool import check
-from core.playbooks.vanishing import Vanishing
+from core.playbooks.parallel_stat import Item, check
+from core.playbooks.paths import FoundFolder, Layout
+from core.playbooks.reader import PlaybookReader, is_unfetched
+from core.playbooks.stats import FolderStat
 from core.settings import Settings
+
+MANY = 10  # versions; nobody empties an area of so many by hand and means to delete each
+AREAS = (Area.LOCAL, Area.AI_GENERATED)  # what is missing from synced/ is fetched again
+
+_HELD = (
+    "{count} versions that stood here are missing, and are not taken for deleted: {why}."
+    " Bring them back (is a disk not mounted?), or say so with `escher-playbooks delete`."
+)
+
+
+class Vanishing:
+    """Tells what was deleted from what is out of sight; the journal's facts hold the areas' inodes."""
+
+    def __init__(self, journal: Journal, layout: Layout) -> None:
+        self._journal = journal
+        self._layout = layout
+
+    def deleted(self, gone: Sequence[VersionRecord], broken: dict[str, str]) -> list[Ref]:
+        """Those of ``gone`` that count; of the others, ``broken`` tells by their area's path."""
+        held: set[Area] = set()
+        for area in AREAS:
+            missing = sum(row.area is area and not row.is_published for row in gone)
+            why = self._reason(area, missing) if missing else None
+            if why is not None:
+                held.add(area)
+                broken[str(self._layout.area(area))] = _HELD.format(count=missing, why=why)
+        return [row.ref for row in gone if row.is_published or row.area not in held]
+
+    def remember(self, missing: Sequence[VersionRecord]) -> None:
+        """Keep the inodes of the areas from which nothing is ``missing``."""
+        for area in set(AREAS).difference(row.area for row in missing):
+            inode = self._inode(area)
+            if inode is not None and inode != self._journal.facts.get(_key(area)):
+                self._journal.facts.set(_key(area), inode)
+
+    def _reason(self, area: Area, missing: int) -> str | None:
+        known = self._journal.facts.get(_key(area))
+        if known is not None and known != self._inode(area):
+            return "the folder is another one than it was"
+        if missing >= MANY and missing >= self._journal.scan.count_unpublished(area):
+            return "all of them are"
+        return None
+
+    def _inode(self, area: Area) -> str | None:
+        # without the device, whose number may change whenever the disk is mounted
+        with suppress(OSError):
+            return str(self._layout.area(area).stat().st_ino)
+        return None
+
+
+def _key(area: Area) -> str:
+    return f"inode:{area.value}"
+
+
+# Whether an edit has been quiet long enough, by a clock that may have been set meanwhile.
+
+NANO = 1_000_000_000
+
+
+class Quiet:
+    """Ages of changes during one scan; `keep` remembers those that seem to lie in the future."""
+
+    def __init__(self, rows: ScanRows, seconds: float, now_ns: int | None = None) -> None:
+        self._rows = rows
+        self._quiet_ns = int(seconds * NANO)
+        self._now_ns = now_ns
+        self._waiting = rows.waiting()
+        self._still: dict[str, tuple[bytes, int]] = {}
+        self._left_ns: int | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all that was too young will be quiet; None when nothing was."""
+        return None if self._left_ns is None else self._left_ns / NANO
+
+    def is_quiet(self, folder: str, seen: FolderStat) -> bool:
+        """Whether nothing in ``folder`` (below ``playbooks/``) changed for the quiet time.
+
+        A change after now is of a clock that was wrong: it is quiet once we have seen it unchanged
+        for as long.
+        """
+        now = self._now_ns or time.time_ns()
+        if seen.newest_ns <= now:
+            return self._is_old_enough(now - seen.newest_ns)
+        fingerprint, since = self._waiting.get(folder, (b"", now))
+        if fingerprint != seen.fingerprint or since > now:
+            since = now
+        self._still[folder] = (seen.fingerprint, since)
+        return self._is_old_enough(now - since)
+
+    def is_quiet_since(self, changed_ns: int) -> bool:
+        """Whether the quiet time has passed since ``changed_ns``; the future counts as now."""
+        now = self._now_ns or time.time_ns()
+        return changed_ns > now or self._is_old_enough(now - changed_ns)
+
+    def keep(self) -> None:
+        """Remember since when changes with a future time are as they are."""
+        new = [
+            (folder, *seen)
+            for folder, seen in self._still.items()
+            if self._waiting.get(folder) != seen
+        ]
+        self._rows.wait(new, done=set(self._waiting) - set(self._still))
+
+    def _is_old_enough(self, age_ns: int) -> bool:
+        left = self._quiet_ns - age_ns
+        if left > 0:
+            self._left_ns = max(left, self._left_ns or 0)
+        return left <= 0
+
+
+# What changed in the playbook folders since the journal last knew them.
+#
+# ::
+#
+#     every version's row ──► stats of its folder, one digest of them ──► the same: nothing is read
+#                                         │ another, or never seen
+#                                         ▼
+#                             names, stats, bytes against its rows ──► the same: seen from now on
+#                                         │ different
+#                                         ▼
+#                             once more under the store's lock ──► edited, moved, vanished, …
+#
+# A stat vouches for a content only when the content was compared clearly after the stat's ctime (git
+# calls the others racily clean). Nothing on disk is changed here; `Edits` acts on what was found.
+
 
 CHUNK = 200  # versions whose rows are looked up in one query
 

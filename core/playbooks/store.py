@@ -20,6 +20,7 @@ from core.encryption import Envelope
 from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged, faults_of
 from core.handed_out import HandedOut
 from core.journal import Intent, Journal, VersionRecord
+from core.journal.findings import Scanned
 from core.journal.leases import VERSION
 from core.models import (
     METADATA_FILE,
@@ -30,28 +31,28 @@ from core.models import (
     Strategy,
     id_from_name,
 )
-from core.playbooks.adoption import adopt
-from core.playbooks.carrying import carry
 from core.playbooks.drafts import without_leftovers
+from core.playbooks.extras import carry
 from core.playbooks.file_requests import new_wishes, status_of_edit
-from core.playbooks.moves import is_decision, plan_moves
-from core.playbooks.reading import PlaybookReader
+from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import published_form
-from core.playbooks.staging import Stager
-from core.playbooks.successors import (
+from core.playbooks.secrets_gate import SecretsGate, stricter
+from core.playbooks.validation import normalise
+from core.playbooks.verify import adopt
+from core.playbooks.versioning import (
     area_of_successor,
     came_in,
     check_pin,
     inherited_metadata,
+    is_decision,
     next_version,
+    plan_moves,
+    refuse_taken,
     successor_metadata,
     waits_for_decision,
 )
-from core.playbooks.uniqueness import refuse_taken
-from core.playbooks.validation import normalise
+from core.playbooks.writer import Stager
 from core.secrets.findings import SecretFinding
-from core.secrets.gate import SecretsGate, stricter
-from core.secrets.kept import Scanned
 from core.settings import Settings
 from core.versions import parse_version
 

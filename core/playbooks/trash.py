@@ -23,15 +23,14 @@ from core.encryption import Envelope
 from core.errors import InvalidPlaybook, NotFound, storage_error
 from core.files import fsync_dir, make_private_dir, remove_tree
 from core.models import METADATA_FILE, Area, Ref, Strategy, check_id
-from core.playbooks.adoption import generation_on_disk
-from core.playbooks.carrying import carry
-from core.playbooks.conflict_copies import copy_folder, folder_digest
+from core.playbooks.conflict_copies import copy_folder, folder_digest, without_statistics
 from core.playbooks.drafts import draft_from_folder
-from core.playbooks.reading import is_unfetched
-from core.playbooks.renaming import without_statistics
+from core.playbooks.extras import carry
+from core.playbooks.reader import is_unfetched
 from core.playbooks.sealing import to_clear
 from core.playbooks.store import PlaybookStore
-from core.playbooks.successors import free_patch, successor_metadata
+from core.playbooks.verify import generation_on_disk
+from core.playbooks.versioning import free_patch, successor_metadata
 from core.versions import parse_version
 
 DAY_SECONDS = 86_400.0

@@ -30,16 +30,13 @@ from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.records import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
-from core.publishing.batch import Batch, open_batch
-from core.publishing.commit import Commit
+from core.playbooks.remote_versions import PulledVersions, Source, Vectors
+from core.playbooks.secrets_gate import Item, SecretsGate, stricter
+from core.publishing.batch import SKIPPED, WAITING, Batch, Judge, Verdict, open_batch
 from core.publishing.conflict_rules import Rule
 from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
-from core.publishing.ports import PulledVersions, Source, Vectors
-from core.publishing.removal import Removal
-from core.publishing.upload import Upload
-from core.publishing.verdicts import SKIPPED, WAITING, Judge, Verdict
+from core.publishing.steps import Commit, Removal, Upload
 from core.secrets.findings import SecretFinding
-from core.secrets.gate import Item, SecretsGate, stricter
 from core.server.client import EscherServer
 from core.settings import Settings
 

@@ -7,7 +7,7 @@
      is new)                      the cursor goes on                        are too many   side went
 
 Daily, and when something asks for it, a *full pass* reads the feed from its beginning: what waited
-is tried again, and what was published and is not there is noticed (`core.publishing.absence`).
+is tried again, and what was published and is not there is noticed (`core.publishing.deletions`).
 
 Safe to be killed anywhere and to run twice: the cursor is kept only after its page is applied, a
 change that is applied again finds everything done, and a lost cursor begins at the beginning.
@@ -25,11 +25,11 @@ from core.bounded_json import BadJson
 from core.errors import EscherError, InvalidPlaybook, JournalUnavailable, LeaseHeld, StorageError
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
-from core.journal.pull_state import CURSOR
-from core.journal.waiting_changes import FAILED, MAX_FAILED, Name, WaitingChange
+from core.journal.pull_state import CURSOR, FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
-from core.publishing.absence import Absence
-from core.publishing.deletions import Deletions
+from core.playbooks.remote_versions import PulledVersions
+from core.publishing.conflicts import WaitingConflicts
+from core.publishing.deletions import Absence, Deletions
 from core.publishing.feed import (
     Feed,
     FeedEnded,
@@ -43,10 +43,7 @@ from core.publishing.feed import (
     read_item,
     revision_of,
 )
-from core.publishing.ports import PulledVersions
-from core.publishing.reconciled import Decided, Reconciled
-from core.publishing.reconciling import Reconciler
-from core.publishing.waiting_conflicts import WaitingConflicts
+from core.publishing.reconcile import Decided, Reconciled, Reconciler
 from core.server.client import EscherServer
 
 __all__ = ["CURSOR", "PullReport", "Puller"]

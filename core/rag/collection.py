@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from core.rag.bm25 import Terms
 from core.rag.points import Payload, Point
-from core.rag.terms import Terms
 
 NAME = "user_playbooks"
 TERMS_VECTOR = "bm25"  # the sparse vector's name; the dense one is the unnamed default

@@ -19,18 +19,25 @@ from filelock import FileLock, Timeout
 from core.errors import IndexBusy, IndexCorrupt
 from core.files import make_private_dir
 from core.models import Ref
+from core.rag.bm25 import Terms
 from core.rag.collection import (
     MAX_BATCH,
     TERMS_VECTOR,
     Conditions,
     Hit,
 )
-from core.rag.edge_files import beside, engine_errors, manifest_path, open_or_create, remove
+from core.rag.edge_files import (
+    Manifest,
+    beside,
+    engine_errors,
+    file_sums,
+    manifest_path,
+    open_or_create,
+    remove,
+)
 from core.rag.embedding import DIMENSIONS
-from core.rag.manifest import Manifest, file_sums
 from core.rag.points import Payload, Point, point_id
 from core.rag.probe import CHECK_FIELD, point_check
-from core.rag.terms import Terms
 
 if TYPE_CHECKING:
     import qdrant_edge as qe

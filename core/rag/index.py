@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from core.errors import EscherError, IndexCorrupt, TransientError, faults_of
 from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
+from core.rag.bm25 import document_terms, query_terms
 from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
 from core.rag.embedding import Embedder
 from core.rag.points import (
@@ -47,7 +48,6 @@ from core.rag.search import (
     highest_versions,
     results,
 )
-from core.rag.terms import document_terms, query_terms
 
 _log = logging.getLogger(__name__)
 

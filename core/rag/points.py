@@ -14,7 +14,7 @@ from typing import Any
 
 from core.files import sha256_bytes
 from core.models import Ref
-from core.rag.terms import Terms
+from core.rag.bm25 import Terms
 
 Payload = dict[str, Any]
 # Seals bytes that belong to one version into a string that opens for that version only.

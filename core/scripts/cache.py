@@ -1,43 +1,171 @@
-"""The script cache: verified format folders on disk, by last use and age, within a size.
-
-``find`` answers with bytes that were proven in that very call. It reads manifest and files, marks
-the use on the folder, and touches no database. All changes are one write transaction with renames
-inside it, so that a process killed at any step leaves what `reconcile` puts right.
-"""
+"""Hits and misses, gathered in memory and added to the journal now and then."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from core.errors import IntegrityError, StorageError
+from core.errors import EscherError, IntegrityError, StorageError, storage_error
 from core.journal import Journal
-from core.scripts.cache_lock import CacheLock
+from core.journal.facts import Counters
 from core.scripts.cache_owner import CacheOwner
-from core.scripts.cached import PARTIAL, CacheEntry, CacheHit, Staged
 from core.scripts.copies import Copies
-from core.scripts.counting import Tally
-from core.scripts.entries import Listing, ScriptKey
-from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheRoom, EvictReport
-from core.scripts.layout import CacheLayout, Place, remove
-from core.scripts.lookup import Lookup
+from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheLock, CacheRoom, EvictReport
+from core.scripts.integrity import PROOF_SECONDS, Proofs, files_beside, prove
 from core.scripts.manifest import Manifest, footprint, read_manifest, write_manifest
+from core.scripts.models import PARTIAL, CacheEntry, CacheHit, Listing, ScriptKey, Staged
+from core.scripts.paths import CacheLayout, Place, remove
 from core.scripts.promotion import Promotion
-from core.scripts.proof import PROOF_SECONDS, Proofs, files_beside, prove
-from core.scripts.quarantine import Quarantine
-from core.scripts.reconcile import CacheProblem, Reconciler
+from core.scripts.recovery import CacheProblem, Quarantine, Reconciler
 from core.settings import Settings
+
+# Each flush is a commit: it waits for the disk, and ends what all processes remember of the journal
+# (`core.journal.script_lookup`).
+FLUSH_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """Counts for all threads of a process; what is lost with a killed one is a few seconds' worth."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._pending: Counter[str] = Counter()
+        self._flushed_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, name: str) -> None:
+        """Count one; every few seconds this writes to the journal, and never waits for it."""
+        with self._lock:
+            self._pending[name] += 1
+            due = time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        if due:
+            self.flush()
+
+    def flush(self, *, wait: bool = False) -> None:
+        """Add what was counted to the journal; kept for later while the journal is busy.
+
+        ``wait``: there is no later, so a writer is waited for.
+        """
+        with self._lock:
+            pending, self._pending = self._pending, Counter()
+            self._flushed_at = time.monotonic()
+        if not pending:
+            return
+        try:
+            added = True
+            if wait:
+                self._counters.add_all(pending)
+            else:
+                added = self._counters.add_now(pending)
+        except EscherError as error:
+            log.debug("the cache's counters were not written: %s", error.detail)
+            added = False
+        if not added:
+            with self._lock:
+                self._pending.update(pending)
+
+
+# The fast half of the cache: an entry's manifest from memory, and the mark of its use.
+
+REMEMBERED = 4096  # manifests, each good while its file's stat is the same
+# An entry is marked as used at most so often by a process: a script that is asked for a thousand
+# times a second need not be written to the disk as often. The lease is much longer.
+MARK_SECONDS = 1.0
+_NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class Known(NamedTuple):
+    """A manifest, and its entry's paths as text: a look-up has no time for others."""
+
+    signature: tuple[int, int, int, int]
+    manifest_path: str
+    folder: str
+    root: str
+    place: Place
+    manifest: Manifest
+
+
+class Lookup:
+    """Reads what is in the cache; safe between threads."""
+
+    def __init__(self, layout: CacheLayout, lock: CacheLock, clock: Callable[[], float]) -> None:
+        self._layout = layout
+        self._lock = lock
+        self._clock = clock
+        self._known: dict[ScriptKey, Known] = {}
+        self._marked: dict[str, float] = {}
+
+    def manifest(self, key: ScriptKey) -> Known | None:
+        """The manifest of an entry, None where there is none; `IntegrityError` when damaged."""
+        known = self._known.get(key)
+        place = known.place if known is not None else self._layout.place(key)
+        path = known.manifest_path if known is not None else place.manifest_path
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._known.pop(key, None)
+            return None
+        except OSError as error:
+            raise storage_error(error, f"Looking at {path}") from error
+        signature = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
+        if known is not None and known.signature == signature:
+            return known
+        for folder in (place.root, place.root.parent):
+            if folder.is_symlink():
+                raise IntegrityError(f"{folder} is a link, which may lead anywhere.")
+        manifest = read_manifest(place)
+        if manifest is None:  # gone in between
+            return None
+        root = str(place.root)
+        known = Known(signature, path, f"{root}/{key.format}", root, place, manifest)
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[key] = known
+        return known
+
+    def touch(self, folder: str) -> bool:
+        """Mark the entry as used now, unless it was just marked; False when it is gone."""
+        now = self._clock()
+        if 0 <= now - self._marked.get(folder, now - MARK_SECONDS) < MARK_SECONDS:
+            return True
+        used = int(now * 1e9)
+        try:
+            with self._lock.shared():
+                os.utime(folder, ns=(used, used), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise storage_error(error, f"Marking {folder} as used") from error
+            # a home that can only be read: no process of ours evicts from it either
+        if len(self._marked) >= REMEMBERED:
+            self._marked.clear()
+        self._marked[folder] = now
+        return True
+
+
+# The script cache: verified format folders on disk, by last use and age, within a size.
+#
+# ``find`` answers with bytes that were proven in that very call. It reads manifest and files, marks
+# the use on the folder, and touches no database. All changes are one write transaction with renames
+# inside it, so that a process killed at any step leaves what `reconcile` puts right.
+
 
 HITS, MISSES = "hits", "misses"
 
-log = logging.getLogger(__name__)
 Settle = Callable[[Connection], None]
 
 __all__ = ["CacheEntry", "CacheHit", "CacheProblem", "EvictReport", "ScriptCache", "Staged"]

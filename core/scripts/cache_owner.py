@@ -25,10 +25,10 @@ from core.errors import EscherError, Refused, storage_error
 from core.files import atomic_write, json_bytes, make_private_dir, read_bytes
 from core.journal import Journal
 from core.models import FORMATS
-from core.scripts.entries import ScriptKey
-from core.scripts.layout import CacheLayout, is_folder, listed, ref_of
 from core.scripts.manifest import read_manifest
-from core.scripts.quarantine import UNKNOWN
+from core.scripts.models import ScriptKey
+from core.scripts.paths import CacheLayout, is_folder, listed, ref_of
+from core.scripts.recovery import UNKNOWN
 from core.settings import Settings
 
 MARKER = ".escher-cache"

@@ -25,9 +25,9 @@ from sqlalchemy import Connection
 from core.errors import IntegrityError, Refused, storage_error
 from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
-from core.scripts.entries import Listing
-from core.scripts.layout import CacheLayout, listed
-from core.scripts.proof import Proofs, prove
+from core.scripts.integrity import Proofs, prove
+from core.scripts.models import Listing
+from core.scripts.paths import CacheLayout, listed
 from core.settings import Settings
 
 DAY_SECONDS = 86_400

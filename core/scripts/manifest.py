@@ -26,11 +26,11 @@ from typing import Any
 from core.bounded_json import read_object
 from core.errors import EscherError, IntegrityError, storage_error
 from core.files import DIGEST_RE, check_relative_path
-from core.journal.script_cache import CacheRow
+from core.journal.scripts import CacheRow
 from core.models import FileEntry, Ref
-from core.scripts.entries import Listing, ScriptKey
-from core.scripts.layout import Place
-from core.scripts.proof import FILE_ERRNOS
+from core.scripts.integrity import FILE_ERRNOS
+from core.scripts.models import Listing, ScriptKey
+from core.scripts.paths import Place
 
 FORMAT_VERSION = 1
 MAX_BYTES = 4 << 20  # 2,000 files with the longest paths

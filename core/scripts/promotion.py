@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 
 from core.errors import IntegrityError, storage_error
 from core.journal import Journal
-from core.scripts.cached import Staged
-from core.scripts.layout import CacheLayout, Place, is_folder
+from core.scripts.integrity import Proofs, prove
 from core.scripts.manifest import Manifest, read_manifest, write_manifest
-from core.scripts.proof import Proofs, prove
-from core.scripts.quarantine import Quarantine
+from core.scripts.models import Staged
+from core.scripts.paths import CacheLayout, Place, is_folder
+from core.scripts.recovery import Quarantine
 
 
 class Promotion:

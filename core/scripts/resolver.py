@@ -1,27 +1,14 @@
-"""Flow 3's front: which bytes answer a resolve, proven to be the right ones at that moment.
-
-::
-
-    in the journal ──► playbooks/local ──► playbooks/synced ──► cache, fresh ──► the server
-      sensitive: decrypted into a private folder (`core.scripts.clear_text`)
-      changed on disk: published, the cache or the server answers; else it is an edit
-    not in the journal ───────────────────────────────────────► cache, fresh ──► the server
-
-Which version that is, and whether it may be run at all, is decided before a byte is looked at
-(`core.scripts.run_policy`). What the journal lists is what must be there: a file too many, too few
-or with another byte is no answer. Where the server can't be reached, ``serve_stale`` allows an entry
-older than the TTL.
-"""
+"""What the resolver needs of its neighbours; `core.service.scripts` hands it in."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from core.errors import (
     EscherError,
@@ -39,20 +26,21 @@ from core.errors import (
     WrongKey,
 )
 from core.files import sha256_bytes
-from core.journal.script_rows import (
-    KEPT_ANSWERS,
-    ScriptRow,
-    ScriptRows,
-    ToldStatus,
-    VersionFacts,
-)
+from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ScriptRows, ToldStatus, VersionFacts
 from core.leftovers import is_state
-from core.models import FORMATS, Area, Ref, entry_script
-from core.scripts.cached import PARTIAL, CacheHit
+from core.models import FORMATS, Area, FileEntry, Ref, entry_script
 from core.scripts.clear_text import ClearLease, ClearText
-from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source, Standing
-from core.scripts.ports import Cache, Downloads, StoredVersions
-from core.scripts.proof import Proofs, files_beside, prove
+from core.scripts.integrity import Proofs, files_beside, prove
+from core.scripts.models import (
+    PARTIAL,
+    CacheHit,
+    Listing,
+    ResolvedScript,
+    ScriptKey,
+    Source,
+    Standing,
+    read_target,
+)
 from core.scripts.run_policy import (
     NOTHING,
     Allow,
@@ -62,10 +50,66 @@ from core.scripts.run_policy import (
     check_named,
     choose_latest,
     decide,
+    facts_here,
+    facts_there,
 )
-from core.scripts.standing import facts_here, facts_there
-from core.scripts.target import read_target
 from core.settings import Settings
+
+
+class StoredVersions(Protocol):
+    """The local store."""
+
+    def folder_in(self, area: Area, ref: Ref) -> Path:
+        """Where the version's folder stands in ``area``, or would."""
+
+    def read(self, ref: Ref) -> Mapping[str, bytes]:
+        """Clear bytes by path, checked against the journal; `IntegrityError` when they differ."""
+
+    def locked(self) -> AbstractContextManager[object]:
+        """While this is held nobody changes the folders; `StorageError` in a read-only home."""
+
+
+class Cache(Protocol):
+    """The downloaded scripts."""
+
+    def find(self, key: ScriptKey) -> CacheHit | None:
+        """The entry, its bytes proven now and its time of use noted."""
+
+    def cached_versions(self, playbook_id: str, format_: str) -> Sequence[str]:
+        """The versions of which there is an entry."""
+
+    def hit(self) -> None: ...
+
+    def miss(self) -> None: ...
+
+
+class Downloads(Protocol):
+    """The server, once for however many ask."""
+
+    def fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None) -> CacheHit:
+        """Bring the entry into the cache; its files are ``expected`` where that is given."""
+
+    def latest(self, playbook_id: str, format_: str | None) -> tuple[Ref, ToldStatus]:
+        """The version that the server calls the latest, and what it says of it."""
+
+    def tell(self, ref: Ref, format_: str | None) -> ToldStatus:
+        """What the server says of a version, asked now."""
+
+
+# Flow 3's front: which bytes answer a resolve, proven to be the right ones at that moment.
+#
+# ::
+#
+#     in the journal ──► playbooks/local ──► playbooks/synced ──► cache, fresh ──► the server
+#       sensitive: decrypted into a private folder (`core.scripts.clear_text`)
+#       changed on disk: published, the cache or the server answers; else it is an edit
+#     not in the journal ───────────────────────────────────────► cache, fresh ──► the server
+#
+# Which version that is, and whether it may be run at all, is decided before a byte is looked at
+# (`core.scripts.run_policy`). What the journal lists is what must be there: a file too many, too few
+# or with another byte is no answer. Where the server can't be reached, ``serve_stale`` allows an entry
+# older than the TTL.
+
 
 LOOKS = 5  # a version may be replaced or moved while it is looked at, and then again
 # Having failed to reach the server, what may be answered without it is, for so long, at once.

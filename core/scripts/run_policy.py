@@ -1,22 +1,4 @@
-"""Who may be run: the one decision behind every path that this service hands out.
-
-::
-
-    status of a version                                 latest          ID@VERSION
-    1  approved or active, as the server says           candidate       yes
-    2  deprecated, and was approved                     passed over     yes, with a warning
-    3  made here, and nobody's verdict on it            candidate only where nothing is of row 1
-                                                                        yes, saying so
-    4  another machine's, and not approved              passed over     allow_unreviewed, or
-                                                                        allow_deprecated
-    5  written by an AI and not decided, a draft        passed over     allow_unreviewed
-    6  rejected, broken, archived, a wrong or a         passed over     never
-       revoked signature
-
-``run_policy``: ``approved`` takes rows 1 and 2 alone and nothing overrides it, ``own`` is the table,
-``any`` makes row 4 a candidate. What an override allows is the latest only where nothing else is.
-Nothing is looked up here: the facts are the caller's.
-"""
+"""What is known of a version that says whether it may be run, from the journal or from the server."""
 
 from __future__ import annotations
 
@@ -26,9 +8,90 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from core.errors import NotRunnable
-from core.models import Ref, Status, Strategy
-from core.scripts.entries import Standing
+from core.journal.script_lookup import ToldStatus, VersionFacts
+from core.models import Area, Ref, Status, Strategy
+from core.scripts.models import LIBRARY_PREFIX, Standing
+from core.server.answers import Script
 from core.versions import parse_version, sorted_versions
+
+
+def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
+    """Of a version that the journal knows."""
+    return RunFacts(
+        Ref(playbook_id, known.version),
+        known.status,
+        published=known.published,
+        made_here=known.made_here,
+        origin_known=known.origin_known,
+        undecided=known.area is Area.AI_GENERATED,
+        was_approved=was_approved(known.status, known.strategy, is_library=False),
+        in_conflict=known.in_conflict,
+        broke_here=known.health == "broken",
+        has_format=known.has_format,
+        deprecated_by=known.deprecated_by,
+        publisher=known.published_by,
+        status_at=known.status_at,
+    )
+
+
+def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False) -> RunFacts:
+    """Of a version that only the server knows, by what it said of it last (None: nothing yet).
+
+    The Escher Library shows what was reviewed: approved, unless it says otherwise.
+    """
+    told = told or ToldStatus(None, None, None, None, 0)
+    is_library = ref.playbook_id.startswith(LIBRARY_PREFIX)
+    status = told.status
+    if status is None and is_library:
+        status = Status.APPROVED.value
+    return RunFacts(
+        ref,
+        status,
+        published=True,
+        was_approved=was_approved(status, told.strategy, is_library=is_library),
+        in_conflict=in_conflict,
+        deprecated_by=told.deprecated_by,
+        publisher=told.published_by or ("escher-library" if is_library else None),
+        status_at=told.told_at or None,
+    )
+
+
+def told_by(script: Script, now: float) -> ToldStatus:
+    """What a script answer says of its version; a status that is none is not told."""
+    metadata = script.metadata or {}
+    status = script.status or metadata.get("status")
+    known = {member.value for member in Status}
+    return ToldStatus(
+        str(status) if status in known else None,
+        _text(metadata.get("storage_strategy"), 24),
+        _text(script.published_by, 200),
+        _text(metadata.get("deprecated_by"), 200),
+        int(now),
+    )
+
+
+def _text(value: object, length: int) -> str | None:
+    return value[:length] if isinstance(value, str) and value else None
+
+
+# Who may be run: the one decision behind every path that this service hands out.
+#
+# ::
+#
+#     status of a version                                 latest          ID@VERSION
+#     1  approved or active, as the server says           candidate       yes
+#     2  deprecated, and was approved                     passed over     yes, with a warning
+#     3  made here, and nobody's verdict on it            candidate only where nothing is of row 1
+#                                                                         yes, saying so
+#     4  another machine's, and not approved              passed over     allow_unreviewed, or
+#                                                                         allow_deprecated
+#     5  written by an AI and not decided, a draft        passed over     allow_unreviewed
+#     6  rejected, broken, archived, a wrong or a         passed over     never
+#        revoked signature
+#
+# ``run_policy``: ``approved`` takes rows 1 and 2 alone and nothing overrides it, ``own`` is the table,
+# ``any`` makes row 4 a candidate. What an override allows is the latest only where nothing else is.
+# Nothing is looked up here: the facts are the caller's.
 
 RunPolicy = Literal["approved", "own", "any"]
 # What a version's signature may say; nothing is signed yet, so every answer says UNSIGNED.

@@ -1,28 +1,22 @@
-"""The client's end of the agent link (WebSocket): searches are answered, changes are passed on.
-
-::
-
-    run ── connect ── hello / welcome ─┬─ read ── search.request ──► search(…) in a thread
-     ▲                                 │       └─ playbook.changed ─► changed(…)
-     │                                 └─ ping every 20 s
-     └── full jitter, 1 s to 60 s ◄──── two pongs missed, or the connection is gone
-
-It knows neither Celery nor the disk: both callables are given. Exceptions of `websockets` may hold
-what the server said, or headers of ours, so they are turned into errors of ours and dropped.
-"""
+"""Where the agent link goes, and whom it trusts there."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -37,15 +31,109 @@ from core.errors import (
     UsageError,
 )
 from core.server import agent_frames as frames
-from core.server.agent_address import PATH, link_url, tls_context
-from core.server.agent_frames import Frame
-from core.server.agent_searches import Search, Searches
+from core.server.agent_frames import Frame, SearchRequest
 from core.server.problems import CHECK_URL, api_error, clean_words
 from core.settings import LOOPBACK_HOSTS, Settings
 
+PATH = "/api/agent/ws"
+
+
+def link_url(settings: Settings) -> str:
+    """``wss://…/api/agent/ws?tenant_id=``; ``ws`` only where plain http may go, too."""
+    parts = urlsplit(settings.server_url)
+    if parts.scheme != "https" and not settings.may_go_in_clear(parts.hostname or ""):
+        raise SettingsError(
+            f"The agent link to {parts.hostname} would not be encrypted.", "Use an https URL."
+        )
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    query = urlencode({"tenant_id": settings.tenant_id})
+    return urlunsplit((scheme, parts.netloc, parts.path + PATH, query, ""))
+
+
+def tls_context() -> ssl.SSLContext:
+    """The authorities that the other calls to the server trust, too."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    bundle = Path(named or DEFAULT_CA_BUNDLE_PATH)
+    try:
+        if bundle.is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise SettingsError(
+            f"The certificates of {bundle} can't be read: {error.strerror}.",
+            "Check REQUESTS_CA_BUNDLE.",
+        ) from error
+
+
+# Searches for the agent link: in threads, a few at once, each answered within its deadline.
+
+AT_ONCE = 4
+WAY_BACK = 0.1  # of the time, for the answer to travel
+Search = Callable[[str, Mapping[str, Any], int], Sequence[Mapping[str, Any]]]
+_log = logging.getLogger(__name__)
+
+
+class Searches:
+    """Runs ``search(query, filters, limit)``; belongs to one event loop."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="agent-search")
+        self._running = 0
+
+    @property
+    def are_full(self) -> bool:
+        """Whether every thread searches, some perhaps for nobody any more."""
+        return self._running >= AT_ONCE
+
+    def begin(self, request: SearchRequest) -> Coroutine[Any, Any, Frame]:
+        """Take a thread now; to be awaited: the results, else an ``error``, both in time."""
+        search = asyncio.get_running_loop().run_in_executor(
+            self._pool, self._search, request.query, request.filters, request.limit
+        )
+        self._running += 1
+        search.add_done_callback(self._ended)
+        return self._reply(request, search)
+
+    async def _reply(self, request: SearchRequest, search: asyncio.Future[Any]) -> Frame:
+        seconds = request.deadline_ms / 1000 * (1 - WAY_BACK)
+        try:
+            # shielded, since a thread can't be cancelled: it counts until it has ended
+            results = await asyncio.wait_for(asyncio.shield(search), seconds)
+            return frames.response(request.id, results, request.limit)
+        except EscherError as error:
+            return frames.failure(request.id, error)
+        except TimeoutError:
+            return frames.failure(request.id, UsageError("Not found within deadline_ms."))
+        except Exception as error:  # noqa: BLE001  the link outlives a search that fails
+            _log.warning("a search of the agent failed: %s", type(error).__name__)
+            return frames.failure(request.id, EscherError("The search failed."))
+
+    def close(self) -> None:
+        """Take no more; what is under way ends by itself, and nobody waits for it."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ended(self, search: asyncio.Future[Any]) -> None:
+        self._running -= 1
+        if not search.cancelled():
+            search.exception()  # of one that came too late: looked at, so nobody complains
+
+
+# The client's end of the agent link (WebSocket): searches are answered, changes are passed on.
+#
+# ::
+#
+#     run ── connect ── hello / welcome ─┬─ read ── search.request ──► search(…) in a thread
+#      ▲                                 │       └─ playbook.changed ─► changed(…)
+#      │                                 └─ ping every 20 s
+#      └── full jitter, 1 s to 60 s ◄──── two pongs missed, or the connection is gone
+#
+# It knows neither Celery nor the disk: both callables are given. Exceptions of `websockets` may hold
+# what the server said, or headers of ours, so they are turned into errors of ours and dropped.
+
+
 COLLECTIONS = ("user_playbooks",)
 LATER = "It is tried again; sync goes on without the link, every sync_interval_minutes."
-_log = logging.getLogger(__name__)
 _wire = logging.getLogger(__name__ + ".wire")
 _wire.setLevel(logging.INFO)  # its debug lines hold the token and every frame
 

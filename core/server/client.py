@@ -44,7 +44,7 @@ from core.server.downloads import DownloadCount, Downloads
 from core.server.http import MAX_ANSWER_BYTES, READ_SECONDS, Answer, Http, url_label
 from core.server.problems import CHECK_URL, api_error, clean_words, read_problem
 from core.server.retry import Deadline, Retrier, RetryPolicy
-from core.server.transfers import Transfers
+from core.server.uploads import Transfers
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 

@@ -38,7 +38,7 @@ from core.server.answers import ScriptFile
 from core.server.http import Http, Incoming
 from core.server.problems import clean_words, storage_error
 from core.server.retry import Deadline, Retrier
-from core.server.transfers import FLOOR_BYTES_PER_SECOND
+from core.server.uploads import FLOOR_BYTES_PER_SECOND
 from core.server.url_policy import UrlPolicy
 
 MAX_PROBLEM_BYTES = 16 * 1024

@@ -1,20 +1,12 @@
-"""One HTTP exchange: the session, its timeouts, its limits, and failures in words.
+"""What a failed connection means: exceptions of `requests` and `urllib3` in words of ours.
 
-No retries here (`core.server.retry` is the one layer for them) and no redirects. The token is
-given with each call, so that a pre-signed URL never sees it.
-
-Proxies and certificate bundles come from the environment (``trust_env``), as companies set them
-there; ``~/.netrc`` does not, since `requests` would put its password in place of the token.
-Loopback never goes through a proxy.
-
-An exception of `requests` or `urllib3` holds the whole URL with its signature, and one about a
-header holds the header. They are turned into words of ours and dropped: no ``__cause__``, no
-``__context__``.
+Theirs hold the whole URL with its signature, so nothing of their text is used.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,14 +17,128 @@ from urllib.parse import urlencode, urlsplit
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
 
-from core.errors import EscherError, NotEscherServer, TransferInterrupted
+from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransferInterrupted
 from core.plain_text import is_loopback
 from core.processes import OpenedHere
-from core.server.failures import CONNECT_SECONDS, transport_failure
-from core.server.pinned import Addresses, pinned_adapter
 from core.server.problems import CHECK_URL
 from core.server.retry import Deadline
+
+CONNECT_SECONDS = 5.0
+
+
+def transport_failure(error: Exception, what: str) -> EscherError:
+    """What went wrong without the exception's own text, which holds the URL."""
+    interrupted = (
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+        urllib3.exceptions.IncompleteRead,
+        urllib3.exceptions.ProtocolError,
+    )
+    wrong_url = (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.MissingSchema,
+        requests.exceptions.InvalidHeader,
+    )
+    later = "Jobs that wait for the server stay queued; ask for anything else again later."
+    match error:
+        case requests.exceptions.SSLError():
+            return ServerUnreachable(
+                f"{what}: the certificate was not accepted.",
+                "Check server_url, the clock, and REQUESTS_CA_BUNDLE for a private authority.",
+            )
+        case requests.exceptions.ProxyError():
+            return ServerUnreachable(f"{what}: the proxy failed.", "Check HTTPS_PROXY.")
+        case requests.exceptions.ConnectTimeout():
+            return ServerUnreachable(f"{what}: no connection within {CONNECT_SECONDS:g} s.", later)
+        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
+            return ServerUnreachable(f"{what}: no answer in time.", later)
+        case _ if isinstance(error, wrong_url):
+            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
+        case _ if isinstance(error, interrupted):
+            return TransferInterrupted(f"{what}: the answer ended early.", later)
+        case _:
+            return ServerUnreachable(f"{what}: no connection, or it was cut.", later)
+
+
+# Connections to addresses that were checked: the name is looked up once, and not again to connect.
+#
+# `requests` looks a name up inside its connection, after any check of ours, and the owner of the name may
+# answer differently each time. Here the connection itself asks for the addresses that may be called and
+# connects to one of them; the certificate and the ``Host`` header are still those of the name.
+
+Addresses = Callable[[str, int], list[str]]
+
+
+def pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
+    """An adapter whose direct connections go only to what ``addresses(host, port)`` answers.
+
+    What that raises comes out of the call. Through a proxy it is not asked: the proxy looks up.
+    """
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, addresses)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, addresses)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+    return Adapter(pool_connections=8, pool_maxsize=connections, max_retries=0, pool_block=False)
+
+
+def _connect(connection: HTTPConnection, addresses: Addresses) -> socket.socket:
+    """As urllib3 connects, with the look-up replaced; its own exceptions, so that callers know them."""
+    host, port = connection.host, connection.port
+    try:
+        allowed = addresses(host, port)
+    except socket.gaierror as error:
+        raise NameResolutionError(host, connection, error) from error
+    failure: OSError | None = None
+    for address in allowed:
+        try:
+            return create_connection(
+                (address, port),
+                connection.timeout,
+                source_address=connection.source_address,
+                socket_options=connection.socket_options,
+            )
+        except OSError as error:
+            failure = error
+    if isinstance(failure, TimeoutError):
+        raise ConnectTimeoutError(connection, "The connection timed out.") from failure
+    raise NewConnectionError(connection, "No connection.") from failure
+
+
+# One HTTP exchange: the session, its timeouts, its limits, and failures in words.
+#
+# No retries here (`core.server.retry` is the one layer for them) and no redirects. The token is
+# given with each call, so that a pre-signed URL never sees it.
+#
+# Proxies and certificate bundles come from the environment (``trust_env``), as companies set them
+# there; ``~/.netrc`` does not, since `requests` would put its password in place of the token.
+# Loopback never goes through a proxy.
+#
+# An exception of `requests` or `urllib3` holds the whole URL with its signature, and one about a
+# header holds the header. They are turned into words of ours and dropped: no ``__cause__``, no
+# ``__context__``.
+
 
 READ_SECONDS = 30.0
 MIN_TIMEOUT_SECONDS = 0.05

@@ -15,7 +15,7 @@ from support.playbooks import draft, write_folder
 from support.refusals import refusal
 from support.service import COMMAND, ServiceUnderTest, eventually
 
-from api.app import create_app
+from escher_playbooks.api.app import create_app
 
 NEWER = {"shell/main.sh": b"#!/usr/bin/env bash\necho 'newer'\n"}
 

@@ -12,10 +12,10 @@ import pytest
 from support.playbooks import draft, write_folder
 from support.service import COMMAND, ServiceUnderTest
 
-from core.home_modes import open_to_others
+from core.permissions import open_to_others
 from core.rag import probe
 
-OURS = ("core", "tasks", "api", "cli", "escher_server", "celeryconfig", "flowerconfig")
+OURS = ("core", "tasks", "escher_playbooks", "escher_server", "celeryconfig", "flowerconfig")
 THEIRS = (
     "celery", "kombu", "redis", "vine", "billiard", "flower", "tornado", "sqlalchemy", "pydantic",
     "requests", "urllib3", "numpy", "torch", "transformers", "qdrant_edge", "detect_secrets",
@@ -33,7 +33,7 @@ def trap(tmp_path: Path) -> Path:
     code = f"open({str(ran)!r}, 'a').write(__name__ + '\\n')\n"
     for name in {*OURS, *THEIRS, *sys.stdlib_module_names}:
         (folder / f"{name}.py").write_text(code)
-    for name in OURS[:5]:
+    for name in OURS[:4]:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(code)
     for name in PROGRAMS:

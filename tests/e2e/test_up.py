@@ -132,7 +132,7 @@ def test_down_cleans_up_after_a_killed_supervisor(service: ServiceUnderTest) -> 
 def test_in_the_foreground_ctrl_c_stops_all_in_reverse(new_service: NewService) -> None:
     service = new_service()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "up"],
+        [sys.executable, "-m", "escher_playbooks.cli.main", "up"],
         env=service.env,
         stdout=subprocess.PIPE,
         text=True,

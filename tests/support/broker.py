@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import kombu
 
-from cli.broker import broker_argv, find_binary, prepare_broker
 from core.settings import Settings
+from escher_playbooks.cli.broker import broker_argv, find_binary, prepare_broker
 from support.service import eventually
 from tasks.broker import broker_reachable
 

@@ -45,7 +45,7 @@ def change_item(ref: Ref, script: bytes = b"echo theirs\n", **fields: Any) -> di
 def tell_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the server, wherever it is, hold what `at_odds` says that it holds."""
     monkeypatch.setattr(
-        "core.publishing.waiting_conflicts.find_theirs",
+        "core.publishing.conflicts.find_theirs",
         lambda _server, ref: read_item(change_item(ref)),
     )
 

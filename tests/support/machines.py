@@ -11,7 +11,7 @@ from typing import Any
 from core.encryption import Envelope, MasterKey
 from core.journal import Journal, VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
-from core.playbooks.pulled import PulledFolders
+from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.store import PlaybookStore
 from core.playbooks.trash import Trash, TrashEntry
 from core.publishing.conflicts import Choice, ConflictDesk, Resolution

@@ -122,11 +122,11 @@ CLOCK = Clock()
 
 def install_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all of ``core`` ask `CLOCK`, those that were told `time.time` at their definition too."""
-    from core.executions import Executions
     from core.publishing.publisher import Publisher
     from core.publishing.pull import Puller
     from core.scripts.cache import ScriptCache
-    from core.scripts.download import ScriptDownloads
+    from core.scripts.downloads import ScriptDownloads
+    from core.service.executions import Executions
 
     monkeypatch.setattr(time, "time", CLOCK)
     monkeypatch.setattr(time, "time_ns", CLOCK.ns)

@@ -15,7 +15,7 @@ from core.journal import Journal
 from core.journal.downloads import Downloads
 from core.journal.heartbeats import Heartbeats
 from core.journal.leases import Leases
-from core.journal.schema_sync import leases
+from core.journal.tables import leases
 from core.processes import Deaths, OpenedHere, Owner, this_process
 
 

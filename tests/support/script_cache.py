@@ -11,11 +11,11 @@ from sqlalchemy import delete, insert
 
 from core.files import sha256_bytes, write_tree
 from core.journal import Journal
-from core.journal.schema_scripts import downloads
+from core.journal.tables import downloads
 from core.models import FileEntry, Ref
 from core.scripts.cache import CacheHit, ScriptCache, Staged
-from core.scripts.entries import Listing, ScriptKey
-from core.scripts.layout import size_on_disk
+from core.scripts.models import Listing, ScriptKey
+from core.scripts.paths import size_on_disk
 from core.settings import Settings
 
 KIBIBYTE = 1 << 10

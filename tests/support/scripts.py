@@ -10,16 +10,15 @@ from pydantic import SecretStr
 
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.script_rows import ToldStatus
+from core.journal.script_lookup import ToldStatus
 from core.models import FileEntry, Ref, Status, content_digest
 from core.scripts.cache import ScriptCache
-from core.scripts.cached import CacheHit
-from core.scripts.download import ScriptDownloads
-from core.scripts.entries import Listing, ScriptKey
+from core.scripts.downloads import ScriptDownloads
 from core.scripts.insertion import insert
+from core.scripts.models import CacheHit, Listing, ScriptKey
 from core.server.client import EscherServer
 from core.server.retry import Retrier, RetryPolicy
-from core.service_parts import ServiceParts
+from core.service.home import ServiceParts
 from core.settings import Settings
 
 

@@ -13,7 +13,7 @@ from support.scripts import put_in_cache
 
 from core.errors import UsageError
 from core.models import Ref
-from core.scripts.entries import ScriptKey
+from core.scripts.models import ScriptKey
 from core.service import PlaybookService
 from core.settings import Settings
 

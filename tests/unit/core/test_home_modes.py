@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from core import home_modes
+from core import permissions
 from core.errors import Refused, StorageError
-from core.home_modes import mend, open_to_others, writable_by_others
-from core.service_parts import ServiceParts
+from core.permissions import mend, open_to_others, writable_by_others
+from core.service.home import ServiceParts
 from core.settings import Settings
 
 # what a home of before held, each as an ordinary umask made it
@@ -94,7 +94,7 @@ def test_a_walk_that_was_killed_is_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(home_modes, "_below", killed)
+        patch.setattr(permissions, "_below", killed)
         with pytest.raises(KeyboardInterrupt):
             mend(settings)
     assert mode(settings.home) == 0o700, "the door was closed first"
@@ -215,7 +215,7 @@ def test_the_library_makes_private_files_whatever_the_umask(tmp_path: Path, umas
 def test_commands_write_for_nobody_else(tmp_path: Path) -> None:
     code = (
         "import os, sys; os.umask(0o022); sys.argv[1:] = ['--version']\n"
-        "from cli.main import main\ntry:\n    main()\nfinally:\n    print(os.umask(0))"
+        "from escher_playbooks.cli.main import main\ntry:\n    main()\nfinally:\n    print(os.umask(0))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from core import shared_places
+from core import permissions
 from core.errors import Refused
+from core.permissions import check_broker, own_private_dir, peer_uid
 from core.settings import Settings
-from core.shared_places import check_broker, own_private_dir, peer_uid
 
 STRANGER = 65_534
 
@@ -125,7 +125,7 @@ class TestTheBroker:
     def test_that_a_stranger_runs_is_refused(
         self, settings: Settings, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shared_places, "peer_uid", lambda _: STRANGER)
+        monkeypatch.setattr(permissions, "peer_uid", lambda _: STRANGER)
         with pytest.raises(Refused, match=f"runs as user {STRANGER}"):
             check_broker(settings)
 

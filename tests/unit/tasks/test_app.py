@@ -38,7 +38,7 @@ def _config(name: str = "celeryconfig_again") -> Any:
 def test_importing_the_tasks_loads_no_model_library(tmp_path: Path) -> None:
     code = (
         "import sys; from tasks import app; app.loader.import_default_modules();"
-        "import tasks.jobs, tasks.readiness;"
+        "import tasks.jobs, tasks.worker_signals;"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -86,7 +86,7 @@ class TestAStrangersServer:
         if request.param == "its folder is open":
             settings.socket_dir.chmod(0o755)
         else:
-            monkeypatch.setattr("core.shared_places.peer_uid", lambda _: 65_534)
+            monkeypatch.setattr("core.permissions.peer_uid", lambda _: 65_534)
         return settings
 
     def test_is_not_asked_by_commands(self, squatted: Settings) -> None:

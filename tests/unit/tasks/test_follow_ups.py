@@ -12,10 +12,10 @@ from support.rag import metadata
 from core.errors import BrokerUnreachable
 from core.journal import JobState
 from core.models import DONE, FileEntry, Ref
-from core.scripts.entries import Listing, ResolvedScript, ScriptKey, Source, Standing
+from core.scripts.models import Listing, ResolvedScript, ScriptKey, Source, Standing
 from core.service import PlaybookService
-from tasks import follow_ups, jobs, workflows
-from tasks.leftovers import close_settled
+from tasks import jobs, workflows
+from tasks.sync_round import close_settled
 
 REF = Ref("escher-stop", "1.0.0")
 
@@ -45,7 +45,7 @@ def script(ref: Ref = REF, source: Source = Source.DOWNLOAD) -> ResolvedScript:
 
 
 def test_what_came_is_indexed_at_once(used: PlaybookService, sent: list[Any]) -> None:
-    body = follow_ups.script_resolved(used, script())
+    body = jobs.script_resolved(used, script())
     assert body["playbook_id"] == REF.playbook_id
     assert sent == [("playbooks.embed", [str(REF)])]
     assert used.journal.jobs.recent() == [], "nobody asked for a job"
@@ -55,14 +55,14 @@ def test_what_came_is_indexed_at_once(used: PlaybookService, sent: list[Any]) ->
     "resolved", [script(source=Source.CACHE), script(Ref("mine", "1.0.0"))], ids=["cached", "own"]
 )
 def test_nothing_else_is(used: PlaybookService, sent: list[Any], resolved: ResolvedScript) -> None:
-    follow_ups.script_resolved(used, resolved)
+    jobs.script_resolved(used, resolved)
     used.index_refs([REF])
-    follow_ups.script_resolved(used, script())
+    jobs.script_resolved(used, script())
     assert sent == []
 
 
 def test_without_workers_the_next_search_does_it(used: PlaybookService) -> None:
-    follow_ups.script_resolved(used, script())
+    jobs.script_resolved(used, script())
     assert [result.playbook_id for result in jobs.search(used, "escher stop").results] == [
         REF.playbook_id
     ]
@@ -75,7 +75,7 @@ def test_a_broker_that_goes_away_spoils_no_answer(
         raise BrokerUnreachable("gone")
 
     monkeypatch.setattr(workflows, "dispatch", gone)
-    assert follow_ups.script_resolved(used, script())["source"] == "download"
+    assert jobs.script_resolved(used, script())["source"] == "download"
     assert used.plan_sync().embed == [REF], "the next sync"
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_breaks_it_is_brought_to_its_point(
 ) -> None:
     used.index_refs([REF])
     for _ in range(3):
-        body = follow_ups.executed(used, used.report_execution(REF, success=False))
+        body = jobs.executed(used, used.report_execution(REF, success=False))
     assert (body["health"], body["execution_count"]) == ("broken", 3)
     assert sent == [("playbooks.embed", [str(REF)])]
 

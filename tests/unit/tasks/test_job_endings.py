@@ -15,7 +15,7 @@ from core.service import PlaybookService
 from core.settings import Settings
 from tasks import jobs, sync_round
 from tasks.base import run_step
-from tasks.leftovers import close_settled
+from tasks.sync_round import close_settled
 
 REF = Ref("stop-idle-databases", "1.0.0")
 

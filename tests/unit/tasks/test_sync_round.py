@@ -13,18 +13,18 @@ from support.playbooks import draft
 from support.processes import dead_owner, leases_of, owner
 from support.service import eventually
 
-from cli.jobs_commands import exit_code
 from core.errors import StorageError
 from core.journal import JobState
 from core.journal.leases import JOB, SYNC, VERSION, WORKER
 from core.models import Ref, Strategy
 from core.playbooks.scan import ScanResult
 from core.service import PlaybookService
-from core.sync import SyncPlan
-from tasks import base, broker, jobs, sync_round, watching, workflows
+from core.service.sync import SyncPlan
+from escher_playbooks.cli.jobs_commands import exit_code
+from tasks import base, broker, jobs, sync_round, worker_signals, workflows
 from tasks.sync_round import BUSY_SECONDS, look_again, run
 from tasks.syncing import sync
-from tasks.watching import look_after_the_dead
+from tasks.worker_signals import look_after_the_dead
 
 NOTHING = broker.UnderWay(frozenset(), {})
 
@@ -107,7 +107,7 @@ def test_one_that_never_ends_to_be_asked_hands_on(
 def test_a_report_with_failures_is_a_partial_sync_and_a_retry_tries_them_again(
     service: PlaybookService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.journal.waiting_changes import FAILED, WaitingChange
+    from core.journal.pull_state import FAILED, WaitingChange
 
     item = WaitingChange(("bad", "1.0.0"), FAILED, "It is malformed.", int(time.time()))
     service.journal.waiting.put([item])
@@ -240,7 +240,7 @@ class TestADeadWorker:
     def test_a_survivor_asks_for_a_sync_once_for_each_death(
         self, service: PlaybookService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "ASK_AGAIN_LOOKS", 10**6)
+        monkeypatch.setattr(worker_signals, "ASK_AGAIN_LOOKS", 10**6)
         asked, looks, stop = [], itertools.count(), threading.Event()
         looked, ref = [0], Ref("a", "1.0.0")
 

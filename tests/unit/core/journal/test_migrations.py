@@ -11,7 +11,7 @@ from support.homes_before import unpack_home
 
 from core.errors import StorageError
 from core.journal import Journal, migrations
-from core.journal.schema import FORMAT_VERSION
+from core.journal.tables import FORMAT_VERSION
 from core.models import Ref, Strategy
 
 

@@ -17,7 +17,7 @@ from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.models import PlaybookDraft
 from core.playbooks import archive as archive_module
 from core.playbooks.drafts import iter_drafts
-from core.playbooks.limits import Limits
+from core.playbooks.validation import Limits
 
 CORPUS = Path(__file__).parents[5] / "shared" / "corpus" / "corpus.tar.gz"
 

@@ -9,7 +9,7 @@ import pytest
 from core.errors import EscherError, InvalidPlaybook, NotFound, UnsafePath, UsageError
 from core.models import PlaybookDraft
 from core.playbooks.drafts import draft_from_folder, iter_drafts
-from core.playbooks.limits import Limits
+from core.playbooks.validation import Limits
 
 
 def write(root: Path, **files: str) -> Path:

@@ -15,7 +15,7 @@ from core.errors import IntegrityError, NotFound, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.held import Held, declassify
-from core.playbooks.pulled import PulledFolders
+from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
 

@@ -13,7 +13,7 @@ import pytest
 
 from core.files import read_bytes
 from core.models import Area, Move, Ref
-from core.playbooks import comparing
+from core.playbooks import compare
 from core.playbooks.scan import Moved, Scan
 
 REF = Ref("stop-rds", "1.0.0")
@@ -40,7 +40,7 @@ def folder(store, make_draft) -> Path:
 @pytest.fixture
 def settled(folder, look, monkeypatch):
     """A version whose stats vouch for it, without waiting for the clock to tick."""
-    monkeypatch.setattr("core.playbooks.folderstat.CLOCK_NS", -1_000_000_000)
+    monkeypatch.setattr("core.playbooks.stats.CLOCK_NS", -1_000_000_000)
     assert look().unchanged == 1
     return folder
 
@@ -53,7 +53,7 @@ def reads(monkeypatch) -> list[str]:
         seen.append(path.name)
         return read_bytes(path)
 
-    monkeypatch.setattr(comparing, "read_bytes", counted)
+    monkeypatch.setattr(compare, "read_bytes", counted)
     return seen
 
 
@@ -124,7 +124,7 @@ def test_a_touch_is_no_edit_and_is_looked_at_once(settled, look, reads, store):
 
 @pytest.mark.parametrize("sensitive", [False, True])
 def test_the_stores_own_changes_are_none(store, make_draft, look, sensitive, monkeypatch):
-    monkeypatch.setattr("core.playbooks.folderstat.CLOCK_NS", -1_000_000_000)
+    monkeypatch.setattr("core.playbooks.stats.CLOCK_NS", -1_000_000_000)
     parameters = [{"name": "password", "type": "string", "sensitive": True, "default": "x"}]
     store.create(make_draft(sensitive=sensitive, parameters=parameters))
     assert nothing(look())

@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.journal.leases import VERSION
 from core.models import Area, Move, PlaybookDraft, Ref, Strategy, SyncState
-from core.playbooks import writing
+from core.playbooks import writer
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.verify import verify
 
@@ -394,7 +394,7 @@ def test_a_home_that_cannot_be_written(store, make_draft):
 
 
 def test_the_lock_has_an_end(store, make_draft, monkeypatch):
-    monkeypatch.setattr(writing, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "LOCK_SECONDS", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:

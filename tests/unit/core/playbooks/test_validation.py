@@ -8,8 +8,7 @@ import pytest
 from core.encryption import Envelope, MasterKey, Place
 from core.errors import EscherError, InvalidPlaybook, Refused
 from core.models import PlaybookDraft, Strategy
-from core.playbooks.limits import MIB, Limits
-from core.playbooks.validation import draft_warnings, normalise
+from core.playbooks.validation import MIB, Limits, draft_warnings, normalise
 
 
 def test_absent_fields_are_filled_and_unknown_ones_kept(make_draft):

@@ -16,7 +16,7 @@ from support.machines import Machine
 from support.scripts import ScriptDesk
 
 from core.models import OutcomeState, Ref, SyncState
-from core.scripts.entries import ScriptKey
+from core.scripts.models import ScriptKey
 from core.settings import Settings
 
 REF = Ref("stop-rds", "1.0.0")

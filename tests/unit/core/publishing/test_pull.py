@@ -7,7 +7,7 @@ from support.feed import change_item
 
 from core.errors import Refused, ServerUnreachable, StorageError, UsageError
 from core.journal.leases import VERSION
-from core.journal.schema import pins
+from core.journal.tables import pins
 from core.models import Area, OutcomeState, Ref, Status, Strategy, SyncState
 from core.publishing.pull import CURSOR
 

@@ -13,8 +13,7 @@ from support.rag import make_point
 
 from core.rag.collection import Collection, Conditions
 from core.rag.edge import EdgeCollection
-from core.rag.remote import RemoteCollection, connect
-from core.rag.remote_schema import Scope
+from core.rag.qdrant import RemoteCollection, Scope, connect
 
 MODEL = "sha256:" + "a" * 64
 SERVER = os.environ.get("ESCHER_TEST_QDRANT_URL")

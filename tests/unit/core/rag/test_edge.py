@@ -13,7 +13,7 @@ from support.rag import make_point
 from core.errors import IndexBusy, IndexCorrupt
 from core.rag.collection import Conditions
 from core.rag.edge import EdgeCollection
-from core.rag.manifest import file_sums, is_as_left
+from core.rag.edge_files import file_sums, is_as_left
 
 MODEL = "sha256:" + "a" * 64
 ROOT = Path(__file__).resolve().parents[4]

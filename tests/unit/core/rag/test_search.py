@@ -7,17 +7,17 @@ from support.rag import metadata
 
 from core.errors import UsageError
 from core.models import Status
+from core.rag.bm25 import words
 from core.rag.collection import Hit
-from core.rag.keywords import keyword_search
 from core.rag.search import (
     SearchFilters,
     check_request,
     fuse,
     highest_versions,
+    keyword_search,
     results,
     warning_for,
 )
-from core.rag.terms import words
 
 SHOWN = {"active", "approved", "ready"}
 WARNED = {"deprecated", "needs_update", "pending_review"}

@@ -11,7 +11,7 @@ import pytest
 from support.script_cache import CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, InvalidPlaybook, Refused, UsageError
-from core.scripts.entries import ScriptKey
+from core.scripts.models import ScriptKey
 
 STOP = key_of("stop-rds@1.0.0")
 FILES = {"shell/stop.sh": b"#!/bin/sh\necho stop\n"}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.script_cache import CacheUnderTest, key_of
 
-from core.journal.script_cache import ScriptCacheRows
-from core.scripts.cache_lock import CacheLock
+from core.journal.scripts import ScriptCacheRows
+from core.scripts.eviction import CacheLock
 
 STOP, START = key_of("stop-rds@1.0.0"), key_of("start-rds@1.0.0")
 FILES = {"shell/stop.sh": b"#!/bin/sh\necho stop\n"}

@@ -15,7 +15,7 @@ from support.processes import dead_owner
 from support.service import eventually
 
 from core.errors import Refused
-from core.scripts import clear_root, clear_text, reaper
+from core.scripts import clear_text, reaper
 from core.scripts.clear_text import ClearText
 from core.settings import Settings
 
@@ -69,10 +69,10 @@ class TestALease:
         if not memory:
             pytest.skip("no tmpfs at /dev/shm")
         assert settings.home not in clear.root.parents
-        assert clear_root.is_memory(clear.root.parent)
+        assert clear_text.is_memory(clear.root.parent)
 
     def test_is_in_the_home_where_there_is_none(self, clear, settings, monkeypatch):
-        monkeypatch.setattr(clear_root, "is_memory", lambda path: False)
+        monkeypatch.setattr(clear_text, "is_memory", lambda path: False)
         lease = clear.write(SCRIPT)
         assert lease.folder.parent == settings.home / "run" / "clear"
         assert _mode(lease.folder.parent) == 0o700
@@ -107,7 +107,7 @@ class TestALease:
 
 
 def test_a_root_that_down_takes_away_meanwhile_is_made_again(clear, monkeypatch):
-    made = clear_root.own_private_dir
+    made = clear_text.own_private_dir
     removed = []
 
     def make_and_lose(path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_root_that_down_takes_away_meanwhile_is_made_again(clear, monkeypatch)
         if not removed:
             removed.append(path.rmdir())
 
-    monkeypatch.setattr(clear_root, "own_private_dir", make_and_lose)
+    monkeypatch.setattr(clear_text, "own_private_dir", make_and_lose)
     lease = clear.write(SCRIPT)
     assert (_mode(lease.folder.parent), _mode(lease.folder)) == (0o700, 0o700)
 
@@ -123,7 +123,7 @@ def test_a_root_that_down_takes_away_meanwhile_is_made_again(clear, monkeypatch)
 class TestTheHomesOwnRoot:
     @pytest.fixture(autouse=True)
     def _in_home(self, monkeypatch) -> None:
-        monkeypatch.setattr(clear_root, "is_memory", lambda path: False)
+        monkeypatch.setattr(clear_text, "is_memory", lambda path: False)
 
     def test_open_to_others_is_closed(self, clear):
         clear.root.mkdir(parents=True)
@@ -156,8 +156,8 @@ class TestARootInASharedPlace:
         place = tmp_path / "shm"
         place.mkdir()
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
-        monkeypatch.setattr(clear_root, "is_memory", lambda path: path == place)
-        return clear_root.best_root(settings)
+        monkeypatch.setattr(clear_text, "is_memory", lambda path: path == place)
+        return clear_text.best_root(settings)
 
     def squat(self, shared: Path, how: str, tmp_path: Path, monkeypatch) -> None:
         if how == "a link":
@@ -184,7 +184,7 @@ class TestARootInASharedPlace:
     def test_that_is_taken_in_the_last_moment_is_passed_over(
         self, clear, settings, shared, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(clear_root, "_is_fit", lambda *_: True)
+        monkeypatch.setattr(clear_text, "_is_fit", lambda *_: True)
         self.squat(shared, "a link", tmp_path, monkeypatch)
         assert clear.write(SCRIPT).folder.parent == settings.run_path / "clear"
 

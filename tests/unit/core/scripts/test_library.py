@@ -9,10 +9,9 @@ import pytest
 from core.errors import IntegrityError, NotEscherServer, NotFound, Refused, ServerUnreachable
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.script_cache import CacheRow
+from core.journal.scripts import CacheRow
 from core.models import METADATA_FILE, Ref
-from core.scripts.library import Library
-from core.scripts.shelf import MAX_METADATA_BYTES
+from core.scripts.library import MAX_METADATA_BYTES, Library
 from core.server.answers import Script, ScriptFile
 from core.server.downloads import DownloadCount
 from core.settings import Settings

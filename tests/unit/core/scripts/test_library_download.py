@@ -13,7 +13,7 @@ from support.reference import Reference, running_reference
 from support.scripts import ScriptDesk
 
 from core.models import METADATA_FILE, OutcomeState, Ref
-from core.scripts.entries import ScriptKey
+from core.scripts.models import ScriptKey
 from core.settings import Settings
 
 REF = Ref("escher-stop", "1.0.0")

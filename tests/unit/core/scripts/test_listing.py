@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from core.errors import EscherError, IntegrityError, NotEscherServer, NotFound, Refused
 from core.models import FileEntry, Ref
-from core.scripts.entries import ScriptKey
-from core.scripts.listing import MAX_FILES, check_offer, check_version, difference, mismatch
+from core.scripts.models import ScriptKey
+from core.scripts.transfer import MAX_FILES, check_offer, check_version, difference, mismatch
 from core.server.answers import Script, ScriptFile
 from core.settings import Settings
 

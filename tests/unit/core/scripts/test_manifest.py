@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support.script_cache import key_of, listing_of
 
 from core.errors import IntegrityError
-from core.scripts.layout import CacheLayout, Place
 from core.scripts.manifest import Manifest, decode, footprint, read_manifest, write_manifest
+from core.scripts.paths import CacheLayout, Place
 from core.settings import Settings
 
 KEY = key_of("vpc@1.0.0", "terraform")

@@ -11,8 +11,8 @@ from core.errors import IntegrityError, Refused
 from core.journal import Journal
 from core.models import Ref
 from core.scripts.cache import ScriptCache
-from core.scripts.download import ScriptDownloads
-from core.scripts.entries import ScriptKey
+from core.scripts.downloads import ScriptDownloads
+from core.scripts.models import ScriptKey
 from core.server.client import EscherServer
 from core.settings import Settings
 

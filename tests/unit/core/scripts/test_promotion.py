@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.script_cache import CacheUnderTest, key_of
 
-from core.scripts.layout import Place
 from core.scripts.manifest import Manifest, write_manifest
+from core.scripts.paths import Place
 
 SHELL = {"shell/stop.sh": b"echo stop\n"}
 TERRAFORM = {"terraform/main.tf": b"resource {}\n", "terraform/in/a.tf": b"a\n"}

@@ -29,18 +29,17 @@ from core.errors import (
 from core.files import sha256_bytes
 from core.journal import Journal
 from core.journal.records import DiskFile
-from core.journal.script_rows import ScriptRows, ToldStatus
+from core.journal.script_lookup import ScriptRows, ToldStatus
 from core.models import Area, FileEntry, Move, Ref
 from core.playbooks.store import PlaybookStore
-from core.script_service import Stored
-from core.scripts.cached import CacheHit
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
-from core.scripts.entries import Listing, ScriptKey, Source
-from core.scripts.layout import CacheLayout
-from core.scripts.proof import Proofs
+from core.scripts.integrity import Proofs
+from core.scripts.models import CacheHit, Listing, ScriptKey, Source
+from core.scripts.paths import CacheLayout
 from core.scripts.resolver import Asking, ScriptResolver
 from core.scripts.run_policy import Allow
+from core.service.scripts import Stored
 from core.settings import Settings
 
 ID = "stop-idle-databases"

@@ -13,9 +13,9 @@ from support.rag import metadata
 from core.errors import IntegrityError
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.script_cache import CacheRow
+from core.journal.scripts import CacheRow
 from core.models import METADATA_FILE, FileEntry, Ref
-from core.scripts.shelf import KEPT_TTLS, LibraryShelf
+from core.scripts.library import KEPT_TTLS, LibraryShelf
 from core.settings import Settings
 
 REF, OTHER = Ref("escher-stop", "1.0.0"), Ref("escher-start", "2.0.0-rc.1")

@@ -18,9 +18,9 @@ from core.errors import IntegrityError, NotFound, TransferInterrupted
 from core.files import sha256_bytes
 from core.journal.downloads import DownloadState
 from core.models import Ref
-from core.scripts.entries import ScriptKey
-from core.scripts.single_flight import SingleFlight, pauses
-from core.scripts.staging import row_key
+from core.scripts.downloads import SingleFlight, pauses
+from core.scripts.models import ScriptKey
+from core.scripts.transfer import row_key
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from support.scripts import ScriptDesk
 from core.errors import StorageError, TransferInterrupted
 from core.files import PRIVATE_FILE
 from core.models import OutcomeState
-from core.scripts.cached import CacheHit
-from core.scripts.claim import Claim
-from core.scripts.verification import verify_staged
+from core.scripts.downloads import verify_staged
+from core.scripts.insertion import Claim
+from core.scripts.models import CacheHit
 
 FILES = {"terraform/main.tf": b"module\n", "terraform/inner/net.tf": b"net\n"}
 
@@ -90,7 +90,7 @@ def test_an_interrupted_verification_leaves_what_is_staged_staged(desk, monkeypa
     key = desk.add("later", FILES)
     desk.downloads.download([key])
     with monkeypatch.context() as patch:
-        patch.setattr("core.scripts.download.verify_staged", _interrupt)
+        patch.setattr("core.scripts.downloads.verify_staged", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             desk.downloads.verify([key])
     sent = desk.bytes_sent()

@@ -29,9 +29,7 @@ from websockets.sync.server import ServerConnection, serve
 from core.errors import SettingsError, StorageError
 from core.files import sha256_bytes
 from core.models import FileEntry, Ref, content_digest
-from core.server.agent_address import link_url
-from core.server.agent_link import AgentLink, Timing
-from core.server.agent_searches import AT_ONCE
+from core.server.agent_link import AT_ONCE, AgentLink, Timing, link_url
 from core.server.client import EscherServer
 from core.settings import Settings
 

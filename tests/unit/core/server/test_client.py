@@ -25,7 +25,7 @@ from core.server.answers import UploadTarget
 from core.server.client import EscherServer
 from core.server.http import Http
 from core.server.retry import Retrier
-from core.server.transfers import Transfers
+from core.server.uploads import Transfers
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 

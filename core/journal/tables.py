@@ -1,0 +1,527 @@
+"""The journal's tables, drawn once; format version 3 (`core.journal.migrations` leads there).
+
+::
+
+    home         key → value: format_version, home_id, server_url, tenant_id
+    versions     one row a version: where it stands, what it is, how far it is published
+    files        one row a file of a version: clear size and checksum, and the stat seen on disk
+    intents      a change to the folders that has begun; gone when it is done
+    jobs         what somebody asked for
+    job_items    one row a ref of a job, brought forward by whatever task works on the ref
+    stale_points versions that are gone and whose points may still be in the collection
+    vectors      embeddings by digest of text and model, so nothing is embedded twice
+    pins         the one digest that ``id@version`` names for ever: the first that was published from
+                 here or came from a server
+    choices      what the user chose for all versions of an id
+    held_edits   edits of sensitive content that wait, sealed, for the user to take or drop them
+
+Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+FORMAT_VERSION = 3
+
+metadata = MetaData()
+
+home = Table(
+    "home",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("area", String(16), nullable=False),
+    Column("content_digest", String(71), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("strategy", String(24), nullable=False),
+    Column("author", String(20), nullable=False),
+    Column("clouds", String(64), nullable=False),  # ",aws,gcp," so that LIKE '%,aws,%' finds it
+    Column("sensitive", Boolean, nullable=False),
+    Column("generation", Integer, nullable=False),  # of the encrypted content; it never goes back
+    Column("warnings", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    # towards the server
+    Column("sync_state", String(12), nullable=False),
+    Column("publish_as", String(24)),  # the strategy asked for; kept until settled
+    Column("publish_gate", String(8)),  # the secrets_gate of whoever asked; kept until settled
+    Column("uploaded_digest", String(71)),  # content whose files the server has
+    Column("s3_paths", Text),
+    Column("published_digest", String(71)),  # content the server has committed
+    Column("revision", BigInteger),
+    Column("published_at", BigInteger),
+    Column("deleting", Boolean, nullable=False, server_default=false()),  # asked for, not done
+    Column("error_type", String(40)),
+    Column("error", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", BigInteger),
+    # who may run it
+    Column("made_here", Boolean, nullable=False, server_default=false()),  # by a user of this home
+    Column(
+        "intake", String(12)
+    ),  # create | update | edit | import | ai | adopt | pull; None: before 2
+    Column("asked", Text),  # JSON: what its file asked for and was not followed
+    Column("published_here", Boolean, nullable=False, server_default=false()),  # sent by this home
+    Column("published_by", String(200)),  # the member that the server names
+    Column("status_at", BigInteger),  # when the server last told the status
+    Column("absent_since", BigInteger),  # published from here, and not on the server (any more)
+    # towards the collection
+    Column("indexed_digest", String(160)),
+    # what the execution engine reported, here
+    Column("health", String(8), nullable=False, server_default="ok"),
+    Column("execution_count", BigInteger, nullable=False, server_default="0"),
+    Column("success_count", BigInteger, nullable=False, server_default="0"),
+    Column("last_executed", BigInteger),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+Index("versions_sync", versions.c.sync_state, versions.c.next_attempt_at)
+
+files = Table(
+    "files",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("checksum", String(71), nullable=False),
+    Column("executable", Boolean, nullable=False, server_default=false()),  # part of the digest
+    # as it stands on disk, encrypted or not; decides what a scan must read again
+    Column("disk_size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("ctime_ns", BigInteger, nullable=False),
+    Column("inode", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version", "path"),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("kind", String(12), nullable=False),  # write | move | take | delete
+    Column("staged", Text),  # folder name under .staging that takes its place
+    Column("from_area", String(16)),
+    Column("to_area", String(16)),
+    Column("record", Text),  # the versions and files rows that come with it, as JSON
+    Column("created_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("kind", String(12), nullable=False),
+    Column("request", Text, nullable=False),
+    Column("idempotency_key", String(200), unique=True),
+    Column("state", String(12), nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("cancelled", Boolean, nullable=False, default=False),
+    Column("error", Text),
+    Column("result", Text),
+    Column("sequence", BigInteger, nullable=False),  # nanoseconds: the order within a second
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+)
+Index("jobs_sequence", jobs.c.sequence)
+
+job_items = Table(
+    "job_items",
+    metadata,
+    Column("job_id", String(36), nullable=False),
+    Column("ref", String(165), nullable=False),
+    Column("kind", String(12), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("step", String(12)),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error_type", String(40)),
+    Column("error", Text),
+    Column("next_attempt_at", BigInteger),
+    PrimaryKeyConstraint("job_id", "ref"),
+)
+Index("job_items_ref", job_items.c.ref, job_items.c.state)
+
+stale_points = Table(
+    "stale_points",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("key", String(80), primary_key=True),  # digest of text and model fingerprint
+    Column("vector", LargeBinary, nullable=False),  # little-endian float32
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("content_digest", String(71), nullable=False),
+    Column("source", String(10), nullable=False),  # see `core.journal.pins`
+    Column("pinned_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+choices = Table(
+    "choices",
+    metadata,
+    Column("playbook_id", String(100), primary_key=True),
+    Column("review", Boolean, nullable=False, server_default=false()),  # later versions, too
+    Column("chosen_at", BigInteger, nullable=False),
+)
+
+held_edits = Table(
+    "held_edits",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("paths", Text, nullable=False),  # JSON: files that lay there in clear
+    Column("flag", Boolean, nullable=False),  # whether `sensitive` was edited
+    Column("folder", Text, nullable=False),  # where they are kept, sealed
+    Column("generation", Integer, nullable=False),  # under which they are
+    Column("held_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+
+# The tables of what two sides said differently, and of changes there that could not be taken yet.
+#
+# ::
+#
+#     conflicts    one row a disagreement: what waits for the user, what was set aside, what is settled
+#     waiting_changes   changes of the server that were not taken in, by name and revision
+#
+# Times are Unix seconds, digests ``sha256:<hex>``. ``theirs`` is written no more: whatever the server
+# says of a version is asked for again.
+
+
+conflicts = Table(
+    "conflicts",
+    metadata,
+    Column("conflict_id", String(32), primary_key=True),
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("kind", String(24), nullable=False),  # the rule that made it
+    Column("state", String(8), nullable=False),  # open | kept | settled
+    Column("reason", Text, nullable=False),
+    Column("folder", Text),  # the copy, where one was set aside
+    Column("generation", Integer),  # of the copy's encrypted content
+    Column("server_revision", BigInteger),
+    Column("server_digest", String(71)),
+    Column("theirs", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    Column("resolution", Text),
+)
+_OPEN = text("state = 'open'")
+# a version waits for one decision at most
+Index(
+    "conflicts_open",
+    conflicts.c.playbook_id,
+    conflicts.c.version,
+    unique=True,
+    sqlite_where=_OPEN,
+    postgresql_where=_OPEN,
+)
+Index("conflicts_created", conflicts.c.created_at)
+
+waiting_changes = Table(
+    "waiting_changes",
+    metadata,
+    # as the server wrote them: what is wrong with the item may be its name
+    Column("playbook_id", String(100), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("kind", String(12), nullable=False),  # failed | deletion
+    Column("revision", BigInteger),
+    Column("content_digest", String(71)),
+    Column("updated_at", BigInteger, nullable=False),  # the server's
+    Column("reason", Text, nullable=False),
+    Column("held", Boolean, nullable=False),  # a deletion that waits for the user's word
+    Column("noted_at", BigInteger, nullable=False),
+)
+
+
+# The tables of what execution engines reported.
+#
+# ::
+#
+#     executions        one row a run: waits to be sent (due), was counted by the server (sent), or
+#                       was refused by it again and again (failed); kept so that it counts once
+#     execution_refs    one row a version that was run: its failures in a row, and its next attempt
+#
+# Times are Unix seconds.
+
+
+executions = Table(
+    "executions",
+    metadata,
+    # the order of arrival; clocks may go back
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("execution_id", String(200), nullable=False, unique=True),
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("success", Boolean, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("error", Text),  # the engine's words; they stay here
+    Column("at", BigInteger, nullable=False),  # when it ran, as the engine says
+    Column("state", String(8), nullable=False),  # due | sent | failed
+    Column("state_since", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("executions_state", executions.c.state, executions.c.playbook_id, executions.c.version)
+
+execution_refs = Table(
+    "execution_refs",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("failures_in_a_row", Integer, nullable=False, default=0),
+    Column("attempts", Integer, nullable=False, default=0),  # at sending, since it last went well
+    Column("next_attempt_at", BigInteger),
+    Column("reason", Text),  # why sending did not go well
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+
+# The table of the Escher Library's versions that were used here.
+#
+# ::
+#
+#     library_versions   one row a version of which cache/library holds the metadata; it goes with it
+#
+# ``digest`` is of the bytes of that ``metadata.json``, ``used_at`` (Unix seconds) the last use that is
+# known, ``indexed_digest`` the state in which its point was last written. They are no rows of
+# ``versions``: nothing lists, edits, publishes or deletes them.
+
+
+library_versions = Table(
+    "library_versions",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("digest", String(71), nullable=False),
+    Column("indexed_digest", String(160)),
+    Column("used_at", Float, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+
+# The tables of what the scan of the playbook folders saw; see ``core/playbooks/scan.py``.
+#
+# ::
+#
+#     scan_state    one row a version whose folder was found to hold what the journal says
+#     scan_waiting  folders with changes that are not quiet yet by a clock that may be wrong
+
+
+scan_state = Table(
+    "scan_state",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    # what of the version's row was compared with the folder; another one: look again
+    Column("area", String(16), nullable=False),
+    Column("content_digest", String(71), nullable=False),
+    Column("generation", Integer, nullable=False),
+    # folders and files below the version's folder, "/"-led, with "\n" between them
+    Column("paths", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),  # of the stats of those paths, in order
+    Column("seen_at_ns", BigInteger, nullable=False),  # when those stats were taken
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+scan_waiting = Table(
+    "scan_waiting",
+    metadata,
+    Column("folder", Text, primary_key=True),  # below playbooks/: local/stop-rds/v1.0.0
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("since_ns", BigInteger, nullable=False),  # when it was first seen like that
+)
+
+
+# The script manager's tables: what is cached, quarantined and on its way, and proofs of big files.
+#
+# ::
+#
+#     cache_entries  one row a cached format folder: what the index knows of cache/scripts/
+#     quarantined    one row a folder in cache/quarantine/
+#     downloads      who fetches a format folder now, the room it reserved, and how the last try ended
+#     counters       hits, misses, evicted_bytes …: sums over all processes
+#     server_statuses  what the server said of versions that this home does not have, and when
+#     script_copies  one row a folder in cache/copies
+#     proofs         the stat of a file above 1 MiB at its last hashing; it stands in for a day
+#
+# Size rule: Σ cache_entries.size_bytes + Σ quarantined.size_bytes + Σ script_copies.size_bytes +
+# Σ downloads.reserved_bytes is at most ``cache_max_size_mb``; room is reserved in one write transaction, before a byte is written.
+#
+# ``files`` is JSON: ``[[path, size_bytes, checksum], …]``, paths relative to the version's folder.
+# Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
+
+
+cache_entries = Table(
+    "cache_entries",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("source", String(16), nullable=False),  # tenant | library
+    Column("entry_point", Text, nullable=False),
+    Column("files", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("fetched_at", Float, nullable=False),
+    Column("last_used", Float, nullable=False),  # as last seen; the folder's mtime is the truth
+    PrimaryKeyConstraint("playbook_id", "version", "format"),
+)
+Index("cache_entries_used", cache_entries.c.last_used)
+
+quarantined = Table(
+    "quarantined",
+    metadata,
+    Column("name", Text, primary_key=True),  # <id>-v<version>/<format>-<hex> in cache/quarantine
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+downloads = Table(
+    "downloads",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("state", String(12), nullable=False),  # running | staged | failed
+    Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("staged", Text),  # folder name in cache/staging
+    Column("files", Text),
+    Column("entry_point", Text),
+    Column("source", String(16)),
+    Column("error_type", String(40)),
+    Column("error", Text),
+    Column("ended_at", Float),
+    PrimaryKeyConstraint("playbook_id", "version", "format"),
+)
+Index("downloads_staged", downloads.c.staged)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("ctime_ns", BigInteger, nullable=False),
+    Column("inode", BigInteger, nullable=False),
+    Column("checksum", String(71), nullable=False),
+    Column("verified_at", Float, nullable=False),
+)
+
+script_copies = Table(
+    "script_copies",
+    metadata,
+    Column("name", String(64), primary_key=True),  # of the folder in cache/copies
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+)
+
+server_statuses = Table(
+    "server_statuses",
+    metadata,
+    Column("playbook_id", String(100), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("status", String(20)),  # None: it told none
+    Column("strategy", String(24)),
+    Column("published_by", String(200)),
+    Column("deprecated_by", String(200)),
+    Column("told_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("playbook_id", "version"),
+)
+
+
+# The tables of the secrets gate.
+#
+# ::
+#
+#     secret_scans       one row a content and syntax: what the scan found in it, by which scanner
+#     accepted_findings  one row a finding that somebody let pass; its key holds as long as the
+#                        file's bytes do
+#
+# No row holds what was found: a place, a kind and a degree only.
+
+
+secret_scans = Table(
+    "secret_scans",
+    metadata,
+    Column("checksum", String(71), nullable=False),
+    Column("syntax", String(8), nullable=False),  # bare | quoted: what a value looks like there
+    Column("scanner_version", String(40), nullable=False),
+    Column("spots", Text, nullable=False),  # JSON: [[line, kind, degree, marked, member], …]
+    Column("scanned_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("checksum", "syntax"),
+)
+
+accepted_findings = Table(
+    "accepted_findings",
+    metadata,
+    Column("finding_key", String(16), primary_key=True),
+    Column("ref", String(165), nullable=False),  # the version that it was accepted for
+    Column("path", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("accepted_by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("accepted_at", BigInteger, nullable=False),
+)
+
+
+# The table of what only one task of all processes may do at a time.
+
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(240), primary_key=True),  # see `core.journal.leases`
+    Column("owner", String(120), nullable=False),  # see `core.processes`
+    Column("token", String(32), nullable=False),  # of the one taking of it
+)
+Index("leases_token", leases.c.token)

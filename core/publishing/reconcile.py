@@ -1,0 +1,511 @@
+"""What became of the server's changes, for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from core.errors import LeaseHeld, PermanentError, StorageError
+from core.journal import Journal
+from core.journal.conflicts import KeptCopy
+from core.journal.leases import VERSION, Held
+from core.journal.pins import TOMBSTONE
+from core.journal.records import VersionRecord
+from core.models import Area, Move, Ref, Strategy, SyncState
+from core.playbooks.remote_versions import Copying, PulledVersions
+from core.publishing.batch import CONFLICT_REMEDY
+from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
+from core.publishing.feed import Theirs
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A rule that concerns the user: what it did about which version, in words."""
+
+    ref: Ref
+    rule: Rule
+    words: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ref": str(self.ref), "kind": self.rule.value, "reason": self.words}
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What became of a batch; a version that needed nothing is in none of them."""
+
+    pulled: list[Ref] = field(default_factory=list)
+    updated: list[Ref] = field(default_factory=list)
+    deleted: list[Ref] = field(default_factory=list)
+    to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
+    trashed: list[str] = field(default_factory=list)  # folders in the trash
+    conflicts: list[Decided] = field(default_factory=list)
+    failed: dict[Ref, Exception] = field(default_factory=dict)
+    older: list[Ref] = field(default_factory=list)  # known here at a higher revision
+
+
+# What a version that is on both sides with the same content takes over from the server.
+
+# What the server owns of the metadata; none of it is in the content digest.
+OWNED = (
+    "status", "storage_strategy", "deprecated_by", "deprecation_reason", "created_at", "updated_at",
+)  # fmt: skip
+NO_ERROR: dict[str, Any] = {
+    "error_type": None, "error": None, "attempts": 0, "next_attempt_at": None,
+}  # fmt: skip
+
+
+def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, dict[str, Any]]:
+    """The move and the row's values that are wanting; None and nothing when both are in step."""
+    owned = {name: theirs.metadata.get(name) for name in OWNED}
+    follows = row.area is Area.SYNCED and all(
+        row.metadata.get(name) == value for name, value in owned.items()
+    )
+    wanted: dict[str, Any] = {
+        "sync_state": SyncState.PUBLISHED,
+        "publish_as": None,
+        "revision": theirs.revision,
+        "published_digest": theirs.published_digest,
+        "uploaded_digest": theirs.uploaded_digest,
+        "s3_paths": theirs.s3_paths,
+        "published_at": row.published_at or theirs.published_at,
+        # what was run here and is not told yet is in ours alone
+        "execution_count": max(row.execution_count, theirs.execution_count),
+        "success_count": max(row.success_count, theirs.success_count),
+        "last_executed": max(row.last_executed or 0, theirs.last_executed or 0) or None,
+        "published_by": theirs.published_by or row.published_by,
+        "absent_since": None,
+    }
+    if row.sync_state is not SyncState.PUBLISHED:  # else the words are of something else
+        wanted |= NO_ERROR
+    lacking = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+    if lacking or not follows:
+        lacking["status_at"] = theirs.status_at
+    return (None if follows else Move(row.ref, Area.SYNCED, owned)), lacking
+
+
+# Carries the conflict rules out, a batch of the server's versions at a time.
+#
+# Everything is done so that it may be interrupted and done again: first the folder, then the row,
+# and what waits for the user (or was set aside) is written down before anything gives way.
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One version of both sides under its lease."""
+
+    theirs: Theirs
+    row: VersionRecord
+    lease: str
+
+    @property
+    def ref(self) -> Ref:
+        return self.theirs.ref
+
+
+class Reconciler:
+    """Brings versions here in step with the server's; safe beside publishers of the same home.
+
+    ``in_use`` tells of a version whose path was just handed out: its folder does not go yet.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        folders: PulledVersions,
+        in_use: Callable[[Ref], bool] = lambda _ref: False,
+    ) -> None:
+        self._journal = journal
+        self._folders = folders
+        self._in_use = in_use
+        self._rules: dict[Rule, Callable[[_Item, Reconciled], None]] = {
+            Rule.EDIT_BEATS_DELETION: self._edit_beats_deletion,
+            Rule.CHANGE_BEATS_DELETION: self._change_beats_deletion,
+            Rule.IMMUTABLE: self._immutable,
+            Rule.EDIT_BECOMES_SUCCESSOR: self._edit_becomes_successor,
+            Rule.OPEN_CONFLICT: self._open_conflict,
+            Rule.PRIVATE_ID: self._private_id,
+            Rule.NAME_IS_TAKEN: self._name_is_taken,
+            Rule.THEIRS_IS_GONE: self._theirs_is_gone,
+            Rule.NOTHING: self._nothing,
+        }
+
+    def apply(self, batch: Sequence[Theirs], before: Mapping[Ref, int] | None = None) -> Reconciled:
+        """Decide and do; what can't be done now is in ``failed``, and may be applied again.
+
+        ``before``: the revisions known here before the server was asked. Where one has not moved
+        since, the server's answer counts though its revision is a lower one. Deletions of what is
+        untouched here are only named (`Reconciled.to_delete`), for `delete` to carry out.
+        """
+        done = Reconciled()
+        wanted = {theirs.ref: theirs for theirs in batch}
+        pins = self._journal.pins.get_many(list(wanted))
+        private = self._journal.pins.private_ids(ref.playbook_id for ref in wanted)
+        with self._leased(wanted) as (rows, held):
+            new: list[Theirs] = []
+            same: list[_Item] = []
+            gone: list[Ref] = []
+            for ref, theirs in wanted.items():
+                row = rows.get(ref)
+                is_private = ref.playbook_id in private
+                if row is None:
+                    rule = decide(None, theirs.there, pinned=pins.get(ref), private=is_private)
+                    with _failing(ref, done):
+                        self._without_row(rule, theirs, new, gone, done)
+                elif ref not in held:
+                    done.failed[ref] = _lost(ref)
+                else:
+                    item = _Item(theirs, row, held.token)
+                    fresh = before is not None and before.get(ref) == row.revision
+                    with _failing(ref, done):
+                        rule = self._rule(item, pins.get(ref), private=is_private, fresh=fresh)
+                        if not fresh and theirs.there.revision < (row.revision or 0):
+                            done.older.append(ref)
+                        if rule is Rule.SAME_CONTENT:
+                            same.append(item)
+                        elif rule is Rule.DELETED_THERE:
+                            self._deleted_there(item, done)
+                        elif rule in self._rules:
+                            self._rules[rule](item, done)
+            if gone:
+                self._journal.conflicts.settle(gone, "both sides are gone")
+            self._take_in(new, done)
+            self._same_content(same, done)
+        self._pin_tombstones(batch, pins, private)
+        return done
+
+    def delete(self, batch: Sequence[Theirs]) -> Reconciled:
+        """Carry out deletions of the server: into the trash, unless somebody edited it meanwhile.
+
+        What is being worked on, or was just handed out, stays in ``to_delete``.
+        """
+        done = Reconciled()
+        wanted = {theirs.ref: theirs for theirs in batch}
+        with self._leased(wanted) as (rows, held):
+            for ref, theirs in wanted.items():
+                row = rows.get(ref)
+                if row is None:
+                    continue
+                if ref not in held or self._in_use(ref):
+                    done.to_delete[ref] = theirs.there
+                    continue
+                item = _Item(theirs, row, held.token)
+                with _failing(ref, done):
+                    rule = self._rule(item, None, private=False, fresh=False)
+                    if rule is Rule.DELETED_THERE:
+                        self._drop(item, done)
+                    elif rule is Rule.EDIT_BEATS_DELETION:
+                        self._edit_beats_deletion(item, done)
+        return done
+
+    def _rule(self, item: _Item, pinned: str | None, *, private: bool, fresh: bool) -> Rule:
+        row, there = item.row, item.theirs.there
+        here = Here(
+            digest=row.content_digest,
+            published_digest=row.published_digest,
+            revision=row.revision,
+            updated_at=row.metadata["updated_at"],
+            synced=row.area is Area.SYNCED,
+            deleting=row.deleting,
+            in_conflict=row.sync_state is SyncState.CONFLICT,
+        )
+        rule = decide(here, there, pinned=pinned, private=private, fresh=fresh)
+        if rule in LOOK_AT_DISK and self._folders.is_edited(item.ref):
+            here = replace(here, edited=True)
+            return decide(here, there, pinned=pinned, private=private, fresh=fresh)
+        return rule
+
+    def _without_row(
+        self, rule: Rule, theirs: Theirs, new: list[Theirs], gone: list[Ref], done: Reconciled
+    ) -> None:
+        """What is not here, and is there, or was."""
+        if rule is Rule.TAKE_IN:
+            new.append(theirs)
+        elif rule is Rule.PRIVATE_ID:
+            self._open_private_id(theirs, done)
+        elif rule is Rule.IMMUTABLE:
+            self._open_immutable(theirs, done)
+        else:
+            gone.append(theirs.ref)
+
+    def _pin_tombstones(
+        self, batch: Sequence[Theirs], pins: Mapping[Ref, str], private: Collection[str]
+    ) -> None:
+        """A deleted name goes on standing for what was deleted; nothing of that came here."""
+        new = [
+            (theirs.ref, theirs.there.digest)
+            for theirs in batch
+            if theirs.there.deleted
+            and theirs.ref not in pins
+            and theirs.ref.playbook_id not in private
+        ]
+        self._journal.pins.put(new, TOMBSTONE)
+        # what was told of a version before it was deleted gives no right to run a cached copy
+        self._journal.script_rows.forget_told(
+            [theirs.ref for theirs in batch if theirs.there.deleted]
+        )
+
+    # -- the rules --------------------------------------------------------------------------
+    def _take_in(self, new: Sequence[Theirs], done: Reconciled) -> None:
+        if not new:
+            return
+        errors = self._folders.take_in([(theirs.live, theirs.entries) for theirs in new])
+        done.failed.update(errors)
+        taken = [theirs.ref for theirs in new if theirs.ref not in errors]
+        # an open conflict whose own side was deleted here: theirs has come in its place
+        self._journal.conflicts.settle(taken, "theirs: ours was deleted")
+        done.pulled += taken
+
+    def _same_content(self, items: Sequence[_Item], done: Reconciled) -> None:
+        """Same version, same content: the server's fields, revision and place."""
+        changes = [(item, following(item.row, item.theirs.live)) for item in items]
+        todo = [(item, move, values) for item, (move, values) in changes if move or values]
+        try:
+            self._folders.move([move for _, move, _ in todo if move])
+        except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as below
+            if len(todo) == 1:
+                done.failed[todo[0][0].ref] = error
+            else:  # all at once did not go: find the one that stops the others
+                for item, _, _ in todo:
+                    self._same_content([item], done)
+            return
+        written = self._journal.versions.set_many(
+            [(item.ref, item.lease, values) for item, _, values in todo if values]
+        )
+        asked = [item.ref for item, _, values in todo if values]
+        lost = {ref for ref, is_mine in zip(asked, written, strict=True) if not is_mine}
+        done.failed |= {ref: _lost(ref) for ref in lost}
+        refs = [item.ref for item, _, _ in todo if item.ref not in lost]
+        agreed = [item.ref for item in items if item.ref not in lost]
+        self._journal.conflicts.settle(agreed, "the same content")
+        done.updated += refs
+
+    def _deleted_there(self, item: _Item, done: Reconciled) -> None:
+        if item.row.deleting:  # the user of this home has asked for it, too
+            self._drop(item, done, copy="edits")
+        else:
+            done.to_delete[item.ref] = item.theirs.there
+
+    def _drop(self, item: _Item, done: Reconciled, copy: Copying = "trash") -> None:
+        words = f"{item.ref} was deleted on the server."
+        kept: list[str] = []
+
+        def on_kept(made: KeptCopy) -> None:
+            if copy == "trash":  # listed by itself
+                kept.append(made.folder)
+            else:
+                self._note(item, Rule.DELETED_THERE, words, "deleted", done, made)
+
+        self._folders.drop(item.ref, copy=copy, on_kept=on_kept)
+        self._journal.conflicts.settle([item.ref], "deleted there")
+        done.deleted.append(item.ref)
+        done.trashed += kept
+
+    def _edit_beats_deletion(self, item: _Item, done: Reconciled) -> None:
+        """The edit is a private version of its own: its name is that of what was deleted."""
+        rule = Rule.EDIT_BEATS_DELETION
+        try:
+            kept = self._folders.keep_as(item.ref, strategy=Strategy.LOCAL_ONLY)
+        except StorageError:
+            raise
+        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+            words = (
+                f"{item.ref} was deleted on the server; it was edited here and can't become a"
+                f" version ({error.detail}): a copy is in the trash."
+            )
+            self._drop(item, done)
+            self._note(item, rule, words, "deleted", done)
+            return
+        words = (
+            f"{item.ref} was deleted on the server and edited here: the edit is {kept} now,"
+            " private until you publish it."
+        )
+        self._note(item, rule, words, f"ours is {kept}", done)
+        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
+        note = partial(self._journal.conflicts.note, item.ref, rule, more, "deleted")
+        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
+        self._journal.conflicts.settle([item.ref], f"ours is {kept}")
+
+    def _change_beats_deletion(self, item: _Item, done: Reconciled) -> None:
+        words = (
+            f"{item.ref} changed on the server meanwhile and was not deleted."
+            " Delete it again to insist."
+        )
+        move, values = following(item.row, item.theirs.live)
+        if move:
+            self._folders.move([move])
+        told = {"error_type": "Conflict", "error": words}
+        state = {**values, **told, "deleting": False, "sync_state": SyncState.PUBLISHED}
+        self._set(item, **state)
+        self._note(item, Rule.CHANGE_BEATS_DELETION, words, "theirs", done)
+
+    def _immutable(self, item: _Item, done: Reconciled) -> None:
+        """The known content goes on being answered; nothing of it changes before the user says so."""
+        if item.row.deleting:
+            told = {"error_type": "Conflict", "error": self._open_immutable(item.theirs, done)}
+            state = SyncState.PUBLISHED if item.row.is_published else SyncState.LOCAL
+            self._set(item, **{**NO_ERROR, **told, "deleting": False, "sync_state": state})
+        else:
+            self._open_immutable(item.theirs, done)
+
+    def _open_immutable(self, theirs: Theirs, done: Reconciled) -> str:
+        words = (
+            f"The server claims other content for {theirs.ref} than that name stands for"
+            f" ({theirs.there.digest[:19]}…); the known content stays."
+        )
+        self._open(theirs, Rule.IMMUTABLE, words, done)
+        return f"{words} {CONFLICT_REMEDY}"
+
+    def _private_id(self, item: _Item, done: Reconciled) -> None:
+        """The same version of both: ours is not sent while the user has not chosen."""
+        known = self._journal.conflicts.open_of(item.ref)
+        in_conflict = item.row.sync_state is SyncState.CONFLICT
+        if in_conflict and known and known.server_digest == item.theirs.there.digest:
+            return  # it waits already
+        words = self._open_private_id(item.theirs, done)
+        told = {"error_type": "Conflict", "error": words}
+        self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
+
+    def _open_private_id(self, theirs: Theirs, done: Reconciled) -> str:
+        """One conflict for all of the server's versions of the id; the first one names it."""
+        playbook_id = theirs.ref.playbook_id
+        words = (
+            f"The server has versions of {playbook_id}, which is private here"
+            f" (such as {theirs.ref}); ours goes on, theirs waits."
+        )
+        waiting = self._journal.conflicts.open_of_id(playbook_id)
+        if not waiting or waiting[0].ref == theirs.ref:
+            self._open(theirs, Rule.PRIVATE_ID, words, done)
+        return f"{words} {CONFLICT_REMEDY}"
+
+    def _name_is_taken(self, item: _Item, done: Reconciled) -> None:
+        words = (
+            f"{item.ref} was deleted on the server, and its name stands for what it held: ours"
+            " needs another version or id."
+        )
+        self._open(item.theirs, Rule.NAME_IS_TAKEN, words, done)
+
+    def _open(self, theirs: Theirs, rule: Rule, words: str, done: Reconciled) -> None:
+        """Have it in the list once; told again only when it is another one."""
+        known = self._journal.conflicts.open_of(theirs.ref)
+        self._journal.conflicts.open(
+            theirs.ref,
+            rule,
+            words,
+            server_revision=theirs.there.revision,
+            server_digest=theirs.there.digest,
+        )
+        if known is None or (known.kind, known.server_digest) != (rule, theirs.there.digest):
+            done.conflicts.append(Decided(theirs.ref, rule, words))
+
+    def _edit_becomes_successor(self, item: _Item, done: Reconciled) -> None:
+        self._check_idle(item)
+        rule = Rule.EDIT_BECOMES_SUCCESSOR
+        self._folders.check(item.theirs.live, item.theirs.entries)
+        try:
+            chosen = self._journal.choices.is_for_review(item.ref.playbook_id)
+            kept = self._folders.keep_as(item.ref, strategy=Strategy.REVIEW if chosen else None)
+        except StorageError:
+            raise
+        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+            words = (
+                f"{item.ref} was edited here and can't become a version ({error.detail});"
+                " a copy is kept, and the published content has come back."
+            )
+            self._replace(item, rule, words, "theirs", done)
+            return
+        how = "for review" if chosen else "kept private until you choose (publish --as)"
+        words = f"{item.ref} was edited here: the edit is {kept} now, {how}."
+        self._journal.conflicts.note(item.ref, rule, words, f"ours is {kept}")
+        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
+        note = partial(self._journal.conflicts.note, item.ref, rule, more, "theirs")
+        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
+        self._bring(item, done)
+        done.conflicts.append(Decided(item.ref, rule, words))
+
+    def _open_conflict(self, item: _Item, done: Reconciled) -> None:
+        there = item.theirs.there
+        words = (
+            f"The server already holds {item.ref} with other content (revision {there.revision})."
+        )
+        self._open(item.theirs, Rule.OPEN_CONFLICT, words, done)
+        told = {"error_type": "Conflict", "error": f"{words} {CONFLICT_REMEDY}"}
+        self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
+
+    def _theirs_is_gone(self, item: _Item, done: Reconciled) -> None:
+        """Nothing stands in the way any more: what was wished before the conflict goes on."""
+        row = item.row
+        strategy = row.chosen_strategy
+        wished = strategy.is_uploaded and row.area is Area.LOCAL
+        state = SyncState.PENDING if wished else SyncState.LOCAL
+        self._set(item, sync_state=state, publish_as=strategy if wished else None, **NO_ERROR)
+        self._journal.conflicts.settle([item.ref], "theirs was deleted")
+        done.updated.append(item.ref)
+
+    def _nothing(self, item: _Item, done: Reconciled) -> None:
+        """Ours was never there: not even a conflict that its predecessor here had is left."""
+        del done
+        self._journal.conflicts.settle([item.ref], "theirs was deleted")
+
+    # -- inside -----------------------------------------------------------------------------
+    def _check_idle(self, item: _Item) -> None:
+        if self._in_use(item.ref):
+            raise LeaseHeld(f"{item.ref} was just handed out to be run.", "It stays for now.")
+
+    def _replace(
+        self, item: _Item, rule: Rule, words: str, resolution: str, done: Reconciled
+    ) -> None:
+        self._check_idle(item)
+        self._folders.check(item.theirs.live, item.theirs.entries)  # before anything gives way
+        note = partial(self._note, item, rule, words, resolution, done)
+        if self._folders.drop(item.ref, copy="always", on_kept=note) is None:
+            note()  # there was nothing to keep
+        self._bring(item, done)
+
+    def _bring(self, item: _Item, done: Reconciled) -> None:
+        """Theirs in the place that is free now; a failure here is made good by the backlog."""
+        errors = self._folders.take_in([(item.theirs.live, item.theirs.entries)])
+        if errors:
+            raise errors[item.ref]
+        self._journal.conflicts.settle([item.ref], "theirs")
+        done.pulled.append(item.ref)
+
+    def _set(self, item: _Item, **values: Any) -> None:
+        if not self._journal.versions.set(item.ref, lease=item.lease, **values):
+            raise _lost(item.ref)
+
+    def _note(
+        self,
+        item: _Item,
+        rule: Rule,
+        words: str,
+        resolution: str,
+        done: Reconciled,
+        copy: KeptCopy | None = None,
+    ) -> None:
+        self._journal.conflicts.note(item.ref, rule, words, resolution, copy)
+        done.conflicts.append(Decided(item.ref, rule, words))
+
+    @contextmanager
+    def _leased(
+        self, wanted: dict[Ref, Theirs]
+    ) -> Iterator[tuple[dict[Ref, VersionRecord], Held[Ref]]]:
+        """The rows, read again under the leases that could be had."""
+        known = self._journal.versions.get_many(list(wanted))
+        with self._journal.leases.holding(VERSION, known) as held:
+            yield self._journal.versions.get_many(list(wanted)), held
+
+
+def _lost(ref: Ref) -> LeaseHeld:
+    return LeaseHeld(f"{ref} is just being worked on.", "It is taken in with a later sync.")
+
+
+@contextmanager
+def _failing(ref: Ref, done: Reconciled) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 — an item's mistake is its own, never its batch's
+        done.failed[ref] = error

@@ -1,0 +1,195 @@
+"""The parts of a home's service, each made when it is first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from core.encryption import Envelope, MasterKey, Place, load_master_key
+from core.errors import WrongKey
+from core.handed_out import HandedOut
+from core.journal import Journal
+from core.models import Ref
+from core.permissions import take_home
+from core.playbooks.edits import Edits
+from core.playbooks.held import Held
+from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.scan import Scan
+from core.playbooks.store import PlaybookStore
+from core.publishing.conflicts import ConflictDesk
+from core.publishing.contents import PublishedContents
+from core.publishing.publisher import Publisher
+from core.publishing.pull import Puller
+from core.rag.indexing import Indexing
+from core.rag.library_points import LibraryPoints
+from core.scripts.cache import ScriptCache
+from core.scripts.downloads import ScriptDownloads
+from core.server.client import EscherServer
+from core.service.catalog import Catalog
+from core.service.executions import Executions
+from core.service.scripts import ScriptBatches, ScriptManager
+from core.service.sync import Sync
+from core.settings import Settings
+
+
+class ServiceParts:
+    """What the methods of `core.service.playbook_service.PlaybookService` work with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        take_home(settings)
+        self.journal = Journal(settings.effective_journal_url)
+        self._check_binding()
+
+    def close(self) -> None:
+        """Give back the collection, the connections and the journal; in a forked child nothing."""
+        if not self.journal.database.opened.is_so:
+            return
+        if "indexing" in self.__dict__:
+            self.indexing.close()
+        if "script_manager" in self.__dict__:
+            self.script_manager.close()
+        self.journal.close()
+
+    # -- the parts --------------------------------------------------------------------------
+    @cached_property
+    def envelope(self) -> Envelope:
+        return Envelope(self._load_key)
+
+    @cached_property
+    def store(self) -> PlaybookStore:
+        return PlaybookStore(self.settings, self.journal, self.envelope)
+
+    @cached_property
+    def server(self) -> EscherServer:
+        return EscherServer(self.settings, on_contact=self.bind)
+
+    @cached_property
+    def indexing(self) -> Indexing:
+        library = LibraryPoints(self.journal, self.script_manager.shelf)
+        return Indexing(self.settings, self.journal, self.store, self._seal, library)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            self.journal,
+            self.server,
+            source=self.store,
+            vectors=self.indexing,
+            settings=self.settings,
+            folders=self.pulled_folders,
+        )
+
+    @cached_property
+    def executions(self) -> Executions:
+        return Executions(self.journal, is_library=self.script_manager.shelf.has)
+
+    def _load_key(self) -> MasterKey:
+        """The home's key; once it has one, another is neither made nor taken."""
+        known = self.journal.facts.get("key_id")
+        key = load_master_key(self.settings, create=known is None)
+        if self.journal.facts.set_once("key_id", key.key_id) != key.key_id:
+            raise WrongKey(
+                f"The key at hand is {key.key_id}, this home's is {known}.",
+                "Give the home its own key (see encryption_key_source); nothing was changed.",
+            )
+        return key
+
+    def _seal(self, ref: Ref, content: bytes) -> str:
+        generation = 0  # a point is disposable: it is written again, never rolled back to
+        place = Place(ref.playbook_id, ref.version, "qdrant", generation)
+        return self.envelope.seal_text(content, place)
+
+    # -- scripts ----------------------------------------------------------------------------
+    @cached_property
+    def script_manager(self) -> ScriptManager:
+        return ScriptManager(
+            self.settings, self.journal, self.store, lambda: self.server, self._take_edit
+        )
+
+    @property
+    def cache(self) -> ScriptCache:
+        return self.script_manager.cache
+
+    @property
+    def downloads(self) -> ScriptDownloads:
+        return self.script_manager.downloads
+
+    @cached_property
+    def scripts(self) -> ScriptBatches:
+        return ScriptBatches(self.journal, self.store, self.downloads)
+
+    # -- the sync ---------------------------------------------------------------------------
+    @cached_property
+    def handed_out(self) -> HandedOut:
+        return HandedOut(self.settings)
+
+    @cached_property
+    def pulled_folders(self) -> PulledFolders:
+        return PulledFolders(self.store, self.settings)
+
+    @cached_property
+    def puller(self) -> Puller:
+        return Puller(
+            self.journal,
+            self.server,
+            self.pulled_folders,
+            in_use=self.handed_out.must_wait,
+        )
+
+    @cached_property
+    def conflict_desk(self) -> ConflictDesk:
+        # the server is asked only for a side that no pull has brought yet
+        return ConflictDesk(self.journal, self.pulled_folders, self.puller.theirs)
+
+    @cached_property
+    def contents(self) -> PublishedContents:
+        return PublishedContents(self.settings, self.journal, self.server)
+
+    @cached_property
+    def edits(self) -> Edits:
+        return Edits(self.store, self.envelope, self.settings)
+
+    @cached_property
+    def held(self) -> Held:
+        return Held(self.store, self.envelope, self.settings.conflicts_path)
+
+    @cached_property
+    def scan(self) -> Scan:
+        return Scan(self.store, self.envelope, self.settings)
+
+    @cached_property
+    def sync(self) -> Sync:
+        return Sync(
+            self.settings,
+            self.journal,
+            scan=self.scan,
+            edits=self.edits,
+            puller=self.puller,
+            folders=self.pulled_folders,
+            contents=self.contents,
+            server=self.server,
+            publisher=self.publisher,
+            indexing=self.indexing,
+            executions=self.executions,
+            library=self.downloads.library,
+        )
+
+    def _take_edit(self, ref: Ref) -> bool:
+        """Take in an edit of one unpublished version, when it is quiet; whether it was."""
+        found = self.scan.run_one(ref)
+        report = self.edits.take(found, self.contents.fetch)
+        return ref in report.updated or str(ref) in report.held
+
+    # -- the catalog ------------------------------------------------------------------------
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog(self.journal, self.store)
+
+    # -- the home's server ------------------------------------------------------------------
+    def bind(self) -> None:
+        """Tie the home to the settings' server and tenant, at the first contact."""
+        self.journal.bind(self.settings.server_url, self.settings.tenant_id)
+
+    def _check_binding(self) -> None:
+        if self.journal.facts.get("server_url") is not None:
+            self.bind()

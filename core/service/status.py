@@ -1,0 +1,89 @@
+"""How the home stands: its versions, its server, its last sync."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from core.errors import EscherError
+from core.journal import Journal
+from core.journal.leases import SYNC
+from core.models import Ref
+from core.server.client import EscherServer
+from core.service.sync import read_report
+from core.settings import Settings
+
+STALE = (
+    "What the server says was last read to its end more than 24 h ago: approvals, rejections and"
+    " deletions since then are not known here."
+)
+
+
+def service_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
+    """The parts ``server``, ``journal`` and ``sync`` of the contract's status document."""
+    counts = journal.versions.counts()
+    last = read_report(settings)
+    return {
+        "server": server_status(settings, journal, server),
+        "journal": {
+            "playbooks": counts["playbooks"],
+            "versions": counts["versions"],
+            "published": counts["published"],
+            "pending": counts["pending"],
+            "deferred": counts["deferred"],
+            "failed": counts["failed"],
+            "conflicts": journal.conflicts.open_count(),
+            "held": len(journal.held_edits.entries()),
+        },
+        "sync": {
+            "last_at": last["at"] if last else None,
+            "running": journal.leases.holder(SYNC) is not None,
+            **pull_status(journal),
+        },
+    }
+
+
+def pull_warnings(journal: Journal, ref: Ref) -> list[str]:
+    """What an answer about a version says of the last pulls; read anew every 15 s at most."""
+    warnings = []
+    if journal.waiting.is_held(ref):
+        warnings.append(
+            f"{ref} was deleted on the server, with many others: it is here until somebody accepts"
+            " that (`escher-playbooks sync --accept-deletions`)."
+        )
+    if journal.pull_state.is_stale(time.time()):
+        warnings.append(STALE)
+    return warnings
+
+
+def pull_status(journal: Journal) -> dict[str, Any]:
+    """How old what is known of the server is, and what of it waits."""
+    now, waiting = time.time(), journal.waiting.counts()
+    stale = journal.pull_state.is_stale(now)
+    return {
+        "pulled_at": journal.pull_state.last_complete(),
+        "deletions_waiting": waiting["deletions"],
+        "passed_over": waiting["failed"],
+        "absent": len(journal.versions.absent()),
+        "warnings": [STALE] if stale else [],
+    }
+
+
+def server_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
+    """Whether the server answers, since when it does not, and the reference server's counters."""
+    body: dict[str, Any] = {
+        "url": settings.server_url,
+        "reachable": server.reachable(),
+        "offline_since": None,
+        "revisions": None,
+        "bytes_received": None,
+    }
+    if not body["reachable"]:
+        since = journal.facts.set_once("offline_since", str(int(time.time())))
+        return body | {"offline_since": int(since)}
+    journal.facts.remove("offline_since")
+    try:
+        counters = server.reference_stats()
+    except EscherError:
+        return body  # another server than the reference one has no such counters
+    return body | {name: counters.get(name) for name in ("revisions", "bytes_received")}
