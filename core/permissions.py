@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from core.errors import Refused, StorageError, storage_error
 from core.files import PRIVATE_DIR, PRIVATE_FILE, make_private_dir
-from core.setting_files import CONFIG_FILE
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -200,6 +199,8 @@ def _refuse_shared(home: Path) -> None:
 
 def _is_strange(path: Path) -> bool:
     """Whether nothing in a home has such a name."""
+    from core.setting_files import CONFIG_FILE  # it brings pydantic, which `--help` does without
+
     ours = path.name in _OURS | _SECRETS | {CONFIG_FILE, _UNFINISHED, "lost+found"}
     return not ours and not path.name.startswith("journal.db")
 
