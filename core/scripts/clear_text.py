@@ -1,151 +1,63 @@
-"""Where clear text may stand: memory of this user's, else a private folder of the home."""
+"""Clear text of sensitive scripts: private folders, in memory where there is some, removed in time.
+
+::
+
+    <root>/                        0700, one for each home and user; locked by its helper
+    <root>/<end>-<kind>-<16 hex>/  0700, one a resolve; ``end`` in Unix seconds
+    <root>/<lease>/shell/stop.sh   0600
+
+    kind t   handed out: the path was given away, so it stays to its end, whoever made it lives or not
+         h   held: for a ``with`` of its maker, who keeps it locked; unlocked, nobody needs it
+
+The root is in the first of ``$XDG_RUNTIME_DIR``, ``/run/user/<uid>`` and ``/dev/shm`` that is memory,
+else ``<home>/run/clear``. A helper, one process a root, is started with its first lease, outlives its
+makers and removes each lease at its end. The locks are the kernel's, so what a killed process held
+is seen at once, in any PID namespace. Where the helper was killed too, the next start of the service
+removes what has ended (`ClearText.recover`); ``down`` removes everything.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import logging
 import os
+import re
 import secrets
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import Refused, StorageError, storage_error
-from core.files import PRIVATE_DIR, make_private_dir, write_tree
+from core.files import PRIVATE_DIR, make_private_dir, remove_tree, write_tree
 from core.permissions import own_private_dir
-from core.processes import OpenedHere, Owner, is_gone, this_process
-from core.scripts import reaper
-from core.scripts.reaper import LeaseName
-from core.settings import Settings
 
+if TYPE_CHECKING:  # the helper imports this file without any other package
+    from core.settings import Settings
+
+LOOK_SECONDS = 1.0
+HELPER_START_SECONDS = 10
+_CODE = Path(__file__).parents[2]
+# it forks first: who started it waits for this process only, and is left with no zombie
+_HELPER = """
+import os, sys
+if os.fork(): os._exit(0)
+code, root, most, lock = sys.argv[1:]
+sys.path.append(code)
+from core.scripts.clear_text import remove_in_time
+remove_in_time(root, float(most), int(lock))
+"""
+# before 0.2.0 an owner stood behind it, and no lock told that it lives: such a one ends by its time
+_NAME = re.compile(r"(\d{1,12})-(?:t|(h))-(?:\d{1,10}-\d{1,12}-)?[0-9a-f]{16}(@[^/@]+)?")
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
-
-
-def best_root(settings: Settings) -> Path:
-    """Where new clear text goes; it need not be there yet.
-
-    A root in a shared place under whose name somebody else stands is passed over.
-    """
-    return next(root for root in _roots(settings, writable=True) if _is_fit(root, settings))
-
-
-def standing_roots(settings: Settings) -> list[Path]:
-    """Roots that are there and ours; another process may have seen another environment."""
-    found = []
-    for root in _roots(settings, writable=False):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            status = root.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
-                found.append(root)
-    return found
-
-
-def new_folder(settings: Settings, name: str) -> Path:
-    """An empty 0700 folder under the best root, which is made where it is not there.
-
-    Raises `StorageError`, and `Refused` when even the home's own root is a link or somebody else's.
-    """
-    last = _last_root(settings)
-    for root in _roots(settings, writable=True):
-        if root == last:
-            break
-        try:
-            return _new_folder(root, name)
-        except (Refused, StorageError):
-            continue  # somebody else's, or full: the next one, the home's at last
-    return _new_folder(last, name)
-
-
-def _new_folder(root: Path, name: str) -> Path:
-    folder = root / name
-    for last_try in (False, True):
-        make_private_dir(root.parent)
-        own_private_dir(root)
-        try:
-            folder.mkdir(mode=PRIVATE_DIR)
-        except FileNotFoundError as error:  # `down` has just removed the root
-            if last_try:
-                raise storage_error(error, f"Creating {folder}") from error
-        except OSError as error:
-            raise storage_error(error, f"Creating {folder}") from error
-        else:
-            break
-    return folder
-
-
-def _is_fit(root: Path, settings: Settings) -> bool:
-    if root == _last_root(settings):
-        return True
-    try:
-        found = root.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _last_root(settings: Settings) -> Path:
-    return settings.run_path / "clear"
-
-
-def _roots(settings: Settings, *, writable: bool) -> Iterator[Path]:
-    """The roots by preference; the last is always fit. ``writable``: only those that are fit."""
-    home = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:16]
-    name = f"escher-clear-{home}-{os.getuid()}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    places = [Path(runtime)] if runtime and runtime.startswith("/") else []
-    places += [Path(f"/run/user/{os.getuid()}"), Path("/dev/shm")]  # noqa: S108  a private folder inside, checked
-    for place in dict.fromkeys(places):
-        if not writable or (is_memory(place) and os.access(place, os.W_OK | os.X_OK)):
-            yield place / name
-    yield _last_root(settings)
-
-
-def is_memory(path: Path) -> bool:
-    """Whether ``path`` is on a memory-backed file system (Linux; nothing else tells)."""
-    if not path.is_dir():
-        return False
-    try:
-        lines = _MOUNTS.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    best, kind = "", ""
-    real = str(path.resolve())
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        mount = before.split()[4].encode().decode("unicode_escape")
-        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):  # of two on one point the later one is seen
-            best, kind = mount, after.split()[0]
-    return kind in _MEMORY
-
-
-# Clear text of sensitive scripts: in memory-backed folders, private, and only for a while.
-#
-# ::
-#
-#     <root>/                       0700: the first of $XDG_RUNTIME_DIR, /run/user/<uid>, /dev/shm that
-#                                   is a tmpfs of this user's or of all, with a folder named by home
-#                                   and user; else <home>/run/clear
-#     <root>/<lease>/               0700, one a resolve; the name says when it ends (`core.scripts.reaper`)
-#     <root>/<lease>/shell/stop.sh  0600
-#
-# A lease ends with its context manager (*held*), or at its time (*handed out*: the path was given to
-# somebody outside). A process keeps the time for what it handed out; when it closes, a reaper does.
-# What a crash left is removed when the home is opened next, and `down` removes everything.
-
-
-HANDED_OUT = "t"
-HELD = "h"
-REAPER_START_SECONDS = 10
 _log = logging.getLogger(__name__)
 
 
@@ -155,194 +67,257 @@ class ClearLease:
 
     folder: Path
     ends_at: int
+    held: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or its maker, who held it, has."""
+        if self.ends_at <= time.time():
+            return True
+        lock = _try_lock(self.folder) if self.held else None
+        if lock is not None:
+            os.close(lock)
+        return lock is not None
 
 
 class ClearText:
-    """Makes and removes leases of one home; safe for threads."""
+    """Makes and removes the clear text of one home; safe for threads."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        clock: Callable[[], float] = time.time,
-        spawn: Callable[[Path, float], None] | None = None,
-    ) -> None:
-        """``spawn(root, seconds)`` starts a reaper."""
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._clock = clock
-        self._spawn = spawn or _spawn_reaper
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self._mine: dict[Path, float] = {}  # this process' leases, and when each ends (monotonic)
-        self._opened = OpenedHere("The service")
+        self._held: dict[Path, int] = {}  # folders, and the descriptors that lock them
 
-    # -- making -----------------------------------------------------------------------------
     def write(
         self, files: Mapping[str, bytes], *, held: bool = False, seconds: float | None = None
     ) -> ClearLease:
         """Write ``{path: clear bytes}``, paths as ``shell/stop.sh``, into a folder of its own.
 
-        ``seconds`` defaults to ``clear_text_seconds``. Raises `StorageError`, and `Refused` when
-        not even the home's own root is this user's.
+        ``held``: until `release`, at most ``seconds`` (default ``clear_text_seconds``). Raises
+        `StorageError`, and `Refused` when even the home's own root is a link or somebody else's.
         """
-        self._opened.check()
         seconds = self._settings.clear_text_seconds if seconds is None else seconds
-        ends_at = int(self._clock() + seconds) + 1
-        folder = new_folder(self._settings, _name(ends_at, HELD if held else HANDED_OUT).text)
+        ends_at = int(time.time() + seconds) + 1
+        folder = self._new_folder(f"{ends_at}-t-{secrets.token_hex(8)}")
         try:
+            if held:
+                folder = self._hold(folder)
+            self._have_helper(folder.parent)
             for top in {path.partition("/")[0] for path in files}:
                 below = {p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(top)}
                 write_tree(folder / top, below)
         except BaseException:
-            _remove(folder)
+            self.release(folder)
             raise
-        self._watch(folder, ends_at - self._clock())
-        return ClearLease(folder, ends_at)
+        return ClearLease(folder, ends_at, held)
 
-    def release(self, lease: ClearLease) -> None:
+    def release(self, folder: Path) -> None:
         """End a lease before its time; one that has ended is fine."""
-        _remove(lease.folder)
-        with self._lock:
-            self._mine.pop(lease.folder, None)
+        _remove(folder)
+        lock = self._held.pop(folder, None)
+        if lock is not None:
+            os.close(lock)
 
-    @property
-    def root(self) -> Path:
-        """Where new leases go."""
-        return best_root(self._settings)
-
-    # -- removing ---------------------------------------------------------------------------
     def recover(self) -> int:
         """Remove what has ended, and what its dead maker held; how many. For the service's start."""
         removed = 0
-        for root in standing_roots(self._settings):
-            orphaned = False
-            for lease in reaper.leases(str(root)):
-                dead = _is_dead(lease)
-                if lease.ends_at <= self._clock() or (dead and lease.kind == HELD):
-                    _remove(root / lease.text)
+        for root in self._roots_there():
+            for lease in _leases(root):
+                if lease.is_over:
+                    _remove(lease.folder)
                     removed += 1
-                elif dead:
-                    orphaned = True
-            if orphaned and not _has_reaper(root):
-                self._spawn(root, self._settings.clear_text_seconds)
+            if _leases(root):
+                self._have_helper(root)
         return removed
 
     def remove_all(self) -> int:
         """Remove every lease of this home, in use or not; how many. For `down`."""
-        removed = 0
-        for root in standing_roots(self._settings):
-            for lease in reaper.leases(str(root)):
-                _remove(root / lease.text)
-                removed += 1
-            with contextlib.suppress(OSError):  # its reaper sees that nothing is left, and ends
-                (root / reaper.LOCK_NAME).unlink(missing_ok=True)
+        leases = self.leases()
+        for lease in leases:
+            _remove(lease.folder)
+        for root in self._roots_there():
+            with suppress(OSError):  # the helper sees that nothing is left, and ends
                 root.rmdir()
-        with self._lock:
-            self._mine.clear()
-        return removed
+        return len(leases)
 
-    def leases(self) -> list[LeaseName]:
+    def leases(self) -> list[ClearLease]:
         """What stands now, in every root."""
+        return [lease for root in self._roots_there() for lease in _leases(root)]
+
+    # -- where ------------------------------------------------------------------------------
+    def _roots(self) -> list[Path]:
+        """Where clear text may stand, the best first; another process may see another environment."""
+        home = hashlib.sha256(os.fsencode(self._settings.home)).hexdigest()[:16]
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        places = [Path(runtime)] if runtime.startswith("/") else []
+        # containers and cron jobs have no XDG_RUNTIME_DIR, and no secret goes to a disk for that
+        places += [Path(f"/run/user/{os.getuid()}"), Path("/dev/shm")]  # noqa: S108  a private folder inside, checked
+        name = f"escher-clear-{home}-{os.getuid()}"
         return [
-            lease for root in standing_roots(self._settings) for lease in reaper.leases(str(root))
+            *(place / name for place in dict.fromkeys(places)),
+            self._settings.run_path / "clear",
         ]
 
-    def close(self) -> None:
-        """Leave what is handed out to a reaper; in a forked child, to its parent."""
-        if not self._opened.is_so:
+    def _roots_there(self) -> Iterator[Path]:
+        """Roots that are there and ours."""
+        for root in self._roots():
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                found = root.lstat()
+                if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                    yield root
+
+    def _new_folder(self, name: str) -> Path:
+        *shared, own = self._roots()
+        for root in shared:
+            with suppress(Refused, StorageError):  # somebody else's, or full: the next one
+                if is_memory(root.parent):
+                    return _new_folder(root, name)
+        return _new_folder(own, name)
+
+    def _hold(self, folder: Path) -> Path:
+        """Lock a lease, and then say so in its name."""
+        lock = _try_lock(folder)
+        try:
+            held = folder.rename(folder.with_name(folder.name.replace("-t-", "-h-")))
+        except OSError as error:
+            raise storage_error(error, f"Holding {folder}") from error
+        if lock is not None:
+            self._held[held] = lock
+        return held
+
+    def _have_helper(self, root: Path) -> None:
+        """Start the root's helper, unless it runs; where there can be none, a thread does its work."""
+        lock = _try_lock(root)
+        if lock is None:
             return
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            roots = {path.parent for path in self._mine if _kind(path) == HANDED_OUT}
-            self._mine.clear()
-        for root in roots:
-            self._spawn(root, self._settings.clear_text_seconds)
-
-    # -- the clock of this process ------------------------------------------------------------
-    def _watch(self, folder: Path, seconds: float) -> None:
-        with self._lock:
-            self._mine[folder] = time.monotonic() + seconds
-            self._arm()
-
-    def _arm(self) -> None:
-        """Have one timer, for the first end (under the lock)."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        if self._mine:
-            wait = max(0.0, min(self._mine.values()) - time.monotonic())
-            self._timer = threading.Timer(wait, self._sweep)
-            self._timer.daemon = True
-            self._timer.name = "clear-text"
-            self._timer.start()
-
-    def _sweep(self) -> None:
-        with self._lock:
-            ended = [path for path, end in self._mine.items() if end <= time.monotonic()]
-            for folder in ended:
-                del self._mine[folder]
-            self._arm()
-        for folder in ended:
-            _remove(folder)
+        most = self._settings.clear_text_seconds
+        program = [sys.executable, "-I", "-S", "-c", _HELPER]
+        try:
+            subprocess.run(
+                [*program, str(_CODE), str(root), str(most), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                pass_fds=[lock],  # the lock is the helper's from now on
+                start_new_session=True,
+                check=True,
+                timeout=HELPER_START_SECONDS,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            _log.warning("no helper for the clear text in %s: %s", root, type(error).__name__)
+            arguments = (str(root), most, lock)
+            threading.Thread(target=remove_in_time, args=arguments, daemon=True).start()
+        else:
+            os.close(lock)
 
 
-def _name(ends_at: int, kind: str) -> LeaseName:
-    return LeaseName(ends_at, kind, secrets.token_hex(8), str(this_process()))
+def remove_in_time(root: str, most_seconds: float, lock: int) -> None:
+    """Remove each lease under ``root`` when it is over, until none is left: the helper's work.
+
+    ``lock`` is the descriptor that locks ``root``. ``most_seconds`` bounds the stay of what was
+    handed out by our own clock: the wall clock can be set back.
+    """
+    since: dict[Path, float] = {}
+    tried: set[Path] = set()  # what can't be removed keeps no helper
+    while _is_locked_by(lock, Path(root)):
+        left = [lease for lease in _leases(Path(root)) if lease.folder not in tried]
+        for lease in left:
+            seen = since.setdefault(lease.folder, time.monotonic())
+            too_long = not lease.held and time.monotonic() - seen >= most_seconds
+            if (too_long or lease.is_over) and not _remove(lease.folder):
+                tried.add(lease.folder)
+        if not left:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # from now on a new lease gets a helper of its own
+            if not {lease.folder for lease in _leases(Path(root))} - tried:
+                with suppress(OSError):  # it is not empty
+                    Path(root).rmdir()
+                break
+            try:  # one that came just before
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                break
+        time.sleep(LOOK_SECONDS)
+    os.close(lock)
 
 
-def _kind(folder: Path) -> str | None:
-    lease = reaper.read_name(folder.name)
-    return lease.kind if lease else None
-
-
-def _is_dead(lease: LeaseName) -> bool:
+def _is_locked_by(lock: int, root: Path) -> bool:
+    """Whether it is still that folder: `down` may have removed it, and anybody have come there."""
     try:
-        return is_gone(Owner.parse(lease.owner), one_kernel=True) is True
-    except ValueError:  # of a version before this one: its time says when it ends
-        return False
-
-
-def _remove(folder: Path) -> None:
-    lease = reaper.read_name(folder.name)
-    assert lease is not None
-    try:
-        reaper.remove(str(folder.parent), lease)
-    except OSError as error:
-        _log.warning("clear text at %s could not be removed: %s", folder, error.strerror)
-
-
-def _has_reaper(root: Path) -> bool:
-    import fcntl
-
-    try:
-        fd = os.open(root / reaper.LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.path.samestat(root.lstat(), os.fstat(lock))
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
-def _spawn_reaper(root: Path, seconds: float) -> None:
-    """Start a reaper that outlives this process and holds nothing of it."""
-    program = [sys.executable, "-I", "-S", str(Path(reaper.__file__)), str(root), str(seconds)]
+def is_memory(path: Path) -> bool:
+    """Whether ``path`` is on a memory-backed file system (Linux; nothing else tells)."""
     try:
-        subprocess.run(  # it forks and answers at once
-            program,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-            check=True,
-            timeout=REAPER_START_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("no reaper for the clear text in %s: %s", root, type(error).__name__)
+        device = path.stat().st_dev
+        lines = _MOUNTS.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = (line.partition(" - ") for line in lines)
+    return any(
+        before.split()[2] == number and after.split()[0] in _MEMORY for before, _, after in mounts
+    )
+
+
+def _leases(root: Path) -> list[ClearLease]:
+    """The leases under ``root``; none when it is not there."""
+    try:
+        found = [(path, _NAME.fullmatch(path.name)) for path in root.iterdir()]
+    except FileNotFoundError:
+        return []
+    return [
+        ClearLease(path, int(name[1]), held=bool(name[2] and not name[3]))
+        for path, name in found
+        if name is not None
+    ]
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    folder = root / name
+    for last_try in (False, True):
+        make_private_dir(root.parent)
+        own_private_dir(root)
+        try:
+            folder.mkdir(mode=PRIVATE_DIR)
+        except FileNotFoundError as error:  # `down`, or a helper at its end, just removed the root
+            if last_try:
+                raise storage_error(error, f"Creating {folder}") from error
+        except OSError as error:
+            raise storage_error(error, f"Creating {folder}") from error
+        else:
+            break
+    return folder
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that locks ``folder``; None where somebody has it locked, or it is gone."""
+    fd = None
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if fd is not None:
+            os.close(fd)
+        if isinstance(error, FileNotFoundError | BlockingIOError):
+            return None
+        raise storage_error(error, f"Locking {folder}") from error
+    return fd
+
+
+def _remove(folder: Path) -> bool:
+    """Whether the folder is gone."""
+    # twice: of two that remove at once, each trips over what the other has taken away
+    for _ in range(2):
+        with suppress(OSError):
+            remove_tree(folder)
+        with suppress(OSError):  # a script may have closed its own
+            for inside, _, _ in os.walk(folder):
+                Path(inside).chmod(PRIVATE_DIR)
+    if os.path.lexists(folder):
+        _log.warning("clear text at %s could not be removed", folder)
+        return False
+    return True

@@ -29,7 +29,7 @@ from core.files import sha256_bytes
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ScriptRows, ToldStatus, VersionFacts
 from core.leftovers import is_state
 from core.models import FORMATS, Area, FileEntry, Ref, entry_script
-from core.scripts.clear_text import ClearLease, ClearText
+from core.scripts.clear_text import ClearText
 from core.scripts.integrity import Proofs, files_beside, prove
 from core.scripts.models import (
     PARTIAL,
@@ -213,7 +213,7 @@ class ScriptResolver:
             yield script
         finally:
             if script.expires_at is not None:
-                self._clear.release(ClearLease(script.folder, script.expires_at))
+                self._clear.release(script.folder)
 
     def permit(self, key: ScriptKey, allow: Allow = NOTHING) -> ScriptRow | None:
         """Its row where this home has the version; `NotRunnable` when it may not be run here."""

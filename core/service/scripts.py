@@ -261,12 +261,9 @@ class ScriptManager:
         ]
 
     def close(self) -> None:
-        """Write down what is counted, and leave clear text to its reaper."""
-        made = vars(self)
-        if "cache" in made:
+        """Write down what is counted; clear text is its helper's."""
+        if "cache" in vars(self):
             self.cache.close()
-        if "clear" in made:
-            self.clear.close()
 
 
 # The script manager by version: what a task is given is refs, what the cache holds is formats.

@@ -22,7 +22,6 @@ LOCKS: dict[str, Callable[[PlaybookService], Any]] = {
     "journal": lambda service: service.journal.database._lock,
     "look-ups": lambda service: service.journal.script_rows._lock,
     "connections": lambda service: service.server._http._lock,
-    "clear text": lambda service: service.script_manager.clear._lock,
     "traffic": lambda service: service.downloads.traffic._lock,
     "leases": lambda service: service.journal.leases._lock,
     "heartbeat": lambda service: service.journal.leases._heartbeats._lock,
@@ -55,7 +54,7 @@ def _resolves(service: PlaybookService) -> bool:
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
 def test_a_forked_child_opens_its_own_whatever_the_parents_threads_were_doing(service, lock):
-    clear, server = service.script_manager.clear, service.server
+    server = service.server
 
     def work() -> None:
         for forbidden in (
@@ -63,7 +62,6 @@ def test_a_forked_child_opens_its_own_whatever_the_parents_threads_were_doing(se
             service.list_playbooks,
             service.sync_all_metadata,
             lambda: server.script(Ref("elsewhere", "1.0.0")),
-            lambda: clear.write({"shell/a.sh": b"echo\n"}),
         ):
             with pytest.raises(UsageError, match="forked"):
                 forbidden()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,15 +12,25 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.processes import dead_owner
 from support.service import eventually
 
 from core.errors import Refused
-from core.scripts import clear_text, reaper
-from core.scripts.clear_text import ClearText
+from core.scripts import clear_text
+from core.scripts.clear_text import ClearLease, ClearText
 from core.settings import Settings
 
 SCRIPT = {"shell/run.sh": b"#!/bin/sh\necho CANARY-SECRET\n", "shell/lib/a.sh": b"x"}
+# writes a lease, says where, and waits to be killed
+MAKER = """
+import sys, time
+from pathlib import Path
+from core.scripts.clear_text import ClearText
+from core.settings import Settings
+settings = Settings(home=Path(sys.argv[1]), clear_text_seconds=60)
+lease = ClearText(settings).write({"shell/run.sh": b"x"}, held=sys.argv[2] == "held")
+print(lease.folder, flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -28,27 +39,52 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def spawned() -> list[tuple[Path, float]]:
-    return []
-
-
-@pytest.fixture
-def clear(settings, spawned) -> Iterator[ClearText]:
-    made = ClearText(settings, spawn=lambda root, seconds: spawned.append((root, seconds)))
+def clear(settings, monkeypatch) -> Iterator[ClearText]:  # whose changes last till it is cleared
+    made = ClearText(settings)
     yield made
     made.remove_all()
-    made.close()
 
 
 def _mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def _as_if_by_the_dead(folder: Path, ends_at: int | None = None) -> Path:
-    lease = reaper.read_name(folder.name)
-    assert lease is not None
-    other = lease._replace(owner=str(dead_owner()), ends_at=ends_at or lease.ends_at)
-    return folder.rename(folder.with_name(other.text))
+def _root(clear: ClearText) -> Path:
+    """Where new clear text goes."""
+    lease = clear.write(SCRIPT)
+    clear.release(lease.folder)
+    return lease.folder.parent
+
+
+def _by_the_killed(settings: Settings, kind: str, *, helper_too: bool = True) -> Path:
+    """What a process that was killed had written."""
+    command = [sys.executable, "-c", MAKER, str(settings.home), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        folder = Path(maker.stdout.readline().strip())
+        if helper_too:
+            _kill_helpers(folder.parent)
+        maker.kill()
+    return folder
+
+
+def _helpers(root: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except psutil.Error:
+            continue
+        if "-c" in line and str(root) in line:
+            found.append(process)
+    return found
+
+
+def _kill_helpers(root: Path) -> None:
+    helpers = eventually(lambda: _helpers(root), 10, "it has a helper")
+    for helper in helpers:
+        helper.send_signal(signal.SIGKILL)
+    eventually(lambda: not _helpers(root), 10, "they are dead")
 
 
 class TestALease:
@@ -68,8 +104,9 @@ class TestALease:
         ]  # fmt: skip
         if not memory:
             pytest.skip("no tmpfs at /dev/shm")
-        assert settings.home not in clear.root.parents
-        assert clear_text.is_memory(clear.root.parent)
+        root = clear.write(SCRIPT).folder.parent
+        assert settings.home not in root.parents
+        assert clear_text.is_memory(root.parent)
 
     def test_is_in_the_home_where_there_is_none(self, clear, settings, monkeypatch):
         monkeypatch.setattr(clear_text, "is_memory", lambda path: False)
@@ -80,10 +117,10 @@ class TestALease:
     def test_has_nothing_in_common_with_another(self, clear):
         first, second = clear.write(SCRIPT), clear.write(SCRIPT)
         assert first.folder != second.folder
-        clear.release(first)
+        clear.release(first.folder)
         assert not first.folder.exists()
         assert (second.folder / "shell/run.sh").exists()
-        clear.release(first)  # again is fine
+        clear.release(first.folder)  # again is fine
 
     def test_of_one_home_is_not_another_homes(self, clear, tmp_path):
         lease = clear.write(SCRIPT)
@@ -102,7 +139,13 @@ class TestALease:
         lease = clear.write(SCRIPT)
         (lease.folder / "shell/run.sh").unlink()
         (lease.folder / "out.log").write_text("written by the script")
-        clear.release(lease)
+        clear.release(lease.folder)
+        assert not lease.folder.exists()
+
+    def test_is_removed_though_its_script_closed_a_folder(self, clear):
+        lease = clear.write(SCRIPT)
+        (lease.folder / "shell").chmod(0o500)
+        clear.release(lease.folder)
         assert not lease.folder.exists()
 
 
@@ -125,24 +168,28 @@ class TestTheHomesOwnRoot:
     def _in_home(self, monkeypatch) -> None:
         monkeypatch.setattr(clear_text, "is_memory", lambda path: False)
 
-    def test_open_to_others_is_closed(self, clear):
-        clear.root.mkdir(parents=True)
-        clear.root.chmod(0o750)
+    @pytest.fixture
+    def root(self, settings) -> Path:
+        return settings.run_path / "clear"
+
+    def test_open_to_others_is_closed(self, clear, root):
+        root.mkdir(parents=True)
+        root.chmod(0o750)
         assert _mode(clear.write(SCRIPT).folder.parent) == 0o700
 
-    def test_that_is_a_link_is_refused(self, clear, tmp_path):
-        clear.root.parent.mkdir(parents=True)
+    def test_that_is_a_link_is_refused(self, clear, root, tmp_path):
+        root.parent.mkdir(parents=True)
         (tmp_path / "elsewhere").mkdir(mode=0o700)
-        clear.root.symlink_to(tmp_path / "elsewhere")
+        root.symlink_to(tmp_path / "elsewhere")
         with pytest.raises(Refused, match="no folder"):
             clear.write(SCRIPT)
         assert list((tmp_path / "elsewhere").iterdir()) == []
         assert clear.remove_all() == 0
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root gives folders away")
-    def test_of_somebody_else_is_refused(self, clear):
-        clear.root.mkdir(parents=True, mode=0o700)
-        os.chown(clear.root, 12345, 12345)
+    def test_of_somebody_else_is_refused(self, clear, root):
+        root.mkdir(parents=True, mode=0o700)
+        os.chown(root, 12345, 12345)
         with pytest.raises(Refused, match="belongs to user 12345"):
             clear.write(SCRIPT)
 
@@ -151,15 +198,18 @@ class TestARootInASharedPlace:
     """Somebody who knows its name may stand there first; that keeps nobody from working."""
 
     @pytest.fixture
-    def shared(self, settings, tmp_path, monkeypatch) -> Path:
+    def shared(self, clear, tmp_path, monkeypatch) -> Path:
         """A root as under ``/dev/shm``, which anybody could have made."""
         place = tmp_path / "shm"
         place.mkdir()
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
         monkeypatch.setattr(clear_text, "is_memory", lambda path: path == place)
-        return clear_text.best_root(settings)
+        root = _root(clear)
+        clear.remove_all()
+        assert root.parent == place
+        return root
 
-    def squat(self, shared: Path, how: str, tmp_path: Path, monkeypatch) -> None:
+    def squat(self, shared: Path, how: str, tmp_path: Path) -> None:
         if how == "a link":
             (tmp_path / "theirs").mkdir()
             shared.symlink_to(tmp_path / "theirs")
@@ -172,21 +222,13 @@ class TestARootInASharedPlace:
             os.chown(shared, 12345, 12345)
 
     @pytest.mark.parametrize("how", ["a link", "a file", "another user's folder"])
-    def test_is_passed_over(self, clear, settings, shared, how, tmp_path, monkeypatch):
-        assert shared.parent == tmp_path / "shm"
-        self.squat(shared, how, tmp_path, monkeypatch)
+    def test_is_passed_over(self, clear, settings, shared, how, tmp_path):
+        self.squat(shared, how, tmp_path)
         lease = clear.write(SCRIPT)
-        assert lease.folder.parent == settings.run_path / "clear" == clear.root
+        assert lease.folder.parent == settings.run_path / "clear"
         assert not (tmp_path / "theirs").exists() or not list((tmp_path / "theirs").iterdir())
         assert clear.remove_all() == 1
         assert os.path.lexists(shared), "what is not ours is left alone"
-
-    def test_that_is_taken_in_the_last_moment_is_passed_over(
-        self, clear, settings, shared, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(clear_text, "_is_fit", lambda *_: True)
-        self.squat(shared, "a link", tmp_path, monkeypatch)
-        assert clear.write(SCRIPT).folder.parent == settings.run_path / "clear"
 
     def test_of_ours_that_others_may_enter_is_closed(self, clear, shared):
         shared.mkdir()
@@ -194,109 +236,118 @@ class TestARootInASharedPlace:
         assert clear.write(SCRIPT).folder.parent == shared
         assert _mode(shared) == 0o700
 
-
-class TestAfterACrash:
-    def test_what_has_ended_goes(self, clear):
-        old = _as_if_by_the_dead(clear.write(SCRIPT).folder, ends_at=int(time.time()) - 5)
-        assert clear.recover() == 1
-        assert not old.exists()
-
-    def test_what_a_dead_process_held_goes(self, clear):
-        lease = clear.write(SCRIPT, held=True)
-        assert clear.recover() == 0, "its holder lives"
-        dead = _as_if_by_the_dead(lease.folder)
-        assert clear.recover() == 1
-        assert not dead.exists()
-
-    def test_what_it_handed_out_stays_to_its_end_with_a_reaper(self, clear, spawned):
+    def test_whose_place_is_taken_after_down_keeps_what_is_there(self, clear, shared, tmp_path):
         lease = clear.write(SCRIPT)
-        dead = _as_if_by_the_dead(lease.folder)
-        assert clear.recover() == 0
-        assert dead.exists()
-        assert spawned == [(dead.parent, 60)]
+        clear.remove_all()
+        self.squat(shared, "a link", tmp_path)
+        there = tmp_path / "theirs" / lease.folder.name.replace(str(lease.ends_at), "1")
+        there.mkdir()
+        eventually(lambda: not _helpers(shared), 10, "the helper has nothing left")
+        assert there.exists()
 
-    def test_a_name_of_an_earlier_version_ends_by_its_time(self, clear):
+
+class TestWhatAKilledProcessLeaves:
+    @pytest.mark.parametrize("kind", ["held", "handed out"])
+    def test_is_removed_by_the_helper(self, clear, settings, kind):
+        folder = _by_the_killed(settings, kind, helper_too=False)
+        if kind == "handed out":
+            assert folder.exists(), "somebody may use it to its end"
+            folder.rename(folder.with_name(f"{int(time.time()) + 1}{folder.name[10:]}"))
+        eventually(lambda: not list(folder.parent.glob("*-*")), 10, "nobody needs it any more")
+        eventually(lambda: not folder.parent.exists(), 10, "the root goes, too")
+
+    def test_is_removed_at_the_next_start_when_its_maker_held_it(self, clear, settings):
+        folder = _by_the_killed(settings, "held")
+        assert folder.exists()
+        assert clear.recover() == 1
+        assert not folder.exists()
+
+    def test_stays_to_its_end_when_it_was_handed_out(self, clear, settings):
+        folder = _by_the_killed(settings, "handed out")
+        assert clear.recover() == 0
+        assert folder.exists()
+        assert len(_helpers(folder.parent)) == 1, "it has a helper again"
+        _kill_helpers(folder.parent)
+        folder.rename(folder.with_name(f"{int(time.time()) - 5}{folder.name[10:]}"))
+        assert clear.recover() == 1
+        assert clear.leases() == []
+
+    def test_is_left_alone_while_its_holder_lives(self, clear, settings):
+        lease = clear.write(SCRIPT, held=True)
+        assert ClearText(settings).recover() == 0
+        assert lease.folder.exists()
+
+    def test_by_an_earlier_version_ends_by_its_time(self, clear):
         folder = clear.write(SCRIPT).folder
+        names = ("h-0123456789abcdef@host.1", "t-17-1700000000-0123456789abcdef@host")
         now = int(time.time())
-        for end, goes in ((now + 60, 0), (now - 5, 1)):
-            folder = folder.rename(folder.with_name(f"{end}-t-17-1700000000-0123456789abcdef@host"))
+        for name, end, goes in [(name, now + 60, 0) for name in names] + [(names[0], now - 5, 1)]:
+            folder = folder.rename(folder.with_name(f"{end}-{name}"))
             assert clear.recover() == goes
         assert not folder.exists()
 
-    def test_other_names_are_left_alone(self, clear):
-        lease = clear.write(SCRIPT)
-        (lease.folder.parent / "mine").mkdir()
-        clear.recover()
+
+def test_other_names_are_left_alone(clear):
+    lease = clear.write(SCRIPT)
+    (lease.folder.parent / "mine").mkdir()
+    clear.recover()
+    clear.remove_all()
+    assert (lease.folder.parent / "mine").is_dir()
+    (lease.folder.parent / "mine").rmdir()
+
+
+def test_down_removes_all_and_the_root(clear):
+    leases = [clear.write(SCRIPT), clear.write(SCRIPT, held=True)]
+    assert clear.remove_all() == 2
+    assert not any(lease.folder.exists() for lease in leases)
+    assert not leases[0].folder.parent.exists()
+    assert clear.remove_all() == 0
+    assert clear.write(SCRIPT).folder.exists(), "and it works again"
+
+
+class TestTheHelper:
+    def test_is_one_a_root_and_ends_with_the_last_lease(self, clear, settings):
+        root = clear.write(SCRIPT).folder.parent
+        ClearText(settings).write(SCRIPT, held=True)
+        assert len(_helpers(root)) == 1
         clear.remove_all()
-        assert (lease.folder.parent / "mine").is_dir()
-        (lease.folder.parent / "mine").rmdir()
+        eventually(lambda: not _helpers(root), 10, "there is nothing left to wait for")
 
-    def test_down_removes_all_and_the_root(self, clear):
-        leases = [clear.write(SCRIPT), clear.write(SCRIPT, held=True)]
-        assert clear.remove_all() == 2
-        assert not any(lease.folder.exists() for lease in leases)
-        assert not leases[0].folder.parent.exists()
-        assert clear.remove_all() == 0
-        clear.write(SCRIPT)  # and it works again
-
-
-class TestAReaper:
-    def test_takes_over_when_the_process_closes(self, settings):
-        clear = ClearText(settings)
-        lease = clear.write(SCRIPT, seconds=0.5)
-        root = lease.folder.parent
-        clear.close()
-        assert lease.folder.exists()
-        eventually(lambda: not lease.folder.exists(), 10, "the reaper removes it")
-        eventually(lambda: not _reapers(root), 10, "it ends with the last lease")
-        assert not root.exists()
-
-    def test_is_one_a_root_and_ends_when_all_was_removed(self, settings):
-        clear = ClearText(settings)
-        for _ in range(2):
-            lease = clear.write(SCRIPT)
-            clear.close()
-        root = lease.folder.parent
-        assert clear_text._has_reaper(root) or _reapers(root)
-        eventually(lambda: len(_reapers(root)) == 1, 20, "the second sees the first at work")
-        clear.remove_all()
-        eventually(lambda: not _reapers(root), 10, "there is nothing left to wait for")
-
-    def test_is_not_needed_for_what_was_released(self, clear, spawned):
-        clear.release(clear.write(SCRIPT))
-        clear.write(SCRIPT, held=True)
-        clear.close()
-        assert spawned == []
+    def test_is_there_for_a_lease_that_comes_as_it_ends(self, clear):
+        root = clear.write(SCRIPT, seconds=0.1).folder.parent
+        deadline = time.monotonic() + 2.5
+        while _helpers(root) and time.monotonic() < deadline:
+            clear.release(clear.write(SCRIPT).folder)
+        clear.write(SCRIPT)
+        assert len(_helpers(root)) == 1
 
     def test_needs_the_standard_library_alone(self):
-        program = f"import runpy; runpy.run_path({reaper.__file__!r})"
+        program = f"import sys; sys.path.append({str(Path.cwd())!r})"
+        program += "; import core.scripts.clear_text"
         done = subprocess.run([sys.executable, "-I", "-S", "-c", program], check=False)
         assert done.returncode == 0
 
     def test_bounds_a_stay_when_the_clock_is_set_back(self, clear, monkeypatch):
         lease = clear.write(SCRIPT)
-        monkeypatch.setattr(reaper, "SCAN_SECONDS", 0.05)
-        reaper.reap(str(lease.folder.parent), max_seconds=0.1)
+        root = lease.folder.parent
+        _kill_helpers(root)
+        monkeypatch.setattr(clear_text, "LOOK_SECONDS", 0.05)
+        clear_text.remove_in_time(str(root), 0.1, os.open(root, os.O_RDONLY))
         assert not lease.folder.exists()
 
+    def test_that_can_not_be_started_is_made_up_for(self, clear, monkeypatch, caplog):
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        lease: ClearLease = clear.write(SCRIPT, seconds=0.1)
+        assert "no helper" in caplog.text
+        eventually(lambda: not lease.folder.exists(), 10, "this process removes it")
 
-def test_a_forked_child_leaves_its_parents_leases(clear, spawned):
-    lease = clear.write(SCRIPT)
+
+def test_a_forked_child_leaves_its_parents_leases(clear):
+    held, lease = clear.write(SCRIPT, held=True), clear.write(SCRIPT)
     child = os.fork()
     if child == 0:
-        clear.close()
-        os._exit(1 if spawned else 0)
+        os._exit(clear.recover())
     assert os.waitpid(child, 0)[1] == 0
+    assert clear.recover() == 0
+    assert held.folder.exists()
     assert lease.folder.exists()
-
-
-def _reapers(root: Path) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = process.cmdline()
-        except psutil.Error:
-            continue
-        if str(reaper.__file__) in line and str(root) in line:
-            found.append(process.pid)
-    return found

@@ -142,7 +142,7 @@ class Bench:
         self.store = PlaybookStore(self.settings, self.journal, Envelope(MasterKey(b"k" * 32)))
         self.cache = FakeCache(home / "cache" / "scripts")
         self.downloads = FakeDownloads(self.cache, self.journal.script_rows)
-        self.clear = ClearText(self.settings, spawn=lambda *_: None)
+        self.clear = ClearText(self.settings)
         self.edits: list[Ref] = []
         self.on_edit: Callable[[Ref], bool] = lambda ref: False
         self.resolver = ScriptResolver(
@@ -189,7 +189,6 @@ class Bench:
 
     def close(self) -> None:
         self.clear.remove_all()
-        self.clear.close()
         self.journal.close()
 
 
