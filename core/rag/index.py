@@ -1,4 +1,4 @@
-"""The local RAG as the rest of the service sees it: index, update, remove, search, rebuild.
+"""The local RAG as the rest of the service sees it: index, update, remove, search.
 
 ::
 
@@ -15,16 +15,15 @@ until `close`.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from core.errors import EscherError, IndexCorrupt, TransientError, faults_of
+from core.journal.facts import Vectors
 from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
-from core.rag.bm25 import document_terms, query_terms
 from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
 from core.rag.embedding import Embedder
 from core.rag.points import (
@@ -35,8 +34,10 @@ from core.rag.points import (
     Payload,
     Point,
     Seal,
+    document_terms,
     embedded_text,
     plain_payload,
+    query_terms,
     sealed_content,
     vector_key,
 )
@@ -64,14 +65,6 @@ WITHHELD = Outcome(
 )
 
 
-class VectorCache(Protocol):
-    """Vectors by `core.rag.points.vector_key`; any may be missing."""
-
-    def get_many(self, keys: Sequence[str]) -> dict[str, list[float]]: ...
-
-    def put_many(self, vectors: Mapping[str, Sequence[float]]) -> None: ...
-
-
 class PlaybookIndex:
     """One home's searchable playbooks.
 
@@ -84,7 +77,7 @@ class PlaybookIndex:
         *,
         open_collection: Callable[[], Collection],
         embedder: Embedder,
-        vectors: VectorCache,
+        vectors: Vectors,
         seal: Seal,
         allow_private: bool = True,
     ) -> None:
@@ -98,26 +91,24 @@ class PlaybookIndex:
 
     @property
     def needs_rebuild(self) -> bool:
-        """Whether the collection started from nothing (new, damaged, another model): `reindex`."""
+        """Whether the collection started from nothing (new, damaged, another model)."""
         with self._use() as collection:
             return collection.needs_rebuild
 
     def mark_rebuilt(self) -> None:
-        """Every playbook is in: for a caller that fills the collection by `index`."""
+        """Note that every playbook is in."""
         with self._use() as collection:
             collection.mark_rebuilt()
 
-    def index(
-        self, documents: Sequence[IndexDocument], *, skip_current: bool = False
-    ) -> dict[Ref, Outcome]:
+    def index(self, documents: Sequence[IndexDocument]) -> dict[Ref, Outcome]:
         """Put documents in, or put their present state in; an outcome for each.
 
-        ``skip_current`` leaves alone what the collection already holds just so. One document that
-        can't be sealed fails alone; a failure of the model or the collection is raised.
+        One document that can't be sealed fails alone; a failure of the model or the collection is
+        raised.
         """
         outcomes: dict[Ref, Outcome] = {}
-        for batch in _chunks(documents, MAX_BATCH):
-            outcomes |= self._index_batch(batch, skip_current=skip_current)
+        for start in range(0, len(documents), MAX_BATCH):
+            outcomes |= self._index_batch(documents[start : start + MAX_BATCH])
         return outcomes
 
     def remove(self, refs: Sequence[Ref]) -> None:
@@ -154,40 +145,6 @@ class PlaybookIndex:
                     return found[:limit]
                 pool *= _POOL_GROWTH
 
-    def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
-        """The vector of each metadata's embedded text, from the cache where it is known."""
-        fingerprint = self._embedder.fingerprint
-        texts = {ref: embedded_text(metadata) for ref, metadata in metadatas.items()}
-        keys = {ref: vector_key(fingerprint, text) for ref, text in texts.items()}
-        known = self._vectors.get_many(list(set(keys.values())))
-        missing = {keys[ref]: text for ref, text in texts.items() if keys[ref] not in known}
-        if missing:
-            made = dict(zip(missing, self._embedder.encode(list(missing.values())), strict=True))
-            self._vectors.put_many(made)
-            known |= made
-        return {ref: known[key] for ref, key in keys.items()}
-
-    def reindex(
-        self,
-        documents: Iterable[IndexDocument],
-        progress: Callable[[int], None] | None = None,
-    ) -> dict[Ref, Outcome]:
-        """Make the collection hold exactly ``documents``; ``progress`` is told how many are in.
-
-        Reads ``documents`` batch by batch, so they need not fit into memory.
-        """
-        outcomes: dict[Ref, Outcome] = {}
-        for batch in _chunks(documents, MAX_BATCH):
-            outcomes |= self._index_batch(batch, skip_current=True)
-            if progress is not None:
-                progress(len(outcomes))
-        with self._use() as collection:
-            kept = {collection.point_id(*ref) for ref in outcomes}
-            stale = [id_ for id_, _ in collection.scroll(["playbook_id"]) if id_ not in kept]
-            collection.delete(stale)
-            collection.mark_rebuilt()
-        return outcomes
-
     def entries(self) -> dict[Ref, Payload]:
         """What is in, as ``{ref: plain payload}``: for `verify` to hold against the journal."""
         with self._use() as collection:
@@ -195,15 +152,6 @@ class PlaybookIndex:
                 Ref(payload["playbook_id"], payload["version"]): payload
                 for _, payload in collection.scroll(PLAIN_FIELDS)
             }
-
-    def count(self) -> int:
-        with self._use() as collection:
-            return collection.count()
-
-    def optimize(self) -> bool:
-        """Rearrange the collection for speed; holds up every search, so off-peak only."""
-        with self._use() as collection:
-            return collection.optimize()
 
     def drop(self) -> None:
         """Remove every point; the next call begins with an empty collection."""
@@ -222,9 +170,7 @@ class PlaybookIndex:
             collection.close()
 
     # -- the inside ---------------------------------------------------------------------------
-    def _index_batch(
-        self, documents: Sequence[IndexDocument], *, skip_current: bool
-    ) -> dict[Ref, Outcome]:
+    def _index_batch(self, documents: Sequence[IndexDocument]) -> dict[Ref, Outcome]:
         outcomes: dict[Ref, Outcome] = {}
         wanted: dict[Ref, IndexDocument] = {}
         withheld: list[Ref] = []
@@ -236,11 +182,6 @@ class PlaybookIndex:
                 wanted[document.ref] = document
         if withheld:
             self.remove(withheld)  # it may have been public before
-        payloads = {ref: plain_payload(document) for ref, document in wanted.items()}
-        if skip_current:
-            for ref in self._current(payloads):
-                outcomes[ref] = DONE
-                del wanted[ref]
         sealed: dict[Ref, str] = {}
         for ref, document in list(wanted.items()):
             try:
@@ -251,7 +192,7 @@ class PlaybookIndex:
             except EscherError as error:
                 outcomes[ref] = Outcome(OutcomeState.FAILED, error.type, str(error))
                 del wanted[ref]
-        vectors = self.vectors_for({ref: document.metadata for ref, document in wanted.items()})
+        vectors = self._vectors_of({ref: document.metadata for ref, document in wanted.items()})
         with self._use() as collection:
             collection.upsert(
                 [
@@ -259,19 +200,25 @@ class PlaybookIndex:
                         id=collection.point_id(*ref),
                         vector=vectors[ref],
                         terms=document_terms(document.metadata),
-                        payload=payloads[ref] | {SEALED_FIELD: sealed[ref]},
+                        payload=plain_payload(document) | {SEALED_FIELD: sealed[ref]},
                     )
                     for ref, document in wanted.items()
                 ]
             )
         return outcomes | dict.fromkeys(wanted, DONE)
 
-    def _current(self, payloads: Mapping[Ref, Payload]) -> list[Ref]:
-        """Which of these the collection holds just so; the sealed part follows the digest."""
-        with self._use() as collection:
-            ids = {ref: collection.point_id(*ref) for ref in payloads}
-            stored = collection.fetch(list(ids.values()), PLAIN_FIELDS)
-        return [ref for ref, payload in payloads.items() if stored.get(ids[ref]) == payload]
+    def _vectors_of(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
+        """The vector of each metadata's embedded text, from the cache where it is known."""
+        fingerprint = self._embedder.fingerprint
+        texts = {ref: embedded_text(metadata) for ref, metadata in metadatas.items()}
+        keys = {ref: vector_key(fingerprint, text) for ref, text in texts.items()}
+        known = self._vectors.get_many(list(set(keys.values())))
+        missing = {keys[ref]: text for ref, text in texts.items() if keys[ref] not in known}
+        if missing:
+            made = dict(zip(missing, self._embedder.encode(list(missing.values())), strict=True))
+            self._vectors.put_many(made)
+            known |= made
+        return {ref: known[key] for ref, key in keys.items()}
 
     @contextmanager
     def _use(self) -> Iterator[Collection]:
@@ -305,9 +252,3 @@ def _highest_visible(
     conditions = Conditions({**visible.any_of, "playbook_id": ids}, visible.none_of)
     pairs = collection.scroll(["playbook_id", "version"], conditions)
     return highest_versions(payload for _, payload in pairs)
-
-
-def _chunks(documents: Iterable[IndexDocument], size: int) -> Iterator[tuple[IndexDocument, ...]]:
-    iterator = iter(documents)
-    while batch := tuple(itertools.islice(iterator, size)):
-        yield batch

@@ -1,4 +1,9 @@
-"""What a Qdrant server's failures mean here."""
+"""The collection on a Qdrant server, which several homes and tenants may share.
+
+Every point carries ``tenant_id``, ``home_id`` and the fingerprint of the model that made its
+vector; every filter asks for all three, so no search meets another home's points, nor compares
+vectors of two models. ``qdrant-client``'s local mode (``:memory:`` or a folder) serves the tests.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,6 @@ from core.errors import (
     ServerUnreachable,
 )
 from core.models import Ref
-from core.rag.bm25 import Terms
 from core.rag.collection import (
     HNSW_EF_CONSTRUCT,
     HNSW_M,
@@ -30,46 +34,16 @@ from core.rag.collection import (
     Hit,
 )
 from core.rag.embedding import DIMENSIONS
-from core.rag.points import Payload, Point, point_id
-
-
-@contextmanager
-def server_errors(name: str) -> Iterator[None]:
-    from qdrant_client.http.exceptions import (
-        ResponseHandlingException,
-        UnexpectedResponse,
-    )
-
-    try:
-        yield
-    except ResponseHandlingException as error:
-        raise ServerUnreachable(
-            "The Qdrant server does not answer.", "Check ESCHER_QDRANT_URL and the server."
-        ) from error
-    except UnexpectedResponse as error:
-        raise _by_status(error.status_code or 0, name) from error
-
-
-def _by_status(status: int, name: str) -> EscherError:
-    if status in {401, 403}:
-        return Refused("The Qdrant server refuses the key.", "Check ESCHER_QDRANT_API_KEY.")
-    if status == HTTPStatus.NOT_FOUND:
-        return IndexCorrupt(
-            f"The Qdrant server has no collection {name!r} any more.",
-            "It is rebuilt from the playbooks: escher-playbooks reindex.",
-        )
-    if status in {408, 425, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServerBusy(f"The Qdrant server answered {status}.", "It is tried again later.")
-    return ServerRejected(f"The Qdrant server answered {status}.", "See its log for the reason.")
-
-
-# How the shared collection on a Qdrant server is made, and whose points are whose.
+from core.rag.points import Payload, Point, Terms, point_id
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+    from qdrant_client import models as qm
 
 MODEL_FIELD = "embedding_fingerprint"
 _SCOPE_INDEXES = ("tenant_id", "home_id", MODEL_FIELD)
+_PAGE = 256
+_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,63 +60,6 @@ class Scope:
             "home_id": self.home_id,
             MODEL_FIELD: self.fingerprint,
         }
-
-
-def create(client: QdrantClient, name: str, *, payload_indexes: bool) -> None:
-    """Make the collection and its payload indexes."""
-    from qdrant_client import models as qm
-    from qdrant_client.http.exceptions import UnexpectedResponse
-
-    try:
-        client.create_collection(
-            name,
-            vectors_config=qm.VectorParams(size=DIMENSIONS, distance=qm.Distance.COSINE),
-            sparse_vectors_config={TERMS_VECTOR: qm.SparseVectorParams(modifier=qm.Modifier.IDF)},
-            hnsw_config=qm.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
-        )
-    except UnexpectedResponse as error:
-        if error.status_code != HTTPStatus.CONFLICT:  # another home was quicker
-            raise
-    if payload_indexes:
-        keyword, integer = qm.PayloadSchemaType.KEYWORD, qm.PayloadSchemaType.INTEGER
-        for field in _SCOPE_INDEXES + KEYWORD_INDEXES:
-            client.create_payload_index(name, field, keyword, wait=True)
-        for field in INTEGER_INDEXES:
-            client.create_payload_index(name, field, integer, wait=True)
-
-
-def check_shape(client: QdrantClient, name: str) -> None:
-    """Another program's collection of the same name is never written to."""
-    from qdrant_client import models as qm
-
-    parameters = client.get_collection(name).config.params
-    dense = parameters.vectors
-    if (
-        not isinstance(dense, qm.VectorParams)
-        or (dense.size, dense.distance) != (DIMENSIONS, qm.Distance.COSINE)
-        or TERMS_VECTOR not in (parameters.sparse_vectors or {})
-    ):
-        raise Refused(
-            f"The Qdrant collection {name!r} has another shape than this service's.",
-            "Point ESCHER_QDRANT_URL at another server, or rename that collection there.",
-        )
-
-
-# The collection on a Qdrant server, which several homes and tenants may share.
-#
-# Every point carries ``tenant_id``, ``home_id`` and the fingerprint of the model that made its
-# vector; every filter asks for all three, so no search meets another home's points, nor compares
-# vectors of two models. ``qdrant-client``'s local mode (``:memory:`` or a folder) serves the tests.
-
-
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-    from qdrant_client import models as qm
-
-__all__ = ["RemoteCollection", "Scope", "connect"]
-
-_PAGE = 256
-_TIMEOUT_SECONDS = 30
 
 
 def connect(url: str, api_key: str | None = None) -> QdrantClient:
@@ -177,10 +94,10 @@ class RemoteCollection:
         ``payload_indexes`` is False for ``qdrant-client``'s local mode, which has none.
         """
         collection = cls(client, scope, name)
-        with server_errors(name):
+        with _server_errors(name):
             if not client.collection_exists(name):
-                create(client, name, payload_indexes=payload_indexes)
-            check_shape(client, name)
+                _create(client, name, payload_indexes=payload_indexes)
+            _check_shape(client, name)
             own = collection.count()
             # points that another model made are left to be replaced under the same ids
             collection._complete = own > 0 and own == collection._count_any_model()
@@ -193,7 +110,7 @@ class RemoteCollection:
     def mark_rebuilt(self) -> None:
         from qdrant_client import models as qm
 
-        with server_errors(self._name):
+        with _server_errors(self._name):
             self._client.delete(
                 self._name,
                 qm.FilterSelector(filter=self._home_filter(_equals(MODEL_FIELD, self._scope))),
@@ -222,7 +139,7 @@ class RemoteCollection:
                 )
                 for point in points[start : start + MAX_BATCH]
             ]
-            with server_errors(self._name):
+            with _server_errors(self._name):
                 self._client.upsert(self._name, batch, wait=True)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -230,7 +147,7 @@ class RemoteCollection:
 
         if not ids:
             return
-        with server_errors(self._name):
+        with _server_errors(self._name):
             self._client.delete(self._name, qm.PointIdsList(points=list(ids)), wait=True)
 
     def set_payload(self, changes: Mapping[str, Payload]) -> set[str]:
@@ -243,7 +160,7 @@ class RemoteCollection:
             if id_ in found
         ]
         for start in range(0, len(operations), MAX_BATCH):
-            with server_errors(self._name):
+            with _server_errors(self._name):
                 self._client.batch_update_points(
                     self._name, operations[start : start + MAX_BATCH], wait=True
                 )
@@ -256,12 +173,11 @@ class RemoteCollection:
         limit: int,
         *,
         fields: Sequence[str],
-        exact: bool = True,
     ) -> list[Hit]:
         from qdrant_client import models as qm
 
         return self._query(
-            list(vector), None, conditions, limit, fields, qm.SearchParams(exact=exact)
+            list(vector), None, conditions, limit, fields, qm.SearchParams(exact=True)
         )
 
     def search_terms(
@@ -279,7 +195,7 @@ class RemoteCollection:
         wanted = [*fields, *own]
         found: dict[str, Payload] = {}
         for start in range(0, len(ids), _PAGE):
-            with server_errors(self._name):
+            with _server_errors(self._name):
                 records = self._client.retrieve(
                     self._name, list(ids[start : start + _PAGE]), with_payload=wanted
                 )
@@ -294,7 +210,7 @@ class RemoteCollection:
     ) -> Iterator[tuple[str, Payload]]:
         offset: Any = None
         while True:
-            with server_errors(self._name):
+            with _server_errors(self._name):
                 records, offset = self._client.scroll(
                     self._name,
                     scroll_filter=self._filter(conditions or Conditions()),
@@ -308,12 +224,9 @@ class RemoteCollection:
                 return
 
     def count(self) -> int:
-        with server_errors(self._name):
+        with _server_errors(self._name):
             chosen = self._filter(Conditions())
             return self._client.count(self._name, count_filter=chosen, exact=True).count
-
-    def optimize(self) -> bool:
-        return False  # the server sees to that
 
     def close(self) -> None:
         self._client.close()
@@ -321,7 +234,7 @@ class RemoteCollection:
     def drop(self) -> None:
         from qdrant_client import models as qm
 
-        with server_errors(self._name):
+        with _server_errors(self._name):
             self._client.delete(
                 self._name, qm.FilterSelector(filter=self._home_filter()), wait=True
             )
@@ -340,7 +253,7 @@ class RemoteCollection:
         fields: Sequence[str],
         params: qm.SearchParams | None,
     ) -> list[Hit]:
-        with server_errors(self._name):
+        with _server_errors(self._name):
             response = self._client.query_points(
                 self._name,
                 query=query,
@@ -391,3 +304,74 @@ def _equals(field: str, scope: Scope) -> qm.FieldCondition:
 
 def _only(payload: Payload, fields: Sequence[str]) -> Payload:
     return {field: payload[field] for field in fields if field in payload}
+
+
+def _create(client: QdrantClient, name: str, *, payload_indexes: bool) -> None:
+    """Make the collection and its payload indexes."""
+    from qdrant_client import models as qm
+    from qdrant_client.http.exceptions import UnexpectedResponse
+
+    try:
+        client.create_collection(
+            name,
+            vectors_config=qm.VectorParams(size=DIMENSIONS, distance=qm.Distance.COSINE),
+            sparse_vectors_config={TERMS_VECTOR: qm.SparseVectorParams(modifier=qm.Modifier.IDF)},
+            hnsw_config=qm.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT),
+        )
+    except UnexpectedResponse as error:
+        if error.status_code != HTTPStatus.CONFLICT:  # another home was quicker
+            raise
+    if payload_indexes:
+        keyword, integer = qm.PayloadSchemaType.KEYWORD, qm.PayloadSchemaType.INTEGER
+        for field in _SCOPE_INDEXES + KEYWORD_INDEXES:
+            client.create_payload_index(name, field, keyword, wait=True)
+        for field in INTEGER_INDEXES:
+            client.create_payload_index(name, field, integer, wait=True)
+
+
+def _check_shape(client: QdrantClient, name: str) -> None:
+    """Refuse to write to another program's collection of the same name."""
+    from qdrant_client import models as qm
+
+    parameters = client.get_collection(name).config.params
+    dense = parameters.vectors
+    if (
+        not isinstance(dense, qm.VectorParams)
+        or (dense.size, dense.distance) != (DIMENSIONS, qm.Distance.COSINE)
+        or TERMS_VECTOR not in (parameters.sparse_vectors or {})
+    ):
+        raise Refused(
+            f"The Qdrant collection {name!r} has another shape than this service's.",
+            "Point ESCHER_QDRANT_URL at another server, or rename that collection there.",
+        )
+
+
+@contextmanager
+def _server_errors(name: str) -> Iterator[None]:
+    """Turn a Qdrant client's exceptions into this service's."""
+    from qdrant_client.http.exceptions import (
+        ResponseHandlingException,
+        UnexpectedResponse,
+    )
+
+    try:
+        yield
+    except ResponseHandlingException as error:
+        raise ServerUnreachable(
+            "The Qdrant server does not answer.", "Check ESCHER_QDRANT_URL and the server."
+        ) from error
+    except UnexpectedResponse as error:
+        raise _by_status(error.status_code or 0, name) from error
+
+
+def _by_status(status: int, name: str) -> EscherError:
+    if status in {401, 403}:
+        return Refused("The Qdrant server refuses the key.", "Check ESCHER_QDRANT_API_KEY.")
+    if status == HTTPStatus.NOT_FOUND:
+        return IndexCorrupt(
+            f"The Qdrant server has no collection {name!r} any more.",
+            "It is rebuilt from the playbooks: escher-playbooks reindex.",
+        )
+    if status in {408, 425, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServerBusy(f"The Qdrant server answered {status}.", "It is tried again later.")
+    return ServerRejected(f"The Qdrant server answered {status}.", "See its log for the reason.")

@@ -1,4 +1,9 @@
-"""Who is found, and in which order: filters, visibility by status, the fusion of two scores."""
+"""Who is found, and in which order: filters, visibility by status, the fusion of two scores.
+
+`keyword_search` does without the model and the collection: BM25 over the metadata alone, in plain
+Python, with the same filters, visibility and "highest version"; its callers mark their answers
+``degraded``.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,8 @@ from typing import Any
 
 from core.errors import UsageError
 from core.models import PlaybookSearchResult, Status
-from core.rag.bm25 import document_words, saturated, words
 from core.rag.collection import Conditions, Hit
-from core.rag.points import Payload
+from core.rag.points import Payload, document_words, saturated, words
 from core.versions import parse_version
 
 MAX_LIMIT = 100
@@ -191,11 +195,6 @@ def _values(payload: Mapping[str, Any], name: str) -> set[str]:
     if isinstance(value, list | tuple):
         return set(value)
     return set() if value is None else {str(value)}
-
-
-# Search without the model or the collection: BM25 over the metadata alone, in plain Python.
-#
-# The caller marks its answer ``degraded``. Filters, visibility and "highest version" are the same.
 
 
 def keyword_search(

@@ -13,7 +13,7 @@ from support.playbooks import draft, write_folder
 from support.service import COMMAND, ServiceUnderTest
 
 from core.permissions import open_to_others
-from core.rag import probe
+from core.rag import edge_files
 
 OURS = ("core", "tasks", "escher_playbooks", "escher_server", "celeryconfig", "flowerconfig")
 THEIRS = (
@@ -113,5 +113,5 @@ def test_a_program_of_our_own_imports_nothing_of_it(
 ) -> None:
     monkeypatch.chdir(trap)
     monkeypatch.syspath_prepend("")  # as an interactive Python has it
-    assert not probe.is_sound(tmp_path / "none")
+    assert not edge_files.is_sound(tmp_path / "none")
     assert ran(trap) == ""

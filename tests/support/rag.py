@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from core.models import Ref
-from core.rag.bm25 import Terms, words
 from core.rag.embedding import DIMENSIONS
-from core.rag.points import IndexDocument, Point, point_id
+from core.rag.points import IndexDocument, Point, Terms, point_id, words
 
 
 class WordEmbedder:

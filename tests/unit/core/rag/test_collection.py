@@ -190,9 +190,8 @@ def test_drop_leaves_nothing(open_collection: Open) -> None:
     second.close()
 
 
-def test_optimize_and_close_are_repeatable(open_collection: Open) -> None:
+def test_close_is_repeatable(open_collection: Open) -> None:
     opened = open_collection()
     opened.upsert([make_point(1)])
-    opened.optimize()
     opened.close()
     opened.close()

@@ -44,7 +44,7 @@ def test_importing_core_rag_loads_no_model_library() -> None:
 @pytest.fixture(scope="module")
 def model() -> SentenceTransformerEmbedder:
     made = SentenceTransformerEmbedder()
-    made.warm()
+    made.encode_query("load it")
     return made
 
 
@@ -106,7 +106,7 @@ def test_a_folder_has_its_own_fingerprint(tmp_path: Path) -> None:
     other = SentenceTransformerEmbedder(str(tmp_path))
     assert other.fingerprint not in {PINNED_WEIGHTS, ""}
     with pytest.raises(ModelUnavailable, match="does not load"):
-        other.warm()
+        other.encode(["x"])
 
 
 def test_a_folder_with_the_same_weights_is_the_same_model(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_no_text_is_embedded_twice(index: PlaybookIndex, embedder: WordEmbedder)
     assert len(embedder.encoded) == 100
     index.index(docs)
     index.index([document("playbook-1", status="archived")])
-    index.vectors_for({Ref("playbook-2", "9.0.0"): metadata("playbook-2")})
+    index.index([document("playbook-2", "9.0.0")])
     assert len(embedder.encoded) == 100
 
 
@@ -81,16 +81,16 @@ def test_another_model_embeds_again_and_rebuilds(
     new_index: NewIndex, embedder: WordEmbedder
 ) -> None:
     first = new_index()
-    first.reindex([document("a")])
+    first.index([document("a")])
+    first.mark_rebuilt()
     assert not first.needs_rebuild
     first.close()
     other = WordEmbedder("sha256:" + "b" * 64)
     second = new_index(other)
     assert second.needs_rebuild
-    assert second.count() == 0
-    second.reindex([document("a")])
+    assert second.entries() == {}
+    second.index([document("a")])
     assert len(other.encoded) == 1
-    assert not second.needs_rebuild
 
 
 def test_one_bad_document_does_not_hold_back_its_batch(index: PlaybookIndex) -> None:
@@ -98,15 +98,6 @@ def test_one_bad_document_does_not_hold_back_its_batch(index: PlaybookIndex) -> 
     assert outcomes[Ref("unsealable", "1.0.0")].state is OutcomeState.FAILED
     assert outcomes[Ref("unsealable", "1.0.0")].error_type == "KeyUnavailable"
     assert set(index.entries()) == {Ref("a", "1.0.0"), Ref("b", "1.0.0")}
-
-
-def test_skip_current_writes_only_what_changed(index: PlaybookIndex) -> None:
-    sealed: list[Ref] = []
-    index._seal = lambda ref, content: sealed.append(ref) or seal(ref, content)
-    index.index([document("a"), document("b")])
-    sealed.clear()
-    index.index([document("a"), document("b", keywords=["new"])], skip_current=True)
-    assert sealed == [Ref("b", "1.0.0")]
 
 
 def test_private_documents_stay_out_when_told(new_index: NewIndex) -> None:
@@ -172,15 +163,6 @@ def test_filters_choose(index: PlaybookIndex) -> None:
     assert found(index, "about", cloud_provider="aws", author="user_custom") == []
 
 
-def test_reindex_holds_exactly_what_is_given(index: PlaybookIndex) -> None:
-    index.index([document("gone"), document("kept")])
-    told: list[int] = []
-    index.reindex((document(f"playbook-{n}") for n in range(130)), told.append)
-    assert index.count() == 130
-    assert told == [64, 128, 130]
-    assert Ref("gone", "1.0.0") not in index.entries()
-
-
 def test_no_clear_text_of_a_script_is_in_the_collection(
     tmp_path: Path, index: PlaybookIndex
 ) -> None:
@@ -199,23 +181,24 @@ def test_no_clear_text_of_a_script_is_in_the_collection(
 
 
 def test_a_corrupt_collection_begins_anew_at_the_next_call(index: PlaybookIndex) -> None:
-    index.reindex([document("a")])
+    index.index([document("a")])
+    index.mark_rebuilt()
     with index._use() as collection:
         collection._shard.close()  # type: ignore[attr-defined]  # what a panic leaves behind
     with pytest.raises(IndexCorrupt):
-        index.count()
+        index.entries()
     assert index.needs_rebuild
-    index.reindex([document("a")])
+    index.index([document("a")])
     assert found(index, "about a") == [("a", "1.0.0")]
 
 
 def test_drop_and_close_are_repeatable(index: PlaybookIndex) -> None:
     index.index([document("a")])
     index.drop()
-    assert index.count() == 0
+    assert index.entries() == {}
     index.close()
     index.close()
-    assert index.count() == 0
+    assert index.entries() == {}
 
 
 def test_searching_while_writing(index: PlaybookIndex) -> None:
