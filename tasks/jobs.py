@@ -441,7 +441,7 @@ def library_changed(service: PlaybookService) -> None:
 
     Without `up` the next search does it, and what a dead broker does not take, the next sync.
     """
-    pending = service.indexing.sources.library.pending()
+    pending = service.indexing.sources.pending_of_library()
     if not pending or not is_running(service.settings):
         return
     try:

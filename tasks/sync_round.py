@@ -15,7 +15,7 @@ from core.journal import Job, JobState, VersionRecord, leases
 from core.journal.leases import SYNC
 from core.models import DONE, Outcome, OutcomeState, Ref, SyncState
 from core.playbooks.secrets_gate import stricter
-from core.rag.indexing import Record
+from core.rag.indexing import PointRecord
 from core.secrets.findings import findings_json
 from core.service import PlaybookService
 from core.service.sync import MAX_FINDINGS, SyncPlan
@@ -45,11 +45,11 @@ def close_settled(service: PlaybookService) -> None:
         service.journal.jobs.note(step, outcomes)
 
 
-def _indexed(service: PlaybookService, record: Record | None) -> Outcome | None:
+def _indexed(service: PlaybookService, record: PointRecord | None) -> Outcome | None:
     if record is None:
         return GONE
-    current = record.indexed_digest == record.index_digest
-    return DONE if current or not service.indexing.sources.wants(record) else None
+    is_done = record.is_current or not service.indexing.sources.wants(record)
+    return DONE if is_done else None
 
 
 def _outcome(kind: str, record: VersionRecord | None) -> Outcome | None:

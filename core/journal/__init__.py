@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 
 from core.errors import HomeMismatch
+from core.journal import tables
 from core.journal.conflicts import Conflicts, HeldEdits
 from core.journal.database import Database, HomeFacts
 from core.journal.downloads import Downloads
@@ -16,15 +17,15 @@ from core.journal.executions import ExecutionQueue, ExecutionRows
 from core.journal.facts import Counters, Vectors
 from core.journal.jobs import Jobs
 from core.journal.leases import Leases
-from core.journal.library import LibraryRows
 from core.journal.migrations import migrate
 from core.journal.pins import Choices
+from core.journal.points import LibraryRows, PointStates, StalePoints
 from core.journal.pull_state import PullState, WaitingChanges
 from core.journal.records import Intent, Job, JobItem, JobState, VersionRecord
 from core.journal.scan import ScanRows
 from core.journal.script_lookup import ScriptRows
 from core.journal.scripts import ProofRows, ScriptCacheRows, ScriptCopyRows
-from core.journal.versions import Intents, StalePoints, Versions
+from core.journal.versions import Intents, Versions
 
 __all__ = ["Intent", "Job", "JobItem", "JobState", "Journal", "VersionRecord"]
 
@@ -54,10 +55,11 @@ class Journal:
         self.counters = Counters(self.database)
         self.proofs = ProofRows(self.database)
         self.scan = ScanRows(self.database)
+        self.points = PointStates(self.database, tables.versions)
+        self.library = LibraryRows(self.database)
         self.stale_points = StalePoints(self.database)
         self.vectors = Vectors(self.database)
         self.script_rows = ScriptRows(self.database)
-        self.library = LibraryRows(self.database)
 
     @property
     def home_id(self) -> str:

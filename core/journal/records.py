@@ -122,20 +122,8 @@ class VersionRecord:
     @property
     def index_digest(self) -> str:
         """Changes whenever the point of this version must be written again, or its counts."""
-        return f"{self._point_digest}{self.execution_count}"
-
-    @property
-    def _point_digest(self) -> str:
         parts = self.content_digest, self.status, self.strategy, self.area, self.health
-        return "".join(f"{part}|" for part in parts)
-
-    @property
-    def only_counts_changed(self) -> bool:
-        """Whether the point is as it should be but for what it says of executions."""
-        indexed = self.indexed_digest
-        return indexed not in {None, self.index_digest} and str(indexed).startswith(
-            self._point_digest
-        )
+        return "".join(f"{part}|" for part in parts) + str(self.execution_count)
 
     @property
     def sync(self) -> SyncInfo:

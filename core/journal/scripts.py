@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from core.models import FileEntry, Ref
 
 KEY = (entries.c.playbook_id, entries.c.version, entries.c.format)
 CHUNK = 400  # keys in one IN (…)
+LIBRARY = "library"  # the source of what came from the Escher Library
 
 EntryKey = tuple[Ref, str]
 
@@ -102,6 +103,13 @@ class ScriptCacheRows:
         with self._database.read() as connection:
             query = select(entries).order_by(entries.c.last_used.desc(), *KEY)
             return [_cache_row(row) for row in connection.execute(query)]
+
+    def of_library(self, connection: Connection | None = None) -> list[CacheRow]:
+        """Entries that came whole from the Escher Library, by key."""
+        query = select(entries).where(entries.c.source == LIBRARY).order_by(*KEY)
+        opened = nullcontext(connection) if connection is not None else self._database.read()
+        with opened as reading:
+            return [_cache_row(row) for row in reading.execute(query)]
 
     def versions(self, playbook_id: str, format_: str) -> list[str]:
         """The cached versions of one format, in no order."""

@@ -28,6 +28,7 @@ from core.journal.database import Database
 from core.journal.executions import forget_executions
 from core.journal.leases import held_versions
 from core.journal.pins import PUBLISHED, SERVER, Pins
+from core.journal.points import StalePoints
 from core.journal.records import (
     Advance,
     DiskFile,
@@ -43,8 +44,6 @@ from core.journal.records import (
 )
 from core.journal.tables import files as files_table
 from core.journal.tables import intents as intents_table
-from core.journal.tables import stale_points
-from core.journal.tables import stale_points as stale_points_table
 from core.journal.tables import versions as table
 from core.models import Area, Outcome, Ref, SyncState
 
@@ -292,8 +291,7 @@ class Versions:
             connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
             connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
             forget_executions(part, connection)
-            stale = [{"playbook_id": ref[0], "version": ref[1]} for ref in part]
-            connection.execute(self._database.insert_ignore(stale_points), stale)
+        StalePoints(self._database).add(refs, connection)
 
     def withdraw(self, refs: Sequence[Ref]) -> None:
         """Take back the wish to publish of those that the server has not committed."""
@@ -324,16 +322,6 @@ class Versions:
                         attempts=table.c.attempts + 1,
                     )
                 )
-
-    def forget_index(self, refs: Sequence[Ref] | None = None) -> None:
-        """Note that points are gone: of ``refs``, or all of them when the collection is new."""
-        with self._database.write() as connection:
-            statement = update(table).values(indexed_digest=None)
-            if refs is None:
-                connection.execute(statement)
-                return
-            for part in _chunks(refs):
-                connection.execute(statement.where(tuple_(*KEY).in_(part)))
 
 
 def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, str]]]:
@@ -394,30 +382,3 @@ class Intents:
         """Close intents in the transaction that writes what they led to."""
         keys = [tuple(ref) for ref in refs]
         connection.execute(delete(intents_table).where(tuple_(*INTENTS_KEY).in_(keys)))
-
-
-# Versions that are gone and whose points may still be in the collection.
-#
-# Written in the transaction that forgets a version, so that a process which can't reach the
-# collection (it is open in the worker) leaves word for the one that can.
-
-STALE_POINTS_KEY = (stale_points_table.c.playbook_id, stale_points_table.c.version)
-
-
-class StalePoints:
-    """Rows are added by `Versions.delete`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def refs(self) -> list[Ref]:
-        with self._database.read() as connection:
-            return [Ref(*row) for row in connection.execute(select(*STALE_POINTS_KEY))]
-
-    def forget(self, refs: Sequence[Ref]) -> None:
-        """Their points are gone, or belong to versions that are there again."""
-        with self._database.write() as connection:
-            keys = [tuple(ref) for ref in refs]
-            connection.execute(
-                delete(stale_points_table).where(tuple_(*STALE_POINTS_KEY).in_(keys))
-            )

@@ -1,10 +1,17 @@
-"""What belongs into the collection: the home's own versions, and the used ones of the library."""
+"""Keeps the collection in step with the journal: what is stored gets its point, what is gone loses it.
+
+The home's own versions have one, and those of the Escher Library that were used here. The journal's
+``indexed_digest`` says in which state a point was last written; it is forgotten whenever the
+collection begins anew (damaged, another model, first start).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,6 +33,7 @@ from core.models import (
     PARAMETERS_FILE,
     PLAN_FILE,
     Area,
+    FileEntry,
     Outcome,
     OutcomeState,
     PlaybookSearchResult,
@@ -35,13 +43,23 @@ from core.rag.collection import Collection
 from core.rag.edge import EdgeCollection
 from core.rag.embedding import SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
-from core.rag.library_points import LibraryPoints, LibraryRecord
-from core.rag.points import IndexDocument, ScriptText, Seal, embedded_text, vector_key
+from core.rag.points import (
+    MAX_SCRIPT_TEXT,
+    IndexDocument,
+    ScriptText,
+    Seal,
+    embedded_text,
+    vector_key,
+)
 from core.rag.search import SearchFilters, keyword_search
 from core.reports import Finding, SearchAnswer
 from core.settings import LOOPBACK_HOSTS, Settings
 
-Record = VersionRecord | LibraryRecord
+_DELETED = Outcome(OutcomeState.SKIPPED, error="deleted")
+_log = logging.getLogger(__name__)
+
+
+CachedFile = tuple[FileEntry, bytes | None]  # None: larger than was asked for
 
 
 class Contents(Protocol):
@@ -52,97 +70,179 @@ class Contents(Protocol):
         ...
 
 
-class PointSources:
-    """Both kinds of versions under one set of names; ids tell them apart, see `RESERVED_PREFIX`."""
+class LibraryContents(Protocol):
+    """What is needed of ``cache/library``."""
 
-    def __init__(
-        self, journal: Journal, contents: Contents, library: LibraryPoints, *, allow_private: bool
-    ) -> None:
-        self._versions = journal.versions
-        self._library_rows = journal.library
-        self._contents = contents
-        self._allow_private = allow_private
-        self.library = library
+    def shown(self, ref: Ref) -> dict[str, Any] | None:
+        """The metadata as search shows it; None when there is none, or it is damaged."""
+        ...
+
+    def read(self, ref: Ref, max_bytes: int) -> tuple[dict[str, Any], list[CachedFile]]:
+        """What is shown, and the files of the cached scripts; `NotFound` when it is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PointRecord:
+    """What a version's point is written of, and the state in which it was.
+
+    ``index_digest`` changes whenever the point must be written again, and behind its last ``|``
+    with the count of executions. ``state`` is what a point, and a search, say of executions.
+    ``metadata`` is empty for a version of the library unless it was asked for.
+    """
+
+    ref: Ref
+    content_digest: str  # of a library version's metadata.json: no more of it is known here
+    index_digest: str
+    indexed_digest: str | None
+    state: Mapping[str, Any]
+    private: bool = False
+    is_library: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its point is as it should be."""
+        return self.indexed_digest == self.index_digest
+
+    @property
+    def only_counts_changed(self) -> bool:
+        """Whether its point is as it should be but for what it says of executions."""
+        written, current = self.indexed_digest or "", self.index_digest
+        return written != current and written.rpartition("|")[0] == current.rpartition("|")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PointSource:
+    """Which versions belong into the collection, and what their points say.
+
+    The ids tell the library's from the home's own, see `RESERVED_PREFIX`.
+    """
+
+    _journal: Journal
+    _contents: Contents
+    _library: LibraryContents
+    _allow_private: bool
 
     # -- which ------------------------------------------------------------------------------
-    def wants(self, record: Record) -> bool:
+    def wants(self, record: PointRecord) -> bool:
         """Whether a point of this version belongs into the collection."""
-        return self._allow_private or not _is_private(record)
+        return self._allow_private or not record.private
 
     def refs(self) -> list[Ref]:
         """Every version that is to be indexed when the collection begins anew."""
-        return [*self._versions.refs(), *self.library.records()]
+        return [*self._journal.versions.refs(), *self._journal.library.get()]
 
-    def records(self, refs: Sequence[Ref]) -> dict[Ref, Record]:
+    def records(self, refs: Sequence[Ref]) -> dict[Ref, PointRecord]:
         """What the journal knows of these; those that are gone are left out."""
-        own = self._versions.get_many(refs)
+        own = self._journal.versions.get_many(refs)
         rest = [ref for ref in refs if ref not in own]
-        return {**own, **self.library.records(rest)} if rest else dict(own)
+        found = {ref: _own(record) for ref, record in own.items()}
+        return found | self._of_library(rest)
 
-    def all(self) -> dict[Ref, Record]:
-        """Every version with its metadata."""
-        own = {record.ref: record for record in self._versions.select()}
-        return {**own, **self.library.with_metadata()}
+    def all(self) -> dict[Ref, PointRecord]:
+        """Every version with its metadata; of the library's, those that can be shown."""
+        found = {record.ref: _own(record) for record in self._journal.versions.select()}
+        for ref, record in self._of_library().items():
+            if (metadata := self._library.shown(ref)) is not None:
+                found[ref] = replace(record, metadata=metadata)
+        return found
 
     def unindexed(self, *, missing_only: bool = False) -> list[Ref]:
         """Versions whose point is missing, or (not ``missing_only``) out of date."""
-        own = self._versions.unindexed(missing_only=missing_only)
-        return [*own, *self.library.pending(missing_only=missing_only)]
+        own = self._journal.versions.unindexed(missing_only=missing_only)
+        return [*own, *self.pending_of_library(missing_only=missing_only)]
+
+    def pending_of_library(self, *, missing_only: bool = False) -> list[Ref]:
+        """`unindexed` of the library's versions alone."""
+        return [
+            ref
+            for ref, record in self._of_library().items()
+            if record.indexed_digest is None or not (missing_only or record.is_current)
+        ]
 
     def pending(self) -> list[Ref]:
         """`unindexed`, by id, without what is kept out of a shared collection."""
-        own = self._versions.get_many(self._versions.unindexed())
-        wanted = [ref for ref, record in own.items() if self.wants(record)]
-        return sorted([*wanted, *self.library.pending()])
+        records = self.records(self.unindexed())
+        return sorted(ref for ref, record in records.items() if self.wants(record))
+
+    def _of_library(self, refs: Sequence[Ref] | None = None) -> dict[Ref, PointRecord]:
+        """Of ``refs`` (None: all) the library's versions that were used here."""
+        rows = self._journal.library.get(refs)
+        if not rows:
+            return {}
+        cached = {ref: hashlib.sha256() for ref in rows}
+        for entry in self._journal.script_cache.of_library():
+            if entry.ref in cached:
+                cached[entry.ref].update(repr((entry.format, entry.files)).encode())
+        runs = self._journal.executions.without_row(list(rows))
+        found = {}
+        for ref, row in rows.items():
+            totals, health = runs[ref]
+            # the texts of the scripts that are cached just now are in the point
+            point = f"{row.digest}|{cached[ref].hexdigest()[:16]}|{health}|{totals.execution_count}"
+            state = {"health": health, **asdict(totals)}
+            found[ref] = PointRecord(
+                ref, row.digest, point, row.indexed_digest, state, is_library=True
+            )
+        return found
 
     # -- what is written of them --------------------------------------------------------------
-    def document(self, record: Record) -> IndexDocument:
+    def document(self, record: PointRecord) -> IndexDocument:
         """All that the index is told; an `EscherError` when it can't be read."""
-        if isinstance(record, LibraryRecord):
-            return self.library.document(record)
-        try:
-            files = self._contents.published_files(record.ref)
-        except NotFound:  # pulled, and its content is not fetched: found by its metadata
-            files = {}
-        checksums = {f.entry.path: f.entry.checksum for f in self._versions.files(record.ref)}
-        return IndexDocument(
-            metadata=record.metadata,
-            content_digest=record.content_digest,
-            state=record.execution_state,
-            parameters=_json(files.get(PARAMETERS_FILE)),
-            explain_plan=_json(files.get(PLAN_FILE)),
-            scripts=[
+        files: dict[str, bytes] = {}
+        if record.is_library:
+            metadata, cached = self._library.read(record.ref, MAX_SCRIPT_TEXT)
+            scripts = [
+                ScriptText(file.path, file.size_bytes, file.checksum, None)
+                if content is None
+                else ScriptText.from_bytes(file.path, content, file.checksum)
+                for file, content in cached
+            ]
+        else:
+            metadata = dict(record.metadata)
+            with suppress(NotFound):  # pulled, and not fetched: found by its metadata
+                files = self._contents.published_files(record.ref)
+            rows = self._journal.versions.files(record.ref)
+            checksums = {row.entry.path: row.entry.checksum for row in rows}
+            scripts = [
                 ScriptText.from_bytes(path, content, checksums[path])
                 for path, content in files.items()
                 if "/" in path
-            ],
-            private=_is_private(record),
+            ]
+        return IndexDocument(
+            metadata=metadata,
+            content_digest=record.content_digest,
+            state=record.state,
+            parameters=_json(files.get(PARAMETERS_FILE)),
+            explain_plan=_json(files.get(PLAN_FILE)),
+            scripts=scripts,
+            private=record.private,
         )
 
-    def note(self, records: Sequence[Record]) -> set[Ref]:
+    def note(self, records: Iterable[PointRecord]) -> set[Ref]:
         """Their points were written in the state of these records; those that are there still."""
-        own = [record for record in records if not isinstance(record, LibraryRecord)]
-        library = {r.ref: r.index_digest for r in records if isinstance(r, LibraryRecord)}
-        changes = [(r.ref, None, {"indexed_digest": r.index_digest}) for r in own]
-        noted = self._versions.set_many(changes) if changes else []
-        there = {record.ref for record, is_there in zip(own, noted, strict=True) if is_there}
-        return there | (self._library_rows.set_indexed(library) if library else set())
+        digests = {record.ref: record.index_digest for record in records}
+        there = self._journal.points.note(digests)
+        rest = {ref: digest for ref, digest in digests.items() if ref not in there}
+        return there | self._journal.library.note(rest)
 
     def forget_index(self, refs: Sequence[Ref] | None = None) -> None:
         """Note that points are gone: of ``refs``, or all of them when the collection is new."""
-        self._versions.forget_index(refs)
-        self._library_rows.forget_index(refs)
+        self._journal.points.forget(refs)
+        self._journal.library.forget(refs)
 
 
-def searchable(record: Record) -> Mapping[str, Any]:
-    """The metadata with what was reported of executions, for a search by words."""
-    return {**record.metadata, **record.execution_state}
-
-
-def _is_private(record: Record) -> bool:
-    if isinstance(record, LibraryRecord):
-        return False
-    return record.sensitive or record.area is not Area.SYNCED
+def _own(record: VersionRecord) -> PointRecord:
+    return PointRecord(
+        record.ref,
+        record.content_digest,
+        record.index_digest,
+        record.indexed_digest,
+        record.execution_state,
+        private=record.sensitive or record.area is not Area.SYNCED,
+        metadata=record.metadata,
+    )
 
 
 def _json(content: bytes | None) -> dict[str, Any] | None:
@@ -150,15 +250,6 @@ def _json(content: bytes | None) -> dict[str, Any] | None:
         return None
     value = read_stored(content)
     return value if isinstance(value, dict) else None
-
-
-# Keeps the collection in step with the journal: what is stored gets its point, what is gone loses it.
-#
-# The journal's ``indexed_digest`` says in which state a version's point was last written; it is
-# forgotten whenever the collection begins anew (damaged, another model, first start).
-
-
-_log = logging.getLogger(__name__)
 
 
 class Indexing:
@@ -170,14 +261,12 @@ class Indexing:
         journal: Journal,
         contents: Contents,
         seal: Seal,
-        library: LibraryPoints,
+        library: LibraryContents,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._seal = seal
-        self.sources = PointSources(
-            journal, contents, library, allow_private=_allow_private(settings)
-        )
+        self.sources = PointSource(journal, contents, library, _allow_private(settings))
 
     @cached_property
     def embedder(self) -> SentenceTransformerEmbedder:
@@ -225,13 +314,11 @@ class Indexing:
         _ = self._index.needs_rebuild  # opens the collection, which may forget what was indexed
         self.tidy()
         records = self.sources.records(refs)
-        gone = [ref for ref in refs if ref not in records]
-        outcomes = {ref: Outcome(OutcomeState.SKIPPED, error="deleted") for ref in gone}
+        outcomes = dict.fromkeys([ref for ref in refs if ref not in records], _DELETED)
         documents: list[IndexDocument] = []
         counted = self._update_counts(records.values())
-        outcomes |= dict.fromkeys(counted, DONE)
         for ref, record in records.items():
-            if ref in counted or record.indexed_digest == record.index_digest:
+            if ref in counted or record.is_current:
                 outcomes[ref] = DONE
                 continue
             try:
@@ -251,17 +338,17 @@ class Indexing:
             late = [ref for ref in done if ref not in noted]
             if late:  # deleted meanwhile: tidied away before the point was written
                 self.remove(late)
-                outcomes |= dict.fromkeys(late, Outcome(OutcomeState.SKIPPED, error="deleted"))
+                outcomes |= dict.fromkeys(late, _DELETED)
         if self._index.needs_rebuild and not self.sources.unindexed(missing_only=True):
             self._index.mark_rebuilt()
         return outcomes
 
-    def _update_counts(self, records: Iterable[Record]) -> set[Ref]:
+    def _update_counts(self, records: Iterable[PointRecord]) -> set[Ref]:
         """Of versions that were only executed, bring the counts into their points; who had one."""
         counted = {record.ref: record for record in records if record.only_counts_changed}
         if not counted:
             return set()
-        found = self._index.update_payload({r.ref: r.execution_state for r in counted.values()})
+        found = self._index.update_payload({r.ref: r.state for r in counted.values()})
         self.sources.note([counted[ref] for ref in found])
         return found
 
@@ -315,7 +402,7 @@ class Indexing:
         self, query: str, filters: Mapping[str, Any], limit: int
     ) -> SearchAnswer:
         """BM25 over all metadata; needs neither model nor collection."""
-        metadatas = [searchable(record) for record in self.sources.all().values()]
+        metadatas = [{**r.metadata, **r.state} for r in self.sources.all().values()]
         found = keyword_search(query, metadatas, limit, SearchFilters.parse(filters))
         return SearchAnswer(found, degraded=True)
 
@@ -327,8 +414,8 @@ class Indexing:
             record = records.get(Ref(result.playbook_id, result.version))
             if record is None:
                 shown.append(result)
-            elif record.health == "ok" or result.health != "ok":
-                shown.append(replace(result, **record.execution_state))
+            elif record.state["health"] == "ok" or result.health != "ok":
+                shown.append(replace(result, **record.state))
             # else it broke since: hidden, as its point will be
         return shown
 
@@ -342,29 +429,21 @@ class Indexing:
         remedy = "`escher-playbooks reindex` brings the collection in step."
         everything = self.sources.all().items()
         records = {ref: record for ref, record in everything if self.sources.wants(record)}
-        damaged = self.sources.library.problems()
-        findings = [
-            Finding(str(ref), path, what, "The next sync lets go of it, or fetches it again.")
-            for ref, path, what in damaged
-        ]
-        known = records.keys() | {ref for ref, _, _ in damaged}
-        findings += [
-            Finding(str(ref), "qdrant", "has a point and is not there any more", remedy)
-            for ref in entries
-            if ref not in known
-        ]
+        known = records.keys() | self._journal.library.get().keys()  # damaged: the cache's to tell
+        wrong = {
+            ref: "has a point and is not there any more" for ref in entries if ref not in known
+        }
         for ref, record in records.items():
             entry = entries.get(ref)
             if entry is None:
                 if record.indexed_digest is not None:
-                    findings.append(Finding(str(ref), "qdrant", "has lost its point", remedy))
-                continue
-            if record.indexed_digest == record.index_digest and (
+                    wrong[ref] = "has lost its point"
+            elif record.is_current and (
                 entry.get("content_digest") != record.content_digest
-                or entry.get("status") != record.status
+                or entry.get("status") != record.metadata.get("status", "ready")
             ):
-                findings.append(Finding(str(ref), "qdrant", "its point is out of date", remedy))
-        return findings
+                wrong[ref] = "its point is out of date"
+        return [Finding(str(ref), "qdrant", what, remedy) for ref, what in wrong.items()]
 
 
 def _allow_private(settings: Settings) -> bool:

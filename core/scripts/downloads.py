@@ -27,7 +27,7 @@ from core.models import DONE, FORMATS, FileEntry, Outcome, Ref
 from core.scripts.cache import ScriptCache
 from core.scripts.insertion import Claim
 from core.scripts.integrity import prove, version_digest
-from core.scripts.library import Library
+from core.scripts.library import LibraryCache
 from core.scripts.models import (
     LIBRARY_PREFIX,
     WAITING,
@@ -244,7 +244,7 @@ class ScriptDownloads:
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self.library = Library(settings, journal, server, clock=clock)
+        self.library = LibraryCache(settings, journal, lambda: server, clock=clock)
         self.traffic = Traffic()
         self._settings = settings
         self._journal = journal

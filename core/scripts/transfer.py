@@ -32,7 +32,7 @@ from core.journal.script_lookup import ToldStatus
 from core.models import FileEntry, Ref
 from core.scripts.cache import ScriptCache
 from core.scripts.integrity import check_pinned
-from core.scripts.library import Library
+from core.scripts.library import LibraryCache
 from core.scripts.manifest import footprint
 from core.scripts.models import CacheHit, Listing, ScriptKey, Staged, in_words
 from core.scripts.run_policy import told_by
@@ -224,7 +224,7 @@ class Means:
     journal: Journal
     server: EscherServer
     cache: ScriptCache
-    library: Library
+    library: LibraryCache
     traffic: Traffic
 
 

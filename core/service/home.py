@@ -20,7 +20,6 @@ from core.publishing.contents import PublishedContents
 from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller
 from core.rag.indexing import Indexing
-from core.rag.library_points import LibraryPoints
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
 from core.server.client import EscherServer
@@ -65,7 +64,7 @@ class ServiceParts:
 
     @cached_property
     def indexing(self) -> Indexing:
-        library = LibraryPoints(self.journal, self.script_manager.shelf)
+        library = self.script_manager.library
         return Indexing(self.settings, self.journal, self.store, self._seal, library)
 
     @cached_property
@@ -81,7 +80,7 @@ class ServiceParts:
 
     @cached_property
     def executions(self) -> Executions:
-        return Executions(self.journal, is_library=self.script_manager.shelf.has)
+        return Executions(self.journal, is_library=self.script_manager.library.has)
 
     def _load_key(self) -> MasterKey:
         """The home's key; once it has one, another is neither made nor taken."""
@@ -171,7 +170,7 @@ class ServiceParts:
             publisher=self.publisher,
             indexing=self.indexing,
             executions=self.executions,
-            library=self.downloads.library,
+            library=self.script_manager.library,
         )
 
     def _take_edit(self, ref: Ref) -> bool:

@@ -17,6 +17,7 @@ from core.errors import (
     LeaseHeld,
     ModelUnavailable,
     Refused,
+    StorageError,
     TransientError,
     UsageError,
 )
@@ -174,7 +175,7 @@ class ConflictMethods(ServiceParts):
         for format_ in FORMATS:  # what the name stood for is not answered any more
             if self.cache.find(key := ScriptKey(ref, format_)) is not None:
                 self.cache.quarantine(key, "theirs was taken")
-        self.script_manager.shelf.forget([ref])
+        self.script_manager.library.forget([ref])
         self.journal.conflicts.settle([ref], "take theirs")
         return Resolution(ref, "take theirs")
 
@@ -698,7 +699,10 @@ class PlaybookService(ConflictMethods, ScriptMethods, SyncMethods):
     def index_pending(self, on_progress: Progress | None = None) -> int:
         """Index whatever is not, in this process; how many that were."""
         self.index_refs([])  # opens the collection: a damaged one forgets what was indexed
-        self.indexing.sources.library.reconcile()
+        try:
+            self.script_manager.library.reconcile()
+        except StorageError as error:
+            _log.warning("the library's versions stay as the journal knows them: %s", error)
         pending = self.indexing.sources.pending()
         size = self.settings.publish_batch_size
         for start in range(0, len(pending), size):

@@ -32,7 +32,7 @@ from core.scripts.clear_text import ClearText
 from core.scripts.downloads import ScriptDownloads
 from core.scripts.eviction import EvictReport
 from core.scripts.insertion import insert, with_file
-from core.scripts.library import LibraryShelf
+from core.scripts.library import LibraryCache
 from core.scripts.models import PARTIAL, CacheHit, Listing, ScriptKey
 from core.scripts.paths import CacheLayout, listed
 from core.scripts.resolver import ScriptResolver
@@ -89,8 +89,8 @@ class ScriptManager:
         return ScriptDownloads(self._settings, self._journal, self._server(), self.cache)
 
     @cached_property
-    def shelf(self) -> LibraryShelf:
-        return LibraryShelf(self._settings, self._journal)
+    def library(self) -> LibraryCache:
+        return LibraryCache(self._settings, self._journal, self._server)
 
     @cached_property
     def clear(self) -> ClearText:
@@ -213,18 +213,18 @@ class ScriptManager:
     # -- keeping house ----------------------------------------------------------------------
     def evict(self) -> EvictReport:
         """Let go of what is too old or too much, and of what dead downloads left."""
-        self.shelf.note_use()
+        self.library.note_use()
         report = self.cache.evict()  # puts the index right, so it comes first
         self.downloads.recover()
-        self.shelf.reconcile()
-        self.shelf.expire()
+        self.library.reconcile()
+        self.library.expire()
         return report
 
     def clear_cache(self) -> EvictReport:
         """Let go of everything that is not in use, of the library's metadata too."""
         report = self.cache.clear()
         self.downloads.recover()
-        self.shelf.expire(clear=True)
+        self.library.expire(clear=True)
         return report
 
     def usage(self, limit: int | None = None) -> dict[str, Any]:
@@ -258,6 +258,9 @@ class ScriptManager:
         return [
             Finding(str(key.ref) if key else "", path, what, remedy)
             for key, path, what, remedy in self.cache.verify()
+        ] + [
+            Finding(str(ref), path, what, "The next sync lets go of it, or fetches it again.")
+            for ref, path, what in self.library.problems()
         ]
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ from core.publishing.contents import PublishedContents
 from core.publishing.publisher import OnFindings, Publisher
 from core.publishing.pull import Puller, PullReport
 from core.rag.indexing import Indexing
-from core.scripts.library import Library
+from core.scripts.library import LibraryCache
 from core.secrets.findings import findings_json
 from core.server.client import EscherServer
 from core.service.executions import Executions, ExecutionsSent
@@ -91,7 +91,7 @@ class Sync:
         publisher: Publisher,
         indexing: Indexing,
         executions: Executions,
-        library: Library,
+        library: LibraryCache,
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -190,9 +190,9 @@ class Sync:
     def _look_at_library(self, plan: SyncPlan) -> None:
         """The metadata of library versions that were used: gone here, or to be had there."""
         try:
-            self._library.shelf.reconcile()
+            self._library.reconcile()
             if not plan.offline:
-                self._library.mend()
+                self._library.fetch_missing()
         except EscherError as error:
             plan.failed["cache/library"] = str(error)
 

@@ -34,7 +34,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def used(service: PlaybookService) -> PlaybookService:
     body = metadata(*REF, status="approved")
-    service.script_manager.shelf.put(REF, json.dumps(body).encode())
+    service.script_manager.library.put(REF, json.dumps(body).encode())
     return service
 
 

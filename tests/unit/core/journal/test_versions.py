@@ -151,18 +151,6 @@ def test_unindexed_in_sql_is_the_records_own_digest(versions, put):
         assert versions.unindexed() == []
 
 
-def test_points_are_forgotten_for_some_or_for_all(versions, put):
-    records = [put(f"p{number}@1.0.0") for number in range(3)]
-    for record in records:
-        versions.set(record.ref, indexed_digest=record.index_digest)
-    versions.forget_index([records[1].ref])
-    assert versions.unindexed() == [records[1].ref]
-    versions.forget_index([])
-    assert len(versions.unindexed()) == 1
-    versions.forget_index()
-    assert len(versions.unindexed()) == 3
-
-
 def test_new_metadata_brings_what_is_filtered_by(versions, put):
     record = put()
     metadata = {**record.metadata, "status": "archived", "cloud_provider": ["gcp"]}

@@ -13,15 +13,14 @@ from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
 from core.models import DONE, Area, FileEntry, OutcomeState, Ref
 from core.rag.indexing import Indexing
-from core.rag.library_points import LibraryPoints
-from core.scripts.library import LibraryShelf
+from core.scripts.library import LibraryCache
 from core.settings import Settings
 
 SCRIPT = b"echo CANARY\n"
 A, B = Ref("stop-idle-databases", "1.0.0"), Ref("rotate-access-keys", "1.0.0")
 
 
-class Shelf:
+class Contents:
     """The store's side: every version has the same script, unless its file is broken."""
 
     def __init__(self) -> None:
@@ -49,8 +48,8 @@ def journal(settings: Settings) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def contents() -> Contents:
+    return Contents()
 
 
 @pytest.fixture
@@ -59,8 +58,8 @@ def embedder() -> WordEmbedder:
 
 
 @pytest.fixture
-def library(settings: Settings, journal: Journal) -> LibraryPoints:
-    return LibraryPoints(journal, LibraryShelf(settings, journal))
+def library(settings: Settings, journal: Journal) -> LibraryCache:
+    return LibraryCache(settings, journal, lambda: pytest.fail("nobody is asked"))
 
 
 NewIndexing = Callable[..., Indexing]
@@ -70,16 +69,16 @@ NewIndexing = Callable[..., Indexing]
 def new_indexing(
     settings: Settings,
     journal: Journal,
-    shelf: Shelf,
+    contents: Contents,
     embedder: WordEmbedder,
-    library: LibraryPoints,
+    library: LibraryCache,
 ) -> Iterator[NewIndexing]:
     """Another process' view of the home; close one before the next writes."""
     made: list[Indexing] = []
 
     def make(model: Any = embedder, **changes: Any) -> Indexing:
         home = settings.model_copy(update=changes)
-        indexing = Indexing(home, journal, shelf, lambda ref, _: f"sealed {ref}", library)
+        indexing = Indexing(home, journal, contents, lambda ref, _: f"sealed {ref}", library)
         vars(indexing)["embedder"] = model
         made.append(indexing)
         return indexing
@@ -142,21 +141,35 @@ def test_what_came_back_keeps_its_point(indexing, journal, store):
     assert journal.stale_points.refs() == []
 
 
-def test_twice_is_once(indexing, journal, shelf, embedder, store):
+def test_twice_is_once(indexing, journal, contents, embedder, store):
     indexing.index([A, B])
-    shelf.read.clear()
+    contents.read.clear()
     assert indexing.index([A, B]) == {A: DONE, B: DONE}
-    assert (shelf.read, len(embedder.encoded)) == ([], 2), "nothing is read, nothing is embedded"
+    assert (contents.read, len(embedder.encoded)) == ([], 2), "nothing is read, nothing is embedded"
 
     journal.versions.set(A, health="broken")
     assert journal.versions.unindexed() == [A]
     indexing.index([A, B])
-    assert (shelf.read, len(embedder.encoded)) == ([A], 2)
+    assert (contents.read, len(embedder.encoded)) == ([A], 2)
     assert A.playbook_id not in _found(indexing, "idle databases"), "broken is hidden"
 
 
-def test_each_version_has_its_outcome(indexing, journal, shelf, store):
-    shelf.broken.add(A)
+def test_a_version_that_was_only_executed_gets_its_counts_alone(indexing, journal, contents, store):
+    indexing.index([A, B])
+    contents.read.clear()
+    journal.versions.set(A, execution_count=3, success_count=2)
+    assert journal.versions.unindexed() == [A]
+    assert indexing.index([A]) == {A: DONE}
+    assert contents.read == [], "its scripts are not read again"
+    assert journal.versions.unindexed() == []
+    [found] = [
+        r for r in indexing.search("idle databases", {}, 10).results if r.playbook_id == A[0]
+    ]
+    assert (found.execution_count, found.success_count) == (3, 2)
+
+
+def test_each_version_has_its_outcome(indexing, journal, contents, store):
+    contents.broken.add(A)
     gone = Ref("gone", "1.0.0")
     outcomes = indexing.index([A, gone, B])
     assert outcomes[B] == DONE
@@ -277,7 +290,9 @@ class TestARemoteQdrant:
         refs = journal.versions.refs()
         assert indexing.index(refs) == dict.fromkeys(refs, DONE), "withheld is no failure"
         assert self._names(qdrant) == {"synced"}
-        assert [r.ref for r in journal.versions.select() if indexing.sources.wants(r)] == [synced]
+        assert [r.ref for r in indexing.sources.all().values() if indexing.sources.wants(r)] == [
+            synced
+        ]
         assert indexing.verify() == []
 
     @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
@@ -304,8 +319,10 @@ def test_vectors_that_were_made_are_handed_out_without_the_model(indexing, embed
     assert embedder.encoded == []
 
 
-def test_handing_out_vectors_loads_neither_model_nor_collection(settings, journal, shelf, library):
-    real = Indexing(settings, journal, shelf, lambda *_: "", library)
+def test_handing_out_vectors_loads_neither_model_nor_collection(
+    settings, journal, contents, library
+):
+    real = Indexing(settings, journal, contents, lambda *_: "", library)
     before = "sentence_transformers" in sys.modules
     assert real.vectors_for({A: metadata(*A)}) == {}
     assert real.embedder._loaded is None

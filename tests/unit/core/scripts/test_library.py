@@ -11,7 +11,7 @@ from core.files import sha256_bytes
 from core.journal import Journal
 from core.journal.scripts import CacheRow
 from core.models import METADATA_FILE, Ref
-from core.scripts.library import MAX_METADATA_BYTES, Library
+from core.scripts.library import MAX_METADATA_BYTES, LibraryCache
 from core.server.answers import Script, ScriptFile
 from core.server.downloads import DownloadCount
 from core.settings import Settings
@@ -27,7 +27,7 @@ def cache(journal, ref, *files, source="library", format_="shell"):
         journal.script_cache.put([row], connection)
 
 
-class Shelf:
+class Server:
     """The library's side: answers with what it was given."""
 
     def __init__(self):
@@ -56,8 +56,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf():
-    return Shelf()
+def server():
+    return Server()
 
 
 @pytest.fixture
@@ -81,27 +81,28 @@ def clock():
 
 
 @pytest.fixture
-def library(tmp_path, journal, shelf, clock):
-    return Library(Settings(_env_file=None, home=tmp_path), journal, shelf, clock=clock)
+def library(tmp_path, journal, server, clock):
+    settings = Settings(_env_file=None, home=tmp_path)
+    return LibraryCache(settings, journal, lambda: server, clock=clock)
 
 
 def keep(library, ref=REF):
     return library.keep(ref)
 
 
-def test_metadata_is_kept_and_found_offline(library, shelf, tmp_path):
-    assert library.shelf.get(REF) is None
+def test_metadata_is_kept_and_found_offline(library, server, tmp_path):
+    assert library.get(REF) is None
     assert keep(library)["name"] == "Stop"
-    assert shelf.asked[0] == (
+    assert server.asked[0] == (
         "s3://escher-library/playbooks/escher-stop-v2/v1.0.0-v1.2/metadata.json"
     )
     kept = tmp_path / "cache" / "library" / "escher-stop-v2-v1.0.0-v1.2" / METADATA_FILE
-    assert kept.read_bytes() == shelf.content
-    shelf.error = ServerUnreachable("away")
+    assert kept.read_bytes() == server.content
+    server.error = ServerUnreachable("away")
     assert keep(library)["name"] == "Stop"
-    assert library.shelf.kept() == [REF]
-    library.shelf.forget([REF])
-    assert library.shelf.kept() == []
+    assert library.kept() == [REF]
+    library.forget([REF])
+    assert library.kept() == []
 
 
 @pytest.mark.parametrize(
@@ -115,58 +116,58 @@ def test_metadata_is_kept_and_found_offline(library, shelf, tmp_path):
         (b" " * (MAX_METADATA_BYTES + 1), Refused),
     ],
 )
-def test_what_is_no_metadata_of_that_version_is_not_kept(library, shelf, content, error):
-    shelf.content = content
+def test_what_is_no_metadata_of_that_version_is_not_kept(library, server, content, error):
+    server.content = content
     with pytest.raises(error):
         keep(library)
-    assert library.shelf.kept() == []
+    assert library.kept() == []
 
 
-def test_an_answer_about_another_version_is_refused(library, shelf):
-    shelf.changes = {"version": "9.0.0"}
+def test_an_answer_about_another_version_is_refused(library, server):
+    server.changes = {"version": "9.0.0"}
     with pytest.raises(NotEscherServer):
         keep(library)
-    shelf.changes = {"files": []}
+    server.changes = {"files": []}
     with pytest.raises(NotFound):
         keep(library)
 
 
-def test_damaged_metadata_is_fetched_again(library, shelf, tmp_path):
+def test_damaged_metadata_is_fetched_again(library, server, tmp_path):
     keep(library)
     [kept] = (tmp_path / "cache" / "library").rglob(METADATA_FILE)
-    kept.write_bytes(shelf.content[:-5])
-    assert library.shelf.get(REF) is None
+    kept.write_bytes(server.content[:-5])
+    assert library.get(REF) is None
     assert keep(library)["name"] == "Stop"
-    assert kept.read_bytes() == shelf.content
+    assert kept.read_bytes() == server.content
 
 
-def test_a_script_comes_without_its_metadata_when_that_fails(library, shelf, caplog):
-    shelf.error = ServerUnreachable("away")
+def test_a_script_comes_without_its_metadata_when_that_fails(library, server, caplog):
+    server.error = ServerUnreachable("away")
     library.try_keep(REF)
     assert "could not be kept" in caplog.text
 
 
-def test_what_is_older_than_the_ttl_is_asked_for_again(library, shelf, clock):
+def test_what_is_older_than_the_ttl_is_asked_for_again(library, server, clock):
     keep(library)
-    asked = len(shelf.asked)
-    shelf.content = shelf.content.replace(b"Stop", b"Halt")
+    asked = len(server.asked)
+    server.content = server.content.replace(b"Stop", b"Halt")
     assert keep(library)["name"] == "Stop", "fresh: nobody is asked"
-    assert len(shelf.asked) == asked
+    assert len(server.asked) == asked
 
     clock.ahead = 8 * DAY
-    shelf.error = ServerUnreachable("away")
+    server.error = ServerUnreachable("away")
     assert keep(library)["name"] == "Stop", "better old than none"
-    shelf.error = None
+    server.error = None
     assert keep(library)["name"] == "Halt"
 
 
-def test_what_could_not_be_kept_is_fetched_as_soon_as_it_goes(library, shelf, journal):
+def test_what_could_not_be_kept_is_fetched_as_soon_as_it_goes(library, server, journal):
     other = Ref("escher-away", "1.0.0")
     cache(journal, REF)
     cache(journal, other)
-    shelf.error = ServerUnreachable("away")
-    assert library.mend() == []
-    assert len(shelf.asked) == 1, "who does not answer is not asked again"
-    shelf.error = None
-    assert library.mend() == [REF], "the other one is answered with another's metadata"
-    assert library.shelf.missing() == [other]
+    server.error = ServerUnreachable("away")
+    assert library.fetch_missing() == []
+    assert len(server.asked) == 1, "who does not answer is not asked again"
+    server.error = None
+    assert library.fetch_missing() == [REF], "the other one is answered with another's metadata"
+    assert library.missing() == [other]

@@ -55,14 +55,14 @@ def desk(library_server: Reference, tmp_path: Path, now: list[float]) -> Iterato
 
 
 def kept(desk: ScriptDesk) -> list[Ref]:
-    return [row.ref for row in desk.journal.library.all()]
+    return list(desk.journal.library.get())
 
 
 def test_a_script_brings_its_versions_metadata(desk):
     hit = desk.downloads.fetch(SHELL)
     assert (hit.source, desk.read(hit)) == ("library", {"shell/main.sh": b"echo stop\n"})
     assert kept(desk) == [REF]
-    assert [entry.format for entry in desk.journal.library.cached()] == ["shell"]
+    assert [entry.format for entry in desk.journal.script_cache.of_library()] == ["shell"]
 
 
 @pytest.mark.parametrize("keys", [[SHELL, ARM], [ARM, SHELL]])
@@ -78,15 +78,15 @@ def test_without_the_metadata_the_script_comes_and_that_later(desk, library_serv
     )
     desk.downloads.fetch(SHELL)
     assert kept(desk) == []
-    assert desk.downloads.library.shelf.missing() == [REF]
+    assert desk.downloads.library.missing() == [REF]
     library_server.faults()
-    assert desk.downloads.library.mend() == [REF]
+    assert desk.downloads.library.fetch_missing() == [REF]
     assert kept(desk) == [REF]
 
 
 def test_with_a_stale_script_that_is_confirmed_it_comes_again(desk, now):
     desk.downloads.fetch(SHELL)
-    desk.downloads.library.shelf.forget([REF])
+    desk.downloads.library.forget([REF])
     desk.downloads.fetch(SHELL)
     assert kept(desk) == [], "it was cached: nobody was asked"
     now[0] += 8 * DAY

@@ -54,7 +54,7 @@ def service(new_service: Callable[[], PlaybookService]) -> PlaybookService:
 def keep(service: PlaybookService, ref: Ref = REF, **fields: Any) -> Ref:
     """What a download of one of its scripts leaves."""
     body = {"status": "approved", "author": "user_custom", **fields}
-    service.script_manager.shelf.put(ref, json.dumps(metadata(*ref, **body)).encode())
+    service.script_manager.library.put(ref, json.dumps(metadata(*ref, **body)).encode())
     return ref
 
 
@@ -129,7 +129,7 @@ class TestSearch:
             service.journal.script_cache.delete([(REF, "shell")], connection)
         assert found(service) == [REF]
         assert json.loads(sealed[-1])["scripts"] == []
-        assert service.indexing.sources.library.pending() == []
+        assert service.indexing.sources.pending_of_library() == []
 
 
 class TestStanding:
@@ -178,7 +178,7 @@ class TestGoing:
     def test_with_the_metadata_its_point_goes(self, service):
         keep(service)
         assert found(service) == [REF]
-        service.script_manager.shelf.forget([REF])
+        service.script_manager.library.forget([REF])
         assert service.search(QUERY, {}).results == []
         assert by_words(service) == []
         assert service.verify().clean
@@ -199,7 +199,7 @@ class TestGoing:
     def test_clearing_the_cache_lets_go_of_it(self, service, monkeypatch):
         keep(service)
         found(service)
-        monkeypatch.setattr(service.script_manager.shelf, "_lease_seconds", 0)
+        monkeypatch.setattr(service.script_manager.library, "_lease_seconds", 0)
         service.clear_cache()
         assert found(service) == by_words(service) == []
         assert service.verify().clean
@@ -226,7 +226,7 @@ class TestExecutions:
         assert report.recorded.totals.execution_count == 1
         [result] = service.search(QUERY, {}).results
         assert (result.execution_count, result.success_count) == (1, 1), "before its point has it"
-        assert service.indexing.sources.library.pending() == [REF]
+        assert service.indexing.sources.pending_of_library() == [REF]
         assert found(service) == [REF]
         assert point(service)["execution_count"] == 1
 

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from support.rag import metadata
+
+from core.errors import IntegrityError, NotFound
+from core.files import sha256_bytes
+from core.journal import Journal
+from core.journal.scripts import CacheRow
+from core.models import METADATA_FILE, FileEntry, Ref
+from core.scripts.library import KEPT_TTLS, LibraryCache
+from core.settings import Settings
+
+REF, OTHER = Ref("escher-stop", "1.0.0"), Ref("escher-start", "2.0.0-rc.1")
+DAY = 86_400
+KEPT_SECONDS = KEPT_TTLS * 7 * DAY
+
+
+class Clock:
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def offline() -> NoReturn:
+    raise AssertionError("nobody is asked")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(_env_file=None, home=tmp_path / "home")  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def journal(settings: Settings) -> Iterator[Journal]:
+    settings.home.mkdir()
+    opened = Journal(settings.effective_journal_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def library(settings: Settings, journal: Journal, clock: Clock) -> LibraryCache:
+    return LibraryCache(settings, journal, offline, clock=clock)
+
+
+@pytest.fixture
+def path(settings: Settings) -> Path:
+    return settings.cache_path / "library" / "escher-stop-v1.0.0" / METADATA_FILE
+
+
+Cache = Callable[..., Path]
+
+
+@pytest.fixture
+def cache(settings: Settings, journal: Journal) -> Cache:
+    """Put a script into the cache, as far as the library's cache sees it."""
+
+    def put(ref: Ref, content: bytes = b"echo\n", used: float | None = None) -> Path:
+        folder = settings.cache_path / "scripts" / f"{ref.playbook_id}-v{ref.version}" / "shell"
+        folder.mkdir(parents=True)
+        (folder / "run.sh").write_bytes(content)
+        if used is not None:
+            os.utime(folder, (used, used))
+        entry = FileEntry("shell/run.sh", len(content), sha256_bytes(content))
+        row = CacheRow(ref, "shell", "library", "shell/run.sh", (entry,), 9, 1.0, 1.0)
+        with journal.database.write() as connection:
+            journal.script_cache.put([row], connection)
+        return folder
+
+    return put
+
+
+def content(ref: Ref = REF, **fields: Any) -> bytes:
+    return json.dumps(metadata(*ref, **fields)).encode()
+
+
+def rows(journal: Journal) -> list[Ref]:
+    return list(journal.library.get())
+
+
+def test_what_is_put_is_shown_as_the_librarys(library, journal, path):
+    library.put(REF, content(status="deprecated"))
+    assert path.read_bytes() == content(status="deprecated"), "as the library has it"
+    shown = library.shown(REF)
+    assert (shown["author"], shown["storage_strategy"]) == ("escher_library", "using_default")
+    assert shown["status"] == "deprecated"
+    assert rows(journal) == [REF]
+    assert journal.versions.refs() == [], "it is none of the user's"
+
+
+def test_what_breaks_the_rules_is_kept_and_not_shown(library, journal):
+    library.put(REF, content(name="x"))
+    assert library.get(REF)["name"] == "x"
+    assert library.shown(REF) is None
+    assert rows(journal) == []
+    library.reconcile()
+    assert (rows(journal), library.kept(), library.problems()) == ([], [REF], [])
+    library.put(REF, content())
+    assert rows(journal) == [REF], "it was mended there"
+
+
+def test_a_strangers_metadata_is_not_taken(library):
+    with pytest.raises(IntegrityError):
+        library.put(REF, content(OTHER))
+    assert library.kept() == []
+
+
+class TestReconcile:
+    def test_the_file_decides_after_a_lost_journal(self, library, journal, settings, clock):
+        library.put(REF, content())
+        lost = Journal(f"sqlite:///{settings.home / 'new.db'}")
+        again = LibraryCache(settings, lost, offline, clock=clock)
+        again.reconcile()
+        assert rows(lost) == [REF]
+        assert again.shown(REF) == library.shown(REF)
+        lost.close()
+
+    def test_a_removed_file_takes_its_row_and_its_point(self, library, journal, path):
+        library.put(REF, content())
+        library.put(OTHER, content(OTHER))
+        path.unlink()
+        assert [(ref, what) for ref, _, what in library.problems()] == [(REF, "is missing")]
+        library.reconcile()
+        assert rows(journal) == [OTHER]
+        assert journal.stale_points.refs() == [REF]
+        assert library.kept() == [OTHER]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda path: path.write_bytes(path.read_bytes().replace(b"escher stop", b"EVIL")),
+            lambda path: path.write_bytes(b"{"),
+            lambda path: (path.rename(path.with_name("x")), path.symlink_to("x")),
+            lambda path: (path.unlink(), path.mkdir()),
+        ],
+    )
+    def test_other_bytes_are_not_trusted(self, library, journal, path, damage):
+        library.put(REF, content())
+        damage(path)
+        assert library.shown(REF) is None
+        assert [ref for ref, *_ in library.problems()] == [REF]
+        library.reconcile()
+        assert (rows(journal), library.kept(), library.problems()) == ([], [], [])
+
+    def test_only_the_librarys_ids_are_looked_at(self, library, journal, settings):
+        folder = settings.cache_path / "library" / "mine-v1.0.0"
+        folder.mkdir(parents=True)
+        (folder / METADATA_FILE).write_bytes(content(Ref("mine", "1.0.0")))
+        library.reconcile()
+        assert rows(journal) == []
+
+
+class TestExpire:
+    def test_unused_for_long_it_goes(self, library, journal, clock):
+        library.put(REF, content())
+        clock.ahead = KEPT_SECONDS - 60
+        assert library.expire() == []
+        clock.ahead = KEPT_SECONDS + 60
+        assert library.expire() == [REF]
+        assert (rows(journal), library.kept()) == ([], [])
+        assert journal.stale_points.refs() == [REF]
+        assert library.expire() == []
+
+    def test_never_while_a_script_of_it_is_cached(self, library, cache, clock):
+        library.put(REF, content())
+        cache(REF)
+        clock.ahead = 10 * KEPT_SECONDS
+        assert library.expire() == []
+        assert library.expire(clear=True) == []
+
+    def test_it_counts_from_the_last_use_of_its_scripts(self, library, journal, cache, clock):
+        library.put(REF, content())
+        now = time.time()
+        cache(REF, used=now + 5 * DAY)
+        clock.ahead = 6 * DAY
+        library.note_use()
+        with journal.database.write() as connection:
+            journal.script_cache.delete([(REF, "shell")], connection)
+        clock.ahead = KEPT_SECONDS + 4 * DAY
+        assert library.expire() == []
+        clock.ahead = KEPT_SECONDS + 6 * DAY
+        assert library.expire() == [REF]
+
+    def test_clearing_leaves_what_is_just_being_fetched(self, library, clock, settings):
+        library.put(REF, content())
+        assert library.expire(clear=True) == [], "its script may be on its way"
+        clock.ahead = settings.cache_lease_seconds + 60
+        assert library.expire(clear=True) == [REF]
+
+    def test_a_use_to_come_keeps_nothing_for_ever(self, library, journal, clock):
+        library.put(REF, content())
+        journal.library.note_use({REF: time.time() + 1000 * DAY})
+        assert library.expire() == [REF]
+
+
+def test_scripts_are_proven_and_the_large_ones_only_named(library, journal, cache):
+    library.put(REF, content())
+    folder = cache(REF, b"echo stop\n")
+    cache(OTHER, b"echo start\n")
+
+    def scripts(max_bytes: int) -> list[tuple[str, bytes | None]]:
+        return [(file.path, found) for file, found in library.read(REF, max_bytes)[1]]
+
+    assert scripts(100) == [("shell/run.sh", b"echo stop\n")]
+    (folder / "run.sh").write_bytes(b"echo stOp\n")
+    assert scripts(100) == []
+    assert scripts(5) == [("shell/run.sh", None)]
+
+
+def test_metadata_that_is_gone_is_forgotten_when_it_is_read(library, journal, path):
+    library.put(REF, content())
+    path.unlink()
+    with pytest.raises(NotFound):
+        library.read(REF, 100)
+    assert (rows(journal), journal.stale_points.refs()) == ([], [REF])
