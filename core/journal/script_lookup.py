@@ -1,6 +1,7 @@
-"""The look-ups behind every resolve: where a version stands, what it is, and its files of a format.
+"""Looks up what a resolve needs of a version: where it stands, whether it may be run, its files.
 
-On SQLite an answer is kept for as long as nobody, in any process, commits anything: ``PRAGMA
+Also kept here is what the server said of versions that this home does not have
+(``server_statuses``). On SQLite an answer is kept for as long as nobody, in any process, commits anything: ``PRAGMA
 data_version`` of a connection of our own tells (https://sqlite.org/pragma.html#pragma_data_version).
 It reads by the plain DBAPI, since SQLAlchemy would cost several times the query. On PostgreSQL
 every look-up is a select.
@@ -12,7 +13,8 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import delete, select, text, tuple_
 
@@ -55,17 +57,18 @@ SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
         AND (revision IS NOT NULL OR area = 'synced'))
        + (SELECT COUNT(*) FROM pins WHERE playbook_id = :id AND source <> 'tombstone')
 """
-_TOLD_KEY = (server_statuses.c.playbook_id, server_statuses.c.version)
-_CHUNK = 400  # names in one IN (…)
+_TOLD_COLUMNS = (server_statuses.c.playbook_id, server_statuses.c.version)
+_TOLD_KEY = tuple_(*_TOLD_COLUMNS)
+_CHUNK = 400  # refs in one IN (…)
 _MISSING: Any = object()
 _Key = tuple[str, str, str, str]  # what is looked up, the id, the version, the format
 _Ask = Callable[[str, dict[str, Any]], Sequence[Any]]
-_Look = Callable[[_Ask, _Key], Any]
-_AREAS = {area.value: area for area in Area}
+_Answer = TypeVar("_Answer")
+_AREAS = {area.value: area for area in Area}  # a call of the enumeration costs more
 
 
 class VersionFacts(NamedTuple):
-    """What the journal knows of a version that says whether it may be run.
+    """What of a version decides whether it may be run.
 
     ``status_at``: when its status was last told by the server, else set here (Unix seconds).
     """
@@ -118,7 +121,7 @@ class ScriptRow(NamedTuple):
 
 
 class ScriptRows:
-    """Finds `ScriptRow`; safe to share between threads."""
+    """Answers a resolver's questions, from memory while nothing changed; safe between threads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -129,38 +132,27 @@ class ScriptRows:
 
     def find(self, playbook_id: str, version: str, format_: str) -> ScriptRow | None:
         """The row of one version; None when it is not known here."""
-        row: ScriptRow | None = self._kept_answer(("row", playbook_id, version, format_), _row)
-        return row
+        return self._kept_answer(("row", playbook_id, version, format_), _row)
 
     def versions_of(self, playbook_id: str, format_: str) -> tuple[VersionFacts, ...]:
         """All versions of a playbook, in no order; ``has_format`` says which have that format."""
-        found: tuple[VersionFacts, ...] = self._kept_answer(
-            ("versions", playbook_id, "", format_), _versions
-        )
-        return found
+        return self._kept_answer(("versions", playbook_id, "", format_), _versions)
 
     def told(self, ref: Ref) -> ToldStatus | None:
         """What the server last said of a version that is not known here."""
-        told: ToldStatus | None = self._kept_answer(("told", *ref, ""), _told)
-        return told
+        return self._kept_answer(("told", *ref, ""), _told)
 
     def in_conflict(self, ref: Ref) -> bool:
         """Whether a choice waits for a version that is not known here."""
-        waits: bool = self._kept_answer(("conflict", *ref, ""), _in_conflict)
-        return waits
+        return self._kept_answer(("conflict", *ref, ""), _in_conflict)
 
     def is_private(self, playbook_id: str) -> bool:
         """Whether the id is this home's own: none of its versions was published or pulled."""
-        private: bool = self._kept_answer(("private", playbook_id, "", ""), _is_private)
-        return private
+        return self._kept_answer(("private", playbook_id, "", ""), _is_private)
 
     def note_told(self, told: dict[Ref, ToldStatus]) -> None:
         """Keep what the server said of versions that are not known here."""
-        rows = [
-            {"playbook_id": ref.playbook_id, "version": ref.version, **status._asdict()}
-            for ref, status in told.items()
-        ]
-        if rows:
+        if rows := [{**ref._asdict(), **status._asdict()} for ref, status in told.items()]:
             with self._database.write() as connection:
                 statement = self._database.upsert(server_statuses, ("playbook_id", "version"), rows)
                 connection.execute(statement, rows)
@@ -171,18 +163,18 @@ class ScriptRows:
             return
         with self._database.write() as connection:
             for part in _chunks(refs):
-                connection.execute(delete(server_statuses).where(tuple_(*_TOLD_KEY).in_(part)))
+                connection.execute(delete(server_statuses).where(_TOLD_KEY.in_(part)))
 
     def told_among(self, refs: Sequence[Ref]) -> set[Ref]:
         """Those of which the server said something while they were not known here."""
         found: set[Ref] = set()
         with self._database.read() as connection:
             for part in _chunks(refs):
-                query = select(*_TOLD_KEY).where(tuple_(*_TOLD_KEY).in_(part))
+                query = select(*_TOLD_COLUMNS).where(_TOLD_KEY.in_(part))
                 found |= {Ref(*row) for row in connection.execute(query)}
         return found
 
-    def _kept_answer(self, key: _Key, look: _Look) -> Any:
+    def _kept_answer(self, key: _Key, look: Callable[[_Ask, _Key], _Answer]) -> _Answer:
         """What ``look`` finds, the very same object for as long as nobody commits anything."""
         if not self._database.is_sqlite:
             with self._database.read() as opened:
@@ -195,7 +187,7 @@ class ScriptRows:
                 if now != self._version or len(self._kept) >= KEPT_ANSWERS:
                     self._kept.clear()
                     self._version = now
-                found = self._kept.get(key, _MISSING)
+                found: _Answer = self._kept.get(key, _MISSING)
                 if found is _MISSING:
                     found = self._kept[key] = look(
                         lambda query, values: connection.execute(query, values).fetchall(), key
@@ -236,7 +228,7 @@ def _row(ask: _Ask, key: _Key) -> ScriptRow | None:
     sensitive, generation, metadata, *_ = rows[0]
     files = [FileEntry(row[3], row[4], row[5]) for row in rows if row[3]]
     if len(files) > 1:
-        files.sort(key=_by_path)
+        files.sort(key=attrgetter("path"))
     return ScriptRow(
         Ref(playbook_id, version),
         bool(sensitive),
@@ -290,10 +282,6 @@ def _is_private(ask: _Ask, key: _Key) -> bool:
 def _values(playbook_id: str, format_: str) -> dict[str, Any]:
     prefix = f"{format_}/"
     return {"id": playbook_id, "prefix": prefix, "length": len(prefix)}
-
-
-def _by_path(file: FileEntry) -> str:
-    return file.path
 
 
 def _entry_points(metadata: str) -> dict[str, str] | None:
