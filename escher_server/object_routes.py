@@ -44,19 +44,14 @@ class _CountedFile(FileResponse):
         self._tenant_id = tenant_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = 0
-
         async def counted(message: Message) -> None:
-            nonlocal sent
+            # first counted, then sent: whoever has the bytes finds them in the statistics
+            self._services.counters.add(self._tenant_id, sent=len(message.get("body", b"")))
             await send(message)
-            sent += len(message.get("body", b""))
 
         # uvicorn has no such extension today; with it the body would not pass through `send`
         scope.get("extensions", {}).pop("http.response.pathsend", None)
-        try:
-            await super().__call__(scope, receive, counted)
-        finally:
-            self._services.counters.add(self._tenant_id, sent=sent)
+        await super().__call__(scope, receive, counted)
 
 
 @router.put("/tenants/{tenant_id}/{digest}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import rfc8785
+from fastapi.testclient import TestClient
 
 FILES = {
     "parameters.json": b"{}",
@@ -52,6 +53,23 @@ def test_a_format_s_files_come_with_their_entry_script(published: Any) -> None:
         assert file["checksum"] == "sha256:" + hashlib.sha256(content).hexdigest()
         assert file["size_bytes"] == len(content)
     assert published.member.stats()["bytes_sent"] == len(b"# lib") + len(b"echo 0123456789")
+
+
+def test_bytes_are_in_the_statistics_before_they_are_with_the_client(published: Any) -> None:
+    listed = ask(published, playbook_id="stop", version="1.0.0", format="shell").json()["files"]
+    application, counted = published.http.app, []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def look(message: Any) -> None:
+            if message.get("body"):
+                stats = application.state.services.counters.stats("acme")
+                counted.append((stats["bytes_sent"], len(message["body"])))
+            await send(message)
+
+        await application(scope, receive, look)
+
+    TestClient(watched, base_url="http://testserver").get(listed[0]["url"])
+    assert counted == [(len(b"# lib"), len(b"# lib"))]
 
 
 @pytest.mark.parametrize(
