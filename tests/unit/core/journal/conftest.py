@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.postgres import ENGINES
+from support.postgres import ENGINES, POSTGRESQL, Postgres
 
 from core.journal import Journal, VersionRecord
 from core.journal.records import DiskFile
@@ -20,6 +20,18 @@ Put = Callable[..., VersionRecord]
 def engine(request: pytest.FixtureRequest) -> str:
     """Every test of the journal runs on both, but those of SQLite's files."""
     return str(request.param)
+
+
+@pytest.fixture
+def journal_url(engine: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of a journal that has its tables and nothing else; on SQLite no file yet."""
+    if engine == POSTGRESQL:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.new_journal()
+        yield url
+        postgres.give_back(url)
+    else:
+        yield request.getfixturevalue("new_journal_url")()
 
 
 @pytest.fixture

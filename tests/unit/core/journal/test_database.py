@@ -63,7 +63,7 @@ def test_many_processes_open_a_new_home_together(new_journal_url):
 
 @on_sqlite
 @pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE", "SELECT * FROM x"])
-def test_a_new_journal_waits_for_whoever_is_making_it(journal_url, tmp_path, lock):
+def test_a_new_journal_waits_for_whoever_is_making_it(new_journal_url, tmp_path, lock):
     """The busy timeout of SQLite does not cover the change to WAL."""
     other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None, check_same_thread=False)
     other.executescript("CREATE TABLE x (y); INSERT INTO x VALUES (1), (2)")
@@ -73,7 +73,7 @@ def test_a_new_journal_waits_for_whoever_is_making_it(journal_url, tmp_path, loc
         0.2, lambda: (cursor.close(), other.in_transaction and other.rollback())
     )
     release.start()
-    journal = Journal(journal_url)
+    journal = Journal(new_journal_url())
     assert journal.home_id
     journal.close()
     release.join()
