@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,19 @@ LONGEST = ("test_corpus", "test_two_clients_model", "test_killed_workers", "test
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 << 30
+
+
+def pytest_configure() -> None:
+    """Put `tmp_path` into memory where there is plenty: no test cuts the power, and fsync waits.
+
+    The homes of `new_service`, where processes are killed, stay on the disk. Whoever names a place
+    (``--basetemp``, ``PYTEST_DEBUG_TEMPROOT``) gets it.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
