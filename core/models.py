@@ -1,6 +1,7 @@
 """The shapes that everything else passes round: references, metadata, files, playbooks, outcomes.
 
-Fields, names and rules are those of ``contract/playbook-files.md``.
+Fields, names and rules are those of ``contract/playbook-files.md``. Versions are SemVer 2.0.0
+(https://semver.org/spec/v2.0.0.html) without build metadata.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from semver import Version
 
 from core.bounded_json import (
     MAX_DOCUMENT_BYTES,
@@ -25,7 +28,6 @@ from core.bounded_json import (
 )
 from core.errors import InvalidPlaybook, UsageError
 from core.secrets.findings import SecretFinding
-from core.versions import parse_version
 
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
 CLOUDS = ("aws", "azure", "gcp")
@@ -35,6 +37,7 @@ PARAMETERS_FILE = "parameters.json"
 PLAN_FILE = "explain_plan.json"
 ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,99}$"
 RESERVED_PREFIX = "escher-"  # the Escher Library's
+MAX_VERSION_LENGTH = 64  # a version is a folder's name
 _ID_RE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 # What the server or time owns; an approval changes no digest.
@@ -99,6 +102,45 @@ class SyncState(StrEnum):
     DEFERRED = "deferred"
     FAILED = "failed"
     CONFLICT = "conflict"
+
+
+@lru_cache(maxsize=4096)
+def parse_version(text: str) -> Version:
+    """Parse ``text`` (``1.2.3`` or ``1.2.3-rc.1``); raise `InvalidPlaybook` for anything else."""
+    remedy = "Use SemVer such as 1.0.0 or 2.1.0-rc.1, without build metadata."
+    if len(text) > MAX_VERSION_LENGTH:
+        raise InvalidPlaybook(f"Version of {len(text)} characters is too long.", remedy)
+    try:
+        version = Version.parse(text)
+    except (ValueError, TypeError) as error:
+        raise InvalidPlaybook(f"Version {text!r} is not SemVer 2.0.0.", remedy) from error
+    if version.build is not None or not text.isascii():
+        raise InvalidPlaybook(f"Version {text!r} has build metadata.", remedy)
+    return version
+
+
+def latest(versions: Iterable[str]) -> str | None:
+    """The highest version by SemVer precedence, or None of none."""
+    return max(versions, key=parse_version, default=None)
+
+
+def sorted_versions(versions: Iterable[str]) -> list[str]:
+    """Versions from the lowest to the highest precedence."""
+    return sorted(versions, key=parse_version)
+
+
+def is_higher(a: str, b: str) -> bool:
+    """Whether ``a`` has a higher precedence than ``b``."""
+    return parse_version(a) > parse_version(b)
+
+
+def next_patch(version: str, taken: Iterable[str] = ()) -> str:
+    """The next free patch version after ``version`` (``1.0.0-rc.1`` gives ``1.0.0``)."""
+    used = set(taken)
+    candidate = parse_version(version).next_version("patch")
+    while str(candidate) in used:
+        candidate = candidate.bump_patch()
+    return str(candidate)
 
 
 class Ref(NamedTuple):
@@ -264,32 +306,6 @@ def content_digest(metadata: Mapping[str, Any], files: Iterable[FileEntry]) -> s
     return "sha256:" + hashlib.sha256(canonical_json(document)).hexdigest()
 
 
-def entry_script(
-    format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
-) -> tuple[str | None, str | None]:
-    """The entry script of a format folder as ``(path, warning)``.
-
-    ``entry_points``, else the only file, else ``main.* template.* azuredeploy.*``, else the first
-    by name, with a warning. Paths are relative to the version's folder.
-    """
-    inside = sorted(path for path in paths if path.startswith(f"{format_}/"))
-    if not inside:
-        return None, None
-    named = (entry_points or {}).get(format_)
-    if named is not None:
-        path = named if named.startswith(f"{format_}/") else f"{format_}/{named}"
-        if path in inside:
-            return path, None
-        return inside[0], f"entry_points names {named!r} for {format_}, which is not there"
-    if len(inside) == 1:
-        return inside[0], None
-    for stem in ("main.", "template.", "azuredeploy."):
-        for path in inside:
-            if path.rsplit("/", 1)[-1].startswith(stem):
-                return path, None
-    return inside[0], f"{format_} has {len(inside)} files and no entry point: {inside[0]} is taken"
-
-
 @dataclass(frozen=True, slots=True)
 class PlaybookDraft:
     """What a caller hands in: raw metadata, and ``{relative path: clear bytes}`` for all else.
@@ -403,39 +419,3 @@ class Move:
     ref: Ref
     to_area: Area
     metadata: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PlaybookSearchResult:
-    """One answer of a search; ``score`` is higher for better, ``warning`` says why it ranks lower.
-
-    ``execution_count`` runs were reported, ``success_count`` of them went well, the last one at
-    ``last_executed`` (Unix seconds).
-    """
-
-    playbook_id: str
-    version: str
-    name: str
-    description: str
-    score: float
-    status: str
-    warning: str | None = None
-    health: str = "ok"
-    execution_count: int = 0
-    success_count: int = 0
-    last_executed: int | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "playbook_id": self.playbook_id,
-            "version": self.version,
-            "name": self.name,
-            "description": self.description,
-            "score": round(self.score, 4),
-            "status": self.status,
-            "warning": self.warning,
-            "health": self.health,
-            "execution_count": self.execution_count,
-            "success_count": self.success_count,
-            "last_executed": self.last_executed,
-        }

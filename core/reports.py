@@ -7,10 +7,46 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from core.errors import EscherError
-from core.models import PlaybookSearchResult, Ref
+from core.models import Ref
 from core.secrets.findings import SecretFinding, findings_json
 
 MAX_FINDINGS = 500  # named in a report of many; `show` has them all
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookSearchResult:
+    """One answer of a search; ``score`` is higher for better, ``warning`` says why it ranks lower.
+
+    ``execution_count`` runs were reported, ``success_count`` of them went well, the last one at
+    ``last_executed`` (Unix seconds).
+    """
+
+    playbook_id: str
+    version: str
+    name: str
+    description: str
+    score: float
+    status: str
+    warning: str | None = None
+    health: str = "ok"
+    execution_count: int = 0
+    success_count: int = 0
+    last_executed: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "playbook_id": self.playbook_id,
+            "version": self.version,
+            "name": self.name,
+            "description": self.description,
+            "score": round(self.score, 4),
+            "status": self.status,
+            "warning": self.warning,
+            "health": self.health,
+            "execution_count": self.execution_count,
+            "success_count": self.success_count,
+            "last_executed": self.last_executed,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,11 @@ if TYPE_CHECKING:
         Playbook,
         PlaybookDraft,
         PlaybookMetadata,
-        PlaybookSearchResult,
         Ref,
         Status,
         Strategy,
     )
-    from core.reports import DeleteReport
+    from core.reports import DeleteReport, PlaybookSearchResult
     from core.service import PlaybookService
     from core.settings import Settings as PlaybookConfig
 
@@ -129,12 +128,13 @@ __all__ = [
 
 _NOT_ERRORS = {
     "DeleteReport": "core.reports",
+    "PlaybookSearchResult": "core.reports",
     "PlaybookConfig": "core.settings",
     "PlaybookService": "core.service",
     **dict.fromkeys(
         (
             "Outcome", "OutcomeState", "Playbook", "PlaybookDraft", "PlaybookMetadata",
-            "PlaybookSearchResult", "Ref", "Status", "Strategy",
+            "Ref", "Status", "Strategy",
         ),
         "core.models",
     ),

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core import sandbox
+from core.content import is_leftover
 from core.errors import (
     EscherError,
     InvalidPlaybook,
@@ -26,7 +27,6 @@ from core.errors import (
     storage_error,
 )
 from core.files import check_relative_path
-from core.leftovers import is_leftover
 from core.models import (
     FORMATS,
     METADATA_FILE,

@@ -27,13 +27,13 @@ from core.models import (
     Strategy,
     check_id,
     content_digest,
+    is_higher,
 )
 from core.playbooks.file_requests import COUNTS, new_wishes
 from core.playbooks.reader import is_unfetched
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
 from core.playbooks.versioning import came_in, free_patch, successor_metadata
-from core.versions import is_higher
 
 
 def keep_as(

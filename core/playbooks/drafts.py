@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
+from core.content import KNOWN_FILES, leftovers_but
 from core.errors import (
     EscherError,
     InvalidPlaybook,
@@ -22,19 +23,14 @@ from core.errors import (
     storage_error,
 )
 from core.files import walk_files
-from core.leftovers import is_leftover
 from core.models import (
     FORMATS,
     METADATA_FILE,
-    PARAMETERS_FILE,
-    PLAN_FILE,
     PlaybookDraft,
     parse_json_object,
 )
 from core.playbooks.archive import drafts_in_archive
 from core.playbooks.validation import MAX_DEPTH, Limits
-
-KNOWN_FILES = (METADATA_FILE, PARAMETERS_FILE, PLAN_FILE)
 
 
 def iter_drafts(
@@ -93,17 +89,6 @@ def draft_from_folder(
         raise storage_error(error, f"Reading {path}") from error
     metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE, stored=stored)
     return PlaybookDraft(metadata, files, tuple(ignored))
-
-
-def leftovers_but(known: Collection[str]) -> Callable[[str], bool]:
-    """Says of a path below a version's folder whether it is a leftover, and nothing ``known``."""
-    kept = {path[:end] for path in known for end in range(len(path)) if path[end] == "/"}
-    kept.update(known)
-    return lambda path: (
-        path.partition("/")[0] in FORMATS
-        and path not in kept
-        and (is_leftover(path) or is_leftover(f"{path}/."))
-    )
 
 
 def without_leftovers(draft: PlaybookDraft) -> PlaybookDraft:

@@ -36,7 +36,7 @@ from core.files import read_bytes
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.journal.records import executables
-from core.models import PARAMETERS_FILE, Area, Move, Ref
+from core.models import PARAMETERS_FILE, Area, Move, Ref, is_higher
 from core.playbooks.compare import Comparer, State
 from core.playbooks.conflict_copies import draft_digest
 from core.playbooks.extras import carry
@@ -55,7 +55,6 @@ from core.playbooks.versioning import came_in, check_pin, waits_for_decision
 from core.playbooks.writer import FolderWriter, Stager, disk_files, new_record
 from core.secrets.findings import SecretFinding, named
 from core.settings import Settings
-from core.versions import is_higher
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from core.content import KNOWN_FILES, is_leftover, is_state
 from core.errors import storage_error
 from core.files import PRIVATE_DIR, fsync_dir
-from core.leftovers import is_leftover, is_state
 from core.models import FORMATS
-from core.playbooks.stats import KNOWN_FILES
 
 _FORMAT_FOLDERS = {(name,) for name in FORMATS}
 

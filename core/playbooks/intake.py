@@ -21,6 +21,8 @@ from core.models import (
     Ref,
     Status,
     Strategy,
+    is_higher,
+    next_patch,
 )
 from core.playbooks.compare import Comparer
 from core.playbooks.drafts import draft_from_folder, without_leftovers
@@ -32,7 +34,6 @@ from core.playbooks.stats import FolderStat
 from core.playbooks.validation import normalise
 from core.playbooks.verify import generation_on_disk
 from core.playbooks.versioning import area_of_successor, inherited_metadata, successor_metadata
-from core.versions import is_higher, next_patch
 
 
 @dataclass(frozen=True, slots=True)

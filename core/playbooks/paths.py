@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InvalidPlaybook, UnsafePath, storage_error
-from core.models import Area, Ref, check_id
+from core.models import Area, Ref, check_id, parse_version
 from core.settings import Settings
-from core.versions import parse_version
 
 OLD_SUFFIX = ".old"
 GONE_SUFFIX = ".gone"

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from core.content import KNOWN_FILES, leftovers_but
 from core.encryption import MAGIC, Envelope, Place, is_sealed
 from core.errors import (
     EscherError,
@@ -31,16 +32,16 @@ from core.models import (
     PlaybookDraft,
     Ref,
     check_id,
+    latest,
     parse_json_object,
 )
-from core.playbooks.drafts import KNOWN_FILES, draft_from_folder, leftovers_but
+from core.playbooks.drafts import draft_from_folder
 from core.playbooks.paths import Layout
 from core.playbooks.sealing import SealedCopies, published_form, to_clear
 from core.playbooks.stats import stat_folder
 from core.playbooks.validation import Limits
 from core.playbooks.writer import FolderWriter
 from core.settings import Settings
-from core.versions import latest
 
 _MEND = "Restore it from a backup, or `escher-playbooks update` it with the right content."
 

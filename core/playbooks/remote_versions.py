@@ -32,6 +32,7 @@ from core.models import (
     Strategy,
     check_id,
     parse_json_object,
+    parse_version,
 )
 from core.playbooks.conflict_copies import ConflictCopies, draft_digest, keep_as
 from core.playbooks.extras import carry, has_others
@@ -42,7 +43,6 @@ from core.playbooks.validation import check_paths
 from core.playbooks.versioning import refuse_taken
 from core.playbooks.writer import FolderWriter, disk_files
 from core.settings import Settings
-from core.versions import parse_version
 
 
 class Source(Protocol):

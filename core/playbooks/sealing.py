@@ -18,8 +18,7 @@ from core.encryption import Envelope, Place, is_sealed
 from core.errors import EscherError, IntegrityError, InvalidPlaybook
 from core.files import fsync_dir, json_bytes, make_private_dir, read_bytes, remove_tree, write_tree
 from core.journal import VersionRecord
-from core.models import PARAMETERS_FILE, Ref, check_id, parse_json_object
-from core.versions import parse_version
+from core.models import PARAMETERS_FILE, Ref, check_id, parse_json_object, parse_version
 
 SEALED_KEY = "$encrypted"
 MAX_NAME = 128

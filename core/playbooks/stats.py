@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from core.content import KNOWN_FILES, is_leftover
 from core.errors import storage_error
 from core.journal.records import DiskFile
-from core.leftovers import is_leftover
-from core.models import FORMATS, METADATA_FILE, PARAMETERS_FILE, PLAN_FILE
+from core.models import FORMATS, METADATA_FILE
 from core.playbooks.parallel_stat import digest
 
-KNOWN_FILES = frozenset({METADATA_FILE, PARAMETERS_FILE, PLAN_FILE})
 PARENT = "/.."
 # The coarsest clock of a file system in use (FAT); a change within it may show no new time.
 CLOCK_NS = 2_000_000_000

@@ -30,6 +30,7 @@ from core.models import (
     Ref,
     Strategy,
     id_from_name,
+    parse_version,
 )
 from core.playbooks.drafts import without_leftovers
 from core.playbooks.extras import carry
@@ -54,7 +55,6 @@ from core.playbooks.versioning import (
 from core.playbooks.writer import Stager
 from core.secrets.findings import SecretFinding
 from core.settings import Settings
-from core.versions import parse_version
 
 BATCH = 64
 STAGING_THREADS = 4

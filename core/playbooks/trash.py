@@ -22,7 +22,7 @@ from typing import Any
 from core.encryption import Envelope
 from core.errors import InvalidPlaybook, NotFound, storage_error
 from core.files import fsync_dir, make_private_dir, remove_tree
-from core.models import METADATA_FILE, Area, Ref, Strategy, check_id
+from core.models import METADATA_FILE, Area, Ref, Strategy, check_id, parse_version
 from core.playbooks.conflict_copies import copy_folder, folder_digest, without_statistics
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.extras import carry
@@ -31,7 +31,6 @@ from core.playbooks.sealing import to_clear
 from core.playbooks.store import PlaybookStore
 from core.playbooks.verify import generation_on_disk
 from core.playbooks.versioning import free_patch, successor_metadata
-from core.versions import parse_version
 
 DAY_SECONDS = 86_400.0
 AGAIN_SECONDS = 3600  # within which the same folder is the same deletion, done again after a crash

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from core.bounded_json import BadJson, check_depth
+from core.content import entry_script, is_part
 from core.encryption import is_sealed
 from core.errors import InvalidPlaybook, Refused, UnsafePath
 from core.files import check_distinct, check_nfc, check_relative_path, json_bytes
@@ -23,7 +24,6 @@ from core.models import (
     Strategy,
     canonical_json,
     check_id,
-    entry_script,
     id_from_name,
     parse_json_object,
     parse_metadata,
@@ -206,8 +206,7 @@ def check_paths(paths: Iterable[str]) -> None:
     files, folders = list(paths), set[str]()
     for path in files:
         check_relative_path(path)
-        head, slash, _ = path.partition("/")
-        if path not in {PARAMETERS_FILE, PLAN_FILE} and not (slash and head in FORMATS):
+        if path == METADATA_FILE or not is_part(path):
             raise InvalidPlaybook(
                 f"{path!r} is no part of a playbook.",
                 f"Scripts stand in {', '.join(f'{name}/' for name in FORMATS)};"

@@ -29,12 +29,14 @@ from core.models import (
     Status,
     Strategy,
     SyncState,
+    is_higher,
+    next_patch,
     parse_json_object,
     parse_metadata,
+    parse_version,
 )
 from core.playbooks.file_requests import CAREFUL, new_wishes
 from core.playbooks.paths import Layout
-from core.versions import is_higher, next_patch, parse_version
 
 
 def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from watchfiles import watch as watch_files
 
+from core.content import is_leftover
 from core.files import make_private_dir
-from core.leftovers import is_leftover
 from core.settings import Settings
 
 STEP_MS = 250  # how long changes are gathered, and how soon a stop is noticed

@@ -30,13 +30,12 @@ from core.journal.leases import VERSION
 from core.journal.pins import SERVER
 from core.journal.pull_state import Name
 from core.journal.records import VersionRecord
-from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id
+from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id, parse_version
 from core.playbooks.remote_versions import PulledVersions
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, find_theirs
 from core.publishing.reconcile import NO_ERROR
 from core.server.client import EscherServer
-from core.versions import parse_version
 
 ASKED_FOR = "full_pass_asked_for"  # in the journal's facts: a digest of the conflicts that did
 

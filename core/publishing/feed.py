@@ -28,12 +28,12 @@ from core.models import (
     check_id,
     content_digest,
     parse_metadata,
+    parse_version,
 )
 from core.publishing.conflict_rules import There
 from core.server.answers import MAX_NUMBER, Change, ChangePage
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL, clean_words
-from core.versions import parse_version
 
 PAGE_ITEMS = 500
 MAX_PAGE_ITEMS = 1000

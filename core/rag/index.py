@@ -23,7 +23,7 @@ from typing import Any
 
 from core.errors import EscherError, IndexCorrupt, TransientError, faults_of
 from core.journal.facts import Vectors
-from core.models import DONE, Outcome, OutcomeState, PlaybookSearchResult, Ref
+from core.models import DONE, Outcome, OutcomeState, Ref
 from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
 from core.rag.embedding import Embedder
 from core.rag.points import (
@@ -49,6 +49,7 @@ from core.rag.search import (
     highest_versions,
     results,
 )
+from core.reports import PlaybookSearchResult
 
 _log = logging.getLogger(__name__)
 

@@ -36,7 +36,6 @@ from core.models import (
     FileEntry,
     Outcome,
     OutcomeState,
-    PlaybookSearchResult,
     Ref,
 )
 from core.rag.collection import Collection
@@ -52,7 +51,7 @@ from core.rag.points import (
     vector_key,
 )
 from core.rag.search import SearchFilters, keyword_search
-from core.reports import Finding, SearchAnswer
+from core.reports import Finding, PlaybookSearchResult, SearchAnswer
 from core.settings import LOOPBACK_HOSTS, Settings
 
 _DELETED = Outcome(OutcomeState.SKIPPED, error="deleted")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import UsageError
-from core.models import PlaybookSearchResult, Status
+from core.models import Status, parse_version
 from core.rag.collection import Conditions, Hit
 from core.rag.points import Payload, document_words, saturated, words
-from core.versions import parse_version
+from core.reports import PlaybookSearchResult
 
 MAX_LIMIT = 100
 MAX_QUERY_CHARACTERS = 4000  # more says nothing more: the model reads some 1,100

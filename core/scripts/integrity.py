@@ -17,11 +17,11 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from core.content import is_leftover
 from core.errors import EscherError, IntegrityError, OtherContent, Refused, storage_error
 from core.journal import Journal
 from core.journal.pins import LIBRARY, SERVER
 from core.journal.scripts import ProofRow, ProofRows
-from core.leftovers import is_leftover
 from core.models import SERVER_OWNED_FIELDS, FileEntry, Ref, canonical_json
 from core.scripts.models import LIBRARY_PREFIX
 from core.server.answers import ManifestEntry, Script

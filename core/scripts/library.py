@@ -36,7 +36,14 @@ from core.errors import (
 from core.files import atomic_write, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.journal.points import LibraryRow
-from core.models import METADATA_FILE, FileEntry, Ref, parse_json_object, parse_metadata
+from core.models import (
+    METADATA_FILE,
+    FileEntry,
+    Ref,
+    parse_json_object,
+    parse_metadata,
+    parse_version,
+)
 from core.scripts.cache_owner import CacheOwner
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
 from core.scripts.integrity import check_pinned
@@ -46,7 +53,6 @@ from core.server.answers import Script, ScriptFile
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL
 from core.settings import Settings
-from core.versions import parse_version
 
 LIBRARY_PATH = "s3://escher-library/playbooks"
 MAX_METADATA_BYTES = 1 << 20

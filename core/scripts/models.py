@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from core import errors
 from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.journal.downloads import DownloadRow
-from core.models import FileEntry, Outcome, OutcomeState, Ref, check_id
-from core.versions import parse_version
+from core.models import FileEntry, Outcome, OutcomeState, Ref, check_id, parse_version
 
 LIBRARY_PREFIX = "escher-"
 

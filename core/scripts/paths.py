@@ -30,10 +30,9 @@ from pathlib import Path
 
 from core.errors import InvalidPlaybook, UsageError, storage_error
 from core.files import make_private_dir
-from core.models import FORMATS, Ref, check_id
+from core.models import FORMATS, Ref, check_id, parse_version
 from core.scripts.models import ScriptKey
 from core.settings import Settings
-from core.versions import parse_version
 
 # An id holds no dot, so the last "-v" before the first dot parts it from the version.
 _PLACES = 4096  # kept; a download asks for each of its places several times

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from core.content import entry_script, is_state
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -27,8 +28,7 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ScriptRows, ToldStatus, VersionFacts
-from core.leftovers import is_state
-from core.models import FORMATS, Area, FileEntry, Ref, entry_script
+from core.models import FORMATS, Area, FileEntry, Ref
 from core.scripts.clear_text import ClearText
 from core.scripts.integrity import Proofs, files_beside, prove
 from core.scripts.models import (

@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 
 from core.errors import NotRunnable
 from core.journal.script_lookup import ToldStatus, VersionFacts
-from core.models import Area, Ref, Status, Strategy
+from core.models import Area, Ref, Status, Strategy, parse_version, sorted_versions
 from core.scripts.models import LIBRARY_PREFIX, Standing
 from core.server.answers import Script
-from core.versions import parse_version, sorted_versions
 
 
 def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:

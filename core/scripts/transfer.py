@@ -29,7 +29,7 @@ from core.journal import Journal
 from core.journal.downloads import DownloadKey
 from core.journal.leases import Held
 from core.journal.script_lookup import ToldStatus
-from core.models import FileEntry, Ref
+from core.models import FileEntry, Ref, parse_version
 from core.scripts.cache import ScriptCache
 from core.scripts.integrity import check_pinned
 from core.scripts.library import LibraryCache
@@ -40,7 +40,6 @@ from core.server.answers import Script, ScriptFile
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL, clean_words
 from core.settings import Settings
-from core.versions import parse_version
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

@@ -8,9 +8,18 @@ from dataclasses import replace
 
 from core.errors import EscherError, NotFound, UsageError, faults_of
 from core.journal import Journal, VersionRecord
-from core.models import AUTHORS, CLOUDS, Playbook, Ref, Status, Strategy, SyncState
+from core.models import (
+    AUTHORS,
+    CLOUDS,
+    Playbook,
+    Ref,
+    Status,
+    Strategy,
+    SyncState,
+    latest,
+    sorted_versions,
+)
 from core.playbooks.store import PlaybookStore
-from core.versions import latest, sorted_versions
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,6 @@ from core.models import (
     Playbook,
     PlaybookDraft,
     PlaybookMetadata,
-    PlaybookSearchResult,
     Ref,
     Status,
     Strategy,
@@ -54,6 +53,7 @@ from core.reports import (
     DeleteReport,
     Finding,
     ImportReport,
+    PlaybookSearchResult,
     SearchAnswer,
     VerifyReport,
 )

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.content import entry_script
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -24,7 +25,7 @@ from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.downloads import DownloadState
 from core.journal.script_lookup import ScriptRow
-from core.models import DONE, FORMATS, Area, FileEntry, Outcome, OutcomeState, Ref, entry_script
+from core.models import DONE, FORMATS, Area, FileEntry, Outcome, OutcomeState, Ref
 from core.playbooks.store import PlaybookStore
 from core.reports import Finding
 from core.scripts.cache import ScriptCache

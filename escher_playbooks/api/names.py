@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from core.errors import InvalidPlaybook, NotFound
-from core.models import Ref, check_id
-from core.versions import parse_version
+from core.models import Ref, check_id, parse_version
 
 _REMEDY = "GET /v1/playbooks lists what is there."
 

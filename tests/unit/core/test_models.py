@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.content import entry_script
 from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.models import (
     SERVER_OWNED_FIELDS,
@@ -19,7 +20,6 @@ from core.models import (
     canonical_json,
     check_id,
     content_digest,
-    entry_script,
     id_from_name,
     parse_json_object,
     parse_metadata,

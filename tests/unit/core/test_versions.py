@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import InvalidPlaybook
-from core.versions import is_higher, latest, next_patch, parse_version, sorted_versions
+from core.models import is_higher, latest, next_patch, parse_version, sorted_versions
 
 _number = st.integers(0, 30).map(str)
 _core = st.tuples(_number, _number, _number).map(".".join)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from support.playbooks import metadata
 
-from core.models import PlaybookSearchResult
-from core.reports import SearchAnswer
+from core.reports import PlaybookSearchResult, SearchAnswer
 from core.service import PlaybookService
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.models import PlaybookSearchResult
-from core.reports import Finding, SearchAnswer, VerifyReport
+from core.reports import Finding, PlaybookSearchResult, SearchAnswer, VerifyReport
 from core.service import PlaybookService
 
 HIT = PlaybookSearchResult(
