@@ -16,17 +16,19 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Connection
 
-from core.errors import IntegrityError, Refused, storage_error
+from core.content import is_state
+from core.errors import IntegrityError, Refused, StateBesideContent, storage_error
 from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.scripts.integrity import Proofs, prove
-from core.scripts.models import Listing
+from core.scripts.models import Listing, ResolvedScript, ResolveOptions
 from core.scripts.paths import CacheLayout, listed
 from core.settings import Settings
 
@@ -37,7 +39,7 @@ _BUILT_SECONDS = 3600.0  # what is being built for longer was left by a process 
 
 
 class Copies:
-    """Makes copies and lets them go; safe between threads and processes."""
+    """Makes copies and removes them; safe between threads and processes."""
 
     def __init__(
         self,
@@ -61,13 +63,13 @@ class Copies:
         self._max_bytes = int(settings.cache_max_size_mb * MEBIBYTE)
 
     def of(self, listing: Listing, source: Path) -> Path:
-        """A folder that holds exactly ``listing``, taken from ``source`` where there is none yet.
+        """Copy ``listing`` from ``source`` unless there is such a copy; its folder.
 
-        `IntegrityError` when ``source`` has other bytes, `CacheFull` or `Refused` for want of room.
+        Raises `IntegrityError` when ``source`` has other bytes, `CacheFull` or `Refused` for want of room.
         """
         name = listing.digest.removeprefix("sha256:")
         folder = self._root / name
-        if self._stands(folder, listing):
+        if self._is_there(folder, listing):
             return folder
         size = listing.size_bytes
         if size > self._max_bytes:
@@ -93,14 +95,32 @@ class Copies:
             built.rename(folder)
             fsync_dir(self._root)
         except OSError as error:
-            if not self._stands(folder, listing):  # another process was first
+            if not self._is_there(folder, listing):  # another process was first
                 raise storage_error(error, f"Copying {listing.key}") from error
         finally:
             self._remove(built)
         return folder
 
+    def answer(
+        self, script: ResolvedScript, beside: Sequence[str], options: ResolveOptions
+    ) -> ResolvedScript:
+        """Give ``script`` by a copy of exactly its content, without what lies ``beside`` it.
+
+        `StateBesideContent` where that is the state of a run, and raises as `of`.
+        """
+        state = next((path for path in beside if is_state(path)), None)
+        if state is not None and not options.ignore_state:
+            raise StateBesideContent(
+                f"{script.folder / state} lies beside the scripts of {script.ref}: what a run knows"
+                " of the cloud, and no part of the playbook.",
+                f"Run in a working folder of your own (`escher-playbooks export {script.ref} DIR`,"
+                " and move the state there), or keep the state in Terraform's backend (a `backend`"
+                " block, or `-backend-config`). --ignore-state resolves without it.",
+            )
+        return replace(script, folder=self.of(script.listing, script.folder), is_copy=True)
+
     def evict(self, needed: int | None, connection: Connection) -> int:
-        """Let go of copies that nobody uses, the least recently used first; the bytes freed.
+        """Remove copies that nobody uses, the least recently used first; the bytes freed.
 
         ``needed`` bytes at least, where there are as many; None: those that are too old.
         """
@@ -127,7 +147,7 @@ class Copies:
         return freed
 
     # -- inside -----------------------------------------------------------------------------
-    def _stands(self, folder: Path, listing: Listing) -> bool:
+    def _is_there(self, folder: Path, listing: Listing) -> bool:
         used = int(self._clock() * 1e9)
         try:
             os.utime(folder, ns=(used, used), follow_symlinks=False)

@@ -72,8 +72,8 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What an answer says of the version it is of.
+class VersionInfo:
+    """What an answer tells of the version that it is of.
 
     ``status_as_of``: when the status was told by the server, else set here (Unix seconds; None:
     it was never told).
@@ -110,7 +110,7 @@ class ResolvedScript:
     listing: Listing
     folder: Path
     source: Source
-    standing: Standing
+    info: VersionInfo
     stale: bool = False
     expires_at: int | None = None
     is_copy: bool = False
@@ -139,7 +139,7 @@ class ResolvedScript:
             "files": [file.as_json() for file in self.listing.files],
             "stale": self.stale,
             "copy": self.is_copy,
-            **self.standing.as_json(),
+            **self.info.as_json(),
         }
         if self.expires_at is not None:
             body["expires_at"] = self.expires_at
@@ -202,10 +202,48 @@ class CacheEntry:
         }
 
 
-# What a caller asks for: a playbook, and one version of it or the latest.
+# What a caller asks for: a playbook, one version of it or the latest, and how.
 
 LATEST = "latest"
 REMEMBERED = 8192
+
+
+class Overrides(NamedTuple):
+    """What a caller overrides, for one call, of who may be run (`core.scripts.run_policy`)."""
+
+    unreviewed: bool = False
+    deprecated: bool = False
+
+
+NO_OVERRIDES = Overrides()
+
+
+class ResolveOptions(NamedTuple):
+    """How a caller asks: what is overridden for this call, and whether a copy is wanted.
+
+    ``ignore_state``: the state of a run that lies beside the scripts is no reason to refuse.
+    """
+
+    overrides: Overrides = NO_OVERRIDES
+    copy: bool = False
+    ignore_state: bool = False
+
+
+DEFAULT_OPTIONS = ResolveOptions()
+
+
+class ScriptRequest(NamedTuple):
+    """What is to be resolved; ``version`` None: the latest.
+
+    ``held``: clear text is given back by the caller, after ``seconds`` at most.
+    """
+
+    playbook_id: str
+    version: str | None
+    format: str
+    options: ResolveOptions = DEFAULT_OPTIONS
+    held: bool = False
+    seconds: float | None = None
 
 
 @lru_cache(maxsize=REMEMBERED)

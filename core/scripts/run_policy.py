@@ -1,96 +1,35 @@
-"""What is known of a version that says whether it may be run, from the journal or from the server."""
+"""Decide which version may be run: the one decision behind every path that this service hands out.
+
+::
+
+    status of a version                                 latest          ID@VERSION
+    1  approved or active, as the server says           candidate       yes
+    2  deprecated, and was approved                     passed over     yes, with a warning
+    3  made here, and nobody reviewed it                candidate only where nothing is of row 1
+                                                                        yes, saying so
+    4  another machine's, and not approved              passed over     allow_unreviewed, or
+                                                                        allow_deprecated
+    5  written by an AI and not decided, a draft        passed over     allow_unreviewed
+    6  rejected, broken, archived, a wrong or a         passed over     never
+       revoked signature
+
+``run_policy``: ``approved`` takes rows 1 and 2 alone and nothing overrides it, ``own`` is the table,
+``any`` makes row 4 a candidate. What an override allows is the latest only where nothing else is.
+Nothing is looked up here: the `RunFacts` are made of what the journal knows or the server told.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from core.errors import NotRunnable
 from core.journal.script_lookup import ToldStatus, VersionFacts
 from core.models import Area, Ref, Status, Strategy, parse_version, sorted_versions
-from core.scripts.models import LIBRARY_PREFIX, Standing
+from core.scripts.models import LIBRARY_PREFIX, NO_OVERRIDES, Overrides, VersionInfo
 from core.server.answers import Script
-
-
-def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
-    """Of a version that the journal knows."""
-    return RunFacts(
-        Ref(playbook_id, known.version),
-        known.status,
-        published=known.published,
-        made_here=known.made_here,
-        origin_known=known.origin_known,
-        undecided=known.area is Area.AI_GENERATED,
-        was_approved=was_approved(known.status, known.strategy, is_library=False),
-        in_conflict=known.in_conflict,
-        broke_here=known.health == "broken",
-        has_format=known.has_format,
-        deprecated_by=known.deprecated_by,
-        publisher=known.published_by,
-        status_at=known.status_at,
-    )
-
-
-def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False) -> RunFacts:
-    """Of a version that only the server knows, by what it said of it last (None: nothing yet).
-
-    The Escher Library shows what was reviewed: approved, unless it says otherwise.
-    """
-    told = told or ToldStatus(None, None, None, None, 0)
-    is_library = ref.playbook_id.startswith(LIBRARY_PREFIX)
-    status = told.status
-    if status is None and is_library:
-        status = Status.APPROVED.value
-    return RunFacts(
-        ref,
-        status,
-        published=True,
-        was_approved=was_approved(status, told.strategy, is_library=is_library),
-        in_conflict=in_conflict,
-        deprecated_by=told.deprecated_by,
-        publisher=told.published_by or ("escher-library" if is_library else None),
-        status_at=told.told_at or None,
-    )
-
-
-def told_by(script: Script, now: float) -> ToldStatus:
-    """What a script answer says of its version; a status that is none is not told."""
-    metadata = script.metadata or {}
-    status = script.status or metadata.get("status")
-    known = {member.value for member in Status}
-    return ToldStatus(
-        str(status) if status in known else None,
-        _text(metadata.get("storage_strategy"), 24),
-        _text(script.published_by, 200),
-        _text(metadata.get("deprecated_by"), 200),
-        int(now),
-    )
-
-
-def _text(value: object, length: int) -> str | None:
-    return value[:length] if isinstance(value, str) and value else None
-
-
-# Who may be run: the one decision behind every path that this service hands out.
-#
-# ::
-#
-#     status of a version                                 latest          ID@VERSION
-#     1  approved or active, as the server says           candidate       yes
-#     2  deprecated, and was approved                     passed over     yes, with a warning
-#     3  made here, and nobody's verdict on it            candidate only where nothing is of row 1
-#                                                                         yes, saying so
-#     4  another machine's, and not approved              passed over     allow_unreviewed, or
-#                                                                         allow_deprecated
-#     5  written by an AI and not decided, a draft        passed over     allow_unreviewed
-#     6  rejected, broken, archived, a wrong or a         passed over     never
-#        revoked signature
-#
-# ``run_policy``: ``approved`` takes rows 1 and 2 alone and nothing overrides it, ``own`` is the table,
-# ``any`` makes row 4 a candidate. What an override allows is the latest only where nothing else is.
-# Nothing is looked up here: the facts are the caller's.
 
 RunPolicy = Literal["approved", "own", "any"]
 # What a version's signature may say; nothing is signed yet, so every answer says UNSIGNED.
@@ -100,7 +39,7 @@ _REFUSED = frozenset({Status.REJECTED, Status.BROKEN, Status.ARCHIVED})
 _BAD_SIGNATURES = frozenset({SIGNATURE_WRONG, SIGNATURE_REVOKED})
 
 
-class Verdict(StrEnum):
+class Eligibility(StrEnum):
     """What a version is to who asks for it to be run."""
 
     CANDIDATE = "candidate"  # may be the latest, and may be asked for by its name
@@ -135,30 +74,79 @@ class RunFacts:
     status_at: int | None = None
 
 
-class Allow(NamedTuple):
-    """What a caller overrides for one call."""
+def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
+    """Make the facts of a version that the journal knows."""
+    return RunFacts(
+        Ref(playbook_id, known.version),
+        known.status,
+        published=known.published,
+        made_here=known.made_here,
+        origin_known=known.origin_known,
+        undecided=known.area is Area.AI_GENERATED,
+        was_approved=was_approved(known.status, known.strategy, is_library=False),
+        in_conflict=known.in_conflict,
+        broke_here=known.health == "broken",
+        has_format=known.has_format,
+        deprecated_by=known.deprecated_by,
+        publisher=known.published_by,
+        status_at=known.status_at,
+    )
 
-    unreviewed: bool = False
-    deprecated: bool = False
+
+def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False) -> RunFacts:
+    """Make the facts of a version that only the server knows, by what it ``told`` last, if anything.
+
+    The Escher Library shows what was reviewed: approved, unless it says otherwise.
+    """
+    told = told or ToldStatus(None, None, None, None, 0)
+    is_library = ref.playbook_id.startswith(LIBRARY_PREFIX)
+    status = told.status
+    if status is None and is_library:
+        status = Status.APPROVED.value
+    return RunFacts(
+        ref,
+        status,
+        published=True,
+        was_approved=was_approved(status, told.strategy, is_library=is_library),
+        in_conflict=in_conflict,
+        deprecated_by=told.deprecated_by,
+        publisher=told.published_by or ("escher-library" if is_library else None),
+        status_at=told.told_at or None,
+    )
 
 
-NOTHING = Allow()
+def told_by(script: Script, now: float) -> ToldStatus:
+    """Read what a script answer says of its version; a status that is none is not told."""
+    metadata = script.metadata or {}
+    status = script.status or metadata.get("status")
+    known = {member.value for member in Status}
+    return ToldStatus(
+        str(status) if status in known else None,
+        _text(metadata.get("storage_strategy"), 24),
+        _text(script.published_by, 200),
+        _text(metadata.get("deprecated_by"), 200),
+        int(now),
+    )
+
+
+def _text(value: object, length: int) -> str | None:
+    return value[:length] if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the table says of one version; ``reason`` in words, ``remedy`` where there is one."""
+    """What the table says of one version; ``needs``: which override would let it run."""
 
-    verdict: Verdict
+    eligibility: Eligibility
     reason: str
     needs: Literal["unreviewed", "deprecated"] | None = None
     warnings: tuple[str, ...] = field(default=())
 
-    def runs(self, allow: Allow) -> bool:
+    def runs(self, overrides: Overrides) -> bool:
         """Whether it may be run when it is asked for by its version."""
-        if self.verdict is Verdict.OVERRIDE:
-            return allow.unreviewed if self.needs == "unreviewed" else allow.deprecated
-        return self.verdict is not Verdict.REFUSED
+        if self.eligibility is Eligibility.OVERRIDE:
+            return overrides.unreviewed if self.needs == "unreviewed" else overrides.deprecated
+        return self.eligibility is not Eligibility.REFUSED
 
 
 def was_approved(status: str | None, strategy: str | None, *, is_library: bool) -> bool:
@@ -167,37 +155,37 @@ def was_approved(status: str | None, strategy: str | None, *, is_library: bool) 
 
 
 def decide(facts: RunFacts, policy: RunPolicy = "own") -> Decision:
-    """The row of the table that a version is in, as ``policy`` reads it."""
+    """Find the row of the table that a version is in, as ``policy`` reads it."""
     found = _row(facts)
     if policy == "approved" and not _is_reviewed(facts):
         return Decision(
-            Verdict.REFUSED, f"{found.reason}, and run_policy = approved takes nothing else"
+            Eligibility.REFUSED, f"{found.reason}, and run_policy = approved takes nothing else"
         )
-    if policy == "any" and found.verdict is Verdict.OVERRIDE and not _is_undecided(facts):
-        found = Decision(Verdict.CANDIDATE, found.reason, None, (f"{found.reason}.",))
+    if policy == "any" and found.eligibility is Eligibility.OVERRIDE and not _is_undecided(facts):
+        found = Decision(Eligibility.CANDIDATE, found.reason, None, (f"{found.reason}.",))
     return Decision(
-        found.verdict, found.reason, found.needs, (*found.warnings, *_more_warnings(facts))
+        found.eligibility, found.reason, found.needs, (*found.warnings, *_more_warnings(facts))
     )
 
 
 def _row(facts: RunFacts) -> Decision:
     status = facts.status
     if facts.signature in _BAD_SIGNATURES:
-        return Decision(Verdict.REFUSED, f"its signature is {facts.signature}")
+        return Decision(Eligibility.REFUSED, f"its signature is {facts.signature}")
     if status in _REFUSED:
-        return Decision(Verdict.REFUSED, f"it is {status}")
+        return Decision(Eligibility.REFUSED, f"it is {status}")
     if facts.undecided:
         reason = "it was written by an AI and waits for a decision"
         return _override(reason, "unreviewed")
     if status == Status.DRAFT:
         return _override("it is a draft", "unreviewed")
     if facts.published and status in _REVIEWED:
-        return Decision(Verdict.CANDIDATE, f"it is {status}")
+        return Decision(Eligibility.CANDIDATE, f"it is {status}")
     if status == Status.DEPRECATED:
         return _deprecated(facts)
     if facts.made_here:
         reason = f"nobody reviewed it (made here, {status})"
-        return Decision(Verdict.OWN, reason, None, (f"{facts.ref}: {reason}.",))
+        return Decision(Eligibility.OWN, reason, None, (f"{facts.ref}: {reason}.",))
     told = f"it is {status}"
     if status is None:
         told = "its status is not known"
@@ -211,15 +199,15 @@ def _deprecated(facts: RunFacts) -> Decision:
         f"it is deprecated by {facts.deprecated_by}" if facts.deprecated_by else "it is deprecated"
     )
     if facts.published and facts.was_approved:
-        return Decision(Verdict.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
+        return Decision(Eligibility.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
     if facts.made_here:
         reason = f"{reason}, and nobody reviewed it (made here)"
-        return Decision(Verdict.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
+        return Decision(Eligibility.NAMED, reason, None, (f"{facts.ref}: {reason}.",))
     return _override(f"another machine's: {reason}, and nobody ever approved it", "deprecated")
 
 
 def _override(reason: str, needs: Literal["unreviewed", "deprecated"]) -> Decision:
-    return Decision(Verdict.OVERRIDE, reason, needs, ())
+    return Decision(Eligibility.OVERRIDE, reason, needs, ())
 
 
 def _is_reviewed(facts: RunFacts) -> bool:
@@ -253,10 +241,10 @@ class Choice:
     warnings: tuple[str, ...]
 
     @property
-    def standing(self) -> Standing:
+    def info(self) -> VersionInfo:
         """As an answer tells it."""
         facts = self.facts
-        return Standing(
+        return VersionInfo(
             facts.status,
             facts.status_at,
             facts.made_here,
@@ -266,33 +254,33 @@ class Choice:
         )
 
 
-def check_named(facts: RunFacts, policy: RunPolicy, allow: Allow = NOTHING) -> Choice:
-    """The version that was asked for by its name; `NotRunnable` says why it does not run."""
+def check_named(facts: RunFacts, policy: RunPolicy, overrides: Overrides = NO_OVERRIDES) -> Choice:
+    """Choose the version that was asked for by its name; `NotRunnable` says why it does not run."""
     decision = decide(facts, policy)
-    if not decision.runs(allow):
+    if not decision.runs(overrides):
         raise not_runnable([facts], policy)
     return Choice(facts, _told(facts, decision))
 
 
 def choose_latest(
-    versions: Sequence[RunFacts], policy: RunPolicy, allow: Allow = NOTHING
+    versions: Sequence[RunFacts], policy: RunPolicy, overrides: Overrides = NO_OVERRIDES
 ) -> Choice | None:
-    """The highest candidate that has the format asked for; None where no version has it.
+    """Choose the highest candidate that has the format asked for; None where no version has it.
 
-    A pre-release only where no release is a candidate. Where nothing is one, what ``allow``
-    overrides. Raises `NotRunnable`, with each version and its reason.
+    A pre-release only where no release is a candidate. Where nothing is one, what ``overrides``
+    allows. Raises `NotRunnable`, with each version and its reason.
     """
     by_version = {facts.ref.version: facts for facts in versions}
     decisions = {version: decide(facts, policy) for version, facts in by_version.items()}
     reviewed = any(
-        decision.verdict is Verdict.CANDIDATE and _is_reviewed(by_version[version])
+        decision.eligibility is Eligibility.CANDIDATE and _is_reviewed(by_version[version])
         for version, decision in decisions.items()
     )
-    wanted = {Verdict.CANDIDATE} if reviewed else {Verdict.CANDIDATE, Verdict.OWN}
+    wanted = {Eligibility.CANDIDATE} if reviewed else {Eligibility.CANDIDATE, Eligibility.OWN}
     having = [version for version, facts in by_version.items() if facts.has_format]
-    found = [version for version in having if decisions[version].verdict in wanted]
-    if not found and allow != NOTHING:
-        found = [version for version in having if decisions[version].runs(allow)]
+    found = [version for version in having if decisions[version].eligibility in wanted]
+    if not found and overrides != NO_OVERRIDES:
+        found = [version for version in having if decisions[version].runs(overrides)]
     if not found:
         if not having:
             return None
@@ -322,19 +310,19 @@ def _passed_over(
     why = decision.reason
     if not facts.has_format:
         why = "it has no script of this format"
-    elif decision.verdict is Verdict.CANDIDATE:
+    elif decision.eligibility is Eligibility.CANDIDATE:
         why = "it is a pre-release"
     yield f"{facts.ref} was passed over: {why}."
 
 
 def _told(facts: RunFacts, decision: Decision) -> tuple[str, ...]:
-    if decision.verdict is Verdict.OVERRIDE:
+    if decision.eligibility is Eligibility.OVERRIDE:
         return (f"{facts.ref} is run all the same: {decision.reason}.", *decision.warnings)
     return decision.warnings
 
 
 def not_runnable(versions: Sequence[RunFacts], policy: RunPolicy) -> NotRunnable:
-    """The error that lists versions with their reasons, and says what would let one run."""
+    """Make the error that lists versions with their reasons, and says what would let one run."""
     by_version = {facts.ref.version: facts for facts in versions}
     listed: list[dict[str, object]] = []
     remedies: dict[str, None] = {}
@@ -358,7 +346,7 @@ def not_runnable(versions: Sequence[RunFacts], policy: RunPolicy) -> NotRunnable
 
 
 def _remedy(facts: RunFacts, decision: Decision) -> str:
-    if decision.verdict is Verdict.OVERRIDE:
+    if decision.eligibility is Eligibility.OVERRIDE:
         flag = f"--allow-{decision.needs}"
         if facts.undecided:
             return f"Decide on it (`escher-playbooks decide {facts.ref} keep`), or give {flag}."
@@ -368,7 +356,7 @@ def _remedy(facts: RunFacts, decision: Decision) -> str:
             else f" If you made it: `escher-playbooks keys claim {facts.ref}`."
         )
         return f"Have it approved, or name the version and give {flag}.{claim}"
-    if decision.verdict in {Verdict.NAMED, Verdict.OWN}:
+    if decision.eligibility in {Eligibility.NAMED, Eligibility.OWN}:
         return f"Name the version ({facts.ref}) to run it all the same."
     if facts.status == Status.REJECTED:
         return "Publish a new version for review."

@@ -58,9 +58,7 @@ from core.reports import (
     VerifyReport,
 )
 from core.scripts.eviction import EvictReport
-from core.scripts.models import ResolvedScript, ScriptKey
-from core.scripts.resolver import Asking
-from core.scripts.run_policy import Allow
+from core.scripts.models import Overrides, ResolvedScript, ResolveOptions, ScriptKey
 from core.secrets.findings import SecretFinding
 from core.service.executions import ExecutionReport, ExecutionsSent
 from core.service.home import ServiceParts
@@ -213,7 +211,7 @@ class ScriptMethods(ServiceParts):
         self, s3_path: str, *, allow_unreviewed: bool = False, allow_deprecated: bool = False
     ) -> Path:
         """The file at ``s3_path``, in the cache with all of its format folder; as `resolve_script`."""
-        return self.script_manager.download(s3_path, Allow(allow_unreviewed, allow_deprecated))
+        return self.script_manager.download(s3_path, Overrides(allow_unreviewed, allow_deprecated))
 
     def cache_script(
         self,
@@ -245,13 +243,13 @@ class ScriptMethods(ServiceParts):
 
         ``copy``: of a read-only copy that nothing changes while it is run.
         """
-        asking = Asking(Allow(allow_unreviewed, allow_deprecated), copy, ignore_state)
-        found = self.script_manager.resolver.resolve(target, format, asking)
+        options = ResolveOptions(Overrides(allow_unreviewed, allow_deprecated), copy, ignore_state)
+        found = self.script_manager.resolver.resolve(target, format, options)
         more = pull_warnings(self.journal, found.ref)
         if not more:
             return found
-        told = replace(found.standing, warnings=(*found.standing.warnings, *more))
-        return replace(found, standing=told)
+        told = replace(found.info, warnings=(*found.info.warnings, *more))
+        return replace(found, info=told)
 
     def lease_script(
         self,
@@ -263,8 +261,8 @@ class ScriptMethods(ServiceParts):
         allow_deprecated: bool = False,
     ) -> AbstractContextManager[ResolvedScript]:
         """`locate_script` for a ``with``: a sensitive playbook's clear text goes at its end."""
-        asking = Asking(Allow(allow_unreviewed, allow_deprecated))
-        return self.script_manager.resolver.lease(target, format, seconds, asking)
+        options = ResolveOptions(Overrides(allow_unreviewed, allow_deprecated))
+        return self.script_manager.resolver.lease(target, format, seconds, options)
 
     def evict_cache(self) -> EvictReport:
         """`evict_old_cache`, and all that it did."""

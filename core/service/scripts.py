@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.downloads import DownloadState
 from core.journal.script_lookup import ScriptRow
-from core.models import DONE, FORMATS, Area, FileEntry, Outcome, OutcomeState, Ref
+from core.models import DONE, FORMATS, FileEntry, Outcome, OutcomeState, Ref
 from core.playbooks.store import PlaybookStore
 from core.reports import Finding
 from core.scripts.cache import ScriptCache
@@ -34,32 +34,16 @@ from core.scripts.downloads import ScriptDownloads
 from core.scripts.eviction import EvictReport
 from core.scripts.insertion import insert, with_file
 from core.scripts.library import LibraryCache
-from core.scripts.models import PARTIAL, CacheHit, Listing, ScriptKey
+from core.scripts.models import NO_OVERRIDES, PARTIAL, CacheHit, Listing, Overrides, ScriptKey
 from core.scripts.paths import CacheLayout, listed
+from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.resolver import ScriptResolver
-from core.scripts.run_policy import NOTHING, Allow
 from core.server.client import EscherServer
 from core.settings import Settings
 
 _PLAYBOOKS = r"playbooks/(?P<id>[^/]+)/v(?P<version>[^/]+)/(?P<format>[^/]+)/(?P<path>.+)"
 _TENANT_PATH = re.compile(rf"s3://escher-tenant-data/tenants/(?P<tenant>[^/]+)/{_PLAYBOOKS}")
 _LIBRARY_PATH = re.compile(rf"s3://escher-library/{_PLAYBOOKS}")
-
-
-class Stored:
-    """The local store as the resolver sees it."""
-
-    def __init__(self, store: PlaybookStore) -> None:
-        self._store = store
-
-    def folder_in(self, area: Area, ref: Ref) -> Path:
-        return self._store.layout.place(area, ref)
-
-    def read(self, ref: Ref) -> Mapping[str, bytes]:
-        return self._store.read(ref)
-
-    def locked(self) -> AbstractContextManager[object]:
-        return self._store.locked()
 
 
 class ScriptManager:
@@ -98,22 +82,32 @@ class ScriptManager:
         return ClearText(self._settings)
 
     @cached_property
+    def remote(self) -> RemoteResolver:
+        return RemoteResolver(
+            self._settings,
+            self._journal.script_rows,
+            cache=self.cache,
+            downloads=self.downloads,
+            copies=self.cache.copies,
+        )
+
+    @cached_property
     def resolver(self) -> ScriptResolver:
         return ScriptResolver(
             self._settings,
             self._journal.script_rows,
             self.cache.proofs,
-            cache=self.cache,
-            downloads=self.downloads,
-            stored=Stored(self._store),
+            remote=self.remote,
+            stored=self._store,
+            place=self._store.layout.place,
             clear=self.clear,
-            copies=self.cache.copies.of,
+            copies=self.cache.copies,
             hand_out=HandedOut(self._settings).note,
             take_edit=self._take_edit,
         )
 
     # -- into the cache ---------------------------------------------------------------------
-    def download(self, s3_path: str, allow: Allow = NOTHING) -> Path:
+    def download(self, s3_path: str, overrides: Overrides = NO_OVERRIDES) -> Path:
         """The file that ``s3_path`` names, its whole format folder downloaded and verified.
 
         ``s3://escher-tenant-data/tenants/<tenant>/playbooks/<id>/v<version>/<format>/<path>`` or
@@ -121,7 +115,7 @@ class ScriptManager:
         tenant's, `NotRunnable` as for a resolve, `NotFound` when the version has no such file.
         """
         key, path = self._read_s3_path(s3_path)
-        row = self.resolver.permit(key, allow)
+        row = self.resolver.permit(key, overrides)
         if row is not None and not row.published:
             raise Refused(
                 f"{key.ref} was not published from here: what the server has under that name is"
@@ -155,7 +149,7 @@ class ScriptManager:
                 "Resolve it: clear text stands in a private folder, for a while.",
             )
         if row is None:
-            self.resolver.check_shared(key.ref)
+            self.remote.check_shared(key.ref)
         known = row.files if row is not None else self._listed(key)
         if entry not in known:
             raise IntegrityError(

@@ -189,7 +189,7 @@ def resolve(
     if as_json:
         output.print_json(script.as_json())
         return
-    for warning in script.standing.warnings:
+    for warning in script.info.warnings:
         output.note(f"warning: {warning}")
     output.say(str(script.path))
 

@@ -12,7 +12,7 @@ from support.rag import metadata
 from core.errors import BrokerUnreachable
 from core.journal import JobState
 from core.models import DONE, FileEntry, Ref
-from core.scripts.models import Listing, ResolvedScript, ScriptKey, Source, Standing
+from core.scripts.models import Listing, ResolvedScript, ScriptKey, Source, VersionInfo
 from core.service import PlaybookService
 from tasks import jobs, workflows
 from tasks.sync_round import close_settled
@@ -41,7 +41,7 @@ def used(service: PlaybookService) -> PlaybookService:
 def script(ref: Ref = REF, source: Source = Source.DOWNLOAD) -> ResolvedScript:
     entry = FileEntry("shell/a.sh", 1, "sha256:" + "a" * 64)
     listing = Listing(ScriptKey(ref, "shell"), (entry,), entry.path)
-    return ResolvedScript(listing, Path("x"), source, Standing("approved"))
+    return ResolvedScript(listing, Path("x"), source, VersionInfo("approved"))
 
 
 def test_what_came_is_indexed_at_once(used: PlaybookService, sent: list[Any]) -> None:

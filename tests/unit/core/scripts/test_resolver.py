@@ -35,11 +35,17 @@ from core.playbooks.store import PlaybookStore
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
 from core.scripts.integrity import Proofs
-from core.scripts.models import CacheHit, Listing, ScriptKey, Source
+from core.scripts.models import (
+    CacheHit,
+    Listing,
+    Overrides,
+    ResolveOptions,
+    ScriptKey,
+    Source,
+)
 from core.scripts.paths import CacheLayout
-from core.scripts.resolver import Asking, ScriptResolver
-from core.scripts.run_policy import Allow
-from core.service.scripts import Stored
+from core.scripts.remote_resolver import RemoteResolver
+from core.scripts.resolver import ScriptResolver
 from core.settings import Settings
 
 ID = "stop-idle-databases"
@@ -52,7 +58,7 @@ MODULE = {
 }
 
 
-UNREVIEWED = Asking(Allow(unreviewed=True))
+UNREVIEWED = ResolveOptions(Overrides(unreviewed=True))
 ELSEWHERE = ScriptKey(Ref("elsewhere", "1.0.0"), "shell")
 SCRIPT = {"shell/x.sh": b"echo x\n"}
 
@@ -145,21 +151,30 @@ class Bench:
         self.clear = ClearText(self.settings)
         self.edits: list[Ref] = []
         self.on_edit: Callable[[Ref], bool] = lambda ref: False
+        proofs = Proofs(self.journal.proofs)
+        copies = Copies(
+            self.settings,
+            self.journal,
+            CacheLayout(self.settings),
+            proofs,
+            make_room=lambda *_: None,
+        )
+        remote = RemoteResolver(
+            self.settings,
+            self.journal.script_rows,
+            cache=self.cache,
+            downloads=self.downloads,
+            copies=copies,
+        )
         self.resolver = ScriptResolver(
             self.settings,
             self.journal.script_rows,
-            Proofs(self.journal.proofs),
-            cache=self.cache,
-            downloads=self.downloads,
-            stored=Stored(self.store),
+            proofs,
+            remote=remote,
+            stored=self.store,
+            place=self.store.layout.place,
             clear=self.clear,
-            copies=Copies(
-                self.settings,
-                self.journal,
-                CacheLayout(self.settings),
-                Proofs(self.journal.proofs),
-                make_room=lambda *_: None,
-            ).of,
+            copies=copies,
             take_edit=self._take_edit,
         )
 
@@ -300,13 +315,13 @@ class TestWhoMayBeRun:
         for target in (ID, f"{ID}@latest"):
             found = bench.resolver.resolve(target, "shell")
             assert found.ref.version == "1.0.0"
-            assert f"{newer} was passed over" in found.standing.warnings[0]
+            assert f"{newer} was passed over" in found.info.warnings[0]
         with pytest.raises(NotRunnable):
             bench.resolver.resolve(str(newer), "shell")
         if status in {"pending_review", "draft"}:
             found = bench.resolver.resolve(str(newer), "shell", UNREVIEWED)
             assert found.ref == newer
-            assert "run all the same" in found.standing.warnings[0]
+            assert "run all the same" in found.info.warnings[0]
         else:
             with pytest.raises(NotRunnable):
                 bench.resolver.resolve(str(newer), "shell", UNREVIEWED)
@@ -351,7 +366,7 @@ class TestWhoMayBeRun:
         bench.journal.conflicts.open(ref, "open_conflict", "they differ")
         found = bench.resolver.resolve(ID, "shell")
         assert found.source is Source.LOCAL
-        assert any("the server says otherwise" in warning for warning in found.standing.warnings)
+        assert any("the server says otherwise" in warning for warning in found.info.warnings)
 
     @pytest.mark.parametrize("status", [None, "pending_review", "needs_update", "deprecated"])
     def test_what_only_the_server_knows_is_unreviewed_unless_it_says_so(self, bench, status):
@@ -361,10 +376,10 @@ class TestWhoMayBeRun:
             with pytest.raises(NotRunnable):
                 bench.resolver.resolve(target, "shell")
         assert bench.downloads.asked == [], "not a byte was taken"
-        both = Asking(Allow(unreviewed=True, deprecated=True))
+        both = ResolveOptions(Overrides(unreviewed=True, deprecated=True))
         found = bench.resolver.resolve("elsewhere@1.0.0", "shell", both)
-        assert (found.source, found.standing.status) == (Source.DOWNLOAD, status)
-        assert found.standing.publisher == "mia"
+        assert (found.source, found.info.status) == (Source.DOWNLOAD, status)
+        assert found.info.publisher == "mia"
 
     def test_offline_the_status_is_what_was_known_then(self, bench):
         bench.cached(ELSEWHERE, SCRIPT)
@@ -372,7 +387,7 @@ class TestWhoMayBeRun:
         bench.cached(rejected, SCRIPT, status="rejected")
         bench.downloads.error = OFFLINE
         found = bench.resolver.resolve("elsewhere", "shell")
-        assert (found.ref, found.standing.status_as_of) == (ELSEWHERE.ref, 55)
+        assert (found.ref, found.info.status_as_of) == (ELSEWHERE.ref, 55)
         with pytest.raises(NotRunnable, match="rejected"):
             bench.resolver.resolve(str(rejected.ref), "shell")
 
@@ -380,7 +395,7 @@ class TestWhoMayBeRun:
         bench.cached(ELSEWHERE, SCRIPT, status="pending_review")
         bench.downloads.has[ELSEWHERE] = SCRIPT
         found = bench.resolver.resolve("elsewhere@1.0.0", "shell")
-        assert (found.source, found.standing.status) == (Source.CACHE, "approved")
+        assert (found.source, found.info.status) == (Source.CACHE, "approved")
         assert len(bench.downloads.told) == 1
         bench.resolver.resolve("elsewhere@1.0.0", "shell")
         assert len(bench.downloads.told) == 1, "from then on it is known"
@@ -390,7 +405,7 @@ class TestWhoMayBeRun:
         bench.downloads.has[key] = SCRIPT
         bench.downloads.status[key.ref] = None
         found = bench.resolver.resolve(key.ref.playbook_id, "shell")
-        assert (found.standing.status, found.standing.warnings) == ("approved", ())
+        assert (found.info.status, found.info.warnings) == ("approved", ())
         bench.downloads.status[key.ref] = "deprecated"
         with pytest.raises(NotRunnable):
             bench.resolver.resolve(key.ref.playbook_id, "shell")
@@ -493,7 +508,7 @@ class TestChangedOnDisk:
         def refuse(self) -> None:
             raise StorageError("read-only")
 
-        monkeypatch.setattr(Stored, "locked", refuse)
+        monkeypatch.setattr(PlaybookStore, "locked", refuse)
         with pytest.raises(IntegrityError, match="changed on disk"):
             bench.resolver.resolve(ID, "shell")
 
@@ -549,7 +564,7 @@ class TestExactlyTheContent:
             bench.resolver.resolve(ID, "terraform")
         assert (caught.value.exit_code, caught.value.type) == (5, "state-beside-content")
         assert "backend" in caught.value.remedy
-        found = bench.resolver.resolve(ID, "terraform", Asking(ignore_state=True))
+        found = bench.resolver.resolve(ID, "terraform", ResolveOptions(ignore_state=True))
         assert _all(found.folder) == TERRAFORM
         assert state.read_bytes() == b'{"serial": 1}'
         assert bench.resolver.resolve(ID, "shell").is_copy is False, "another format's"
@@ -572,22 +587,22 @@ class TestExactlyTheContent:
 
     def test_a_copy_stays_as_it_is_while_the_playbook_changes(self, bench):
         ref = bench.create(files=MODULE)
-        found = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        found = bench.resolver.resolve(ID, "terraform", ResolveOptions(copy=True))
         assert found.is_copy
         assert found.folder.parent == bench.settings.cache_path / "copies"
         bench.store.update(ID, draft(files={"terraform/main.tf": b"module { b = 2 }\n"}))
         assert _all(found.folder) == TERRAFORM
         for path in (found.path, found.path.parent):
             assert not path.stat().st_mode & 0o222
-        other = bench.resolver.resolve(str(ref), "terraform", Asking(copy=True))
+        other = bench.resolver.resolve(str(ref), "terraform", ResolveOptions(copy=True))
         assert other.folder != found.folder
 
     def test_a_copy_that_was_changed_is_made_anew(self, bench):
         bench.create(files=MODULE)
-        found = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        found = bench.resolver.resolve(ID, "terraform", ResolveOptions(copy=True))
         found.path.chmod(0o600)
         found.path.write_bytes(b"evil")
-        again = bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+        again = bench.resolver.resolve(ID, "terraform", ResolveOptions(copy=True))
         assert _all(again.folder) == TERRAFORM
 
     def test_of_what_is_cached_too(self, bench):
@@ -595,13 +610,13 @@ class TestExactlyTheContent:
         hit = bench.cached(ELSEWHERE, SCRIPT)
         (hit.folder / "shell").mkdir(parents=True)
         (hit.folder / "shell/x.sh").write_bytes(SCRIPT["shell/x.sh"])
-        found = bench.resolver.resolve("elsewhere@1.0.0", "shell", Asking(copy=True))
+        found = bench.resolver.resolve("elsewhere@1.0.0", "shell", ResolveOptions(copy=True))
         assert (found.is_copy, _all(found.folder)) == (True, SCRIPT)
 
     def test_what_is_sensitive_is_never_copied(self, bench):
         bench.create(files=MODULE, sensitive=True)
         with pytest.raises(Refused, match="sensitive"):
-            bench.resolver.resolve(ID, "terraform", Asking(copy=True))
+            bench.resolver.resolve(ID, "terraform", ResolveOptions(copy=True))
         assert not (bench.settings.cache_path / "copies").exists()
 
 
@@ -739,7 +754,7 @@ class TestSensitive:
 
     def test_with_another_key(self, bench, ref):
         other = PlaybookStore(bench.settings, bench.journal, Envelope(MasterKey(b"x" * 32)))
-        vars(bench.resolver)["_stored"] = Stored(other)
+        vars(bench.resolver)["_stored"] = other
         with pytest.raises(WrongKey):
             bench.resolver.resolve(ID, "shell")
         assert bench.edits == []

@@ -10,13 +10,12 @@ import pytest
 
 from core.errors import NotRunnable
 from core.models import Ref, Status
+from core.scripts.models import NO_OVERRIDES, Overrides
 from core.scripts.run_policy import (
-    NOTHING,
     SIGNATURE_REVOKED,
     SIGNATURE_WRONG,
-    Allow,
+    Eligibility,
     RunFacts,
-    Verdict,
     check_named,
     choose_latest,
     decide,
@@ -24,9 +23,9 @@ from core.scripts.run_policy import (
 )
 
 ID = "stop-rds"
-UNREVIEWED, DEPRECATED = Allow(unreviewed=True), Allow(deprecated=True)
-BOTH = Allow(unreviewed=True, deprecated=True)
-CANDIDATE, OWN, NAMED, OVERRIDE, REFUSED = Verdict
+UNREVIEWED, DEPRECATED = Overrides(unreviewed=True), Overrides(deprecated=True)
+BOTH = Overrides(unreviewed=True, deprecated=True)
+CANDIDATE, OWN, NAMED, OVERRIDE, REFUSED = Eligibility
 
 
 def facts(version: str = "1.0.0", status: str | None = "ready", **fields: Any) -> RunFacts:
@@ -46,21 +45,21 @@ def theirs(version: str, status: str = "pending_review", **fields: Any) -> RunFa
     return facts(version, status, **fields)
 
 
-# what it is: (its facts, its verdict by the table, what lets it run where it is an override)
-TABLE: dict[str, tuple[RunFacts, Verdict, Allow]] = {
-    "1 approved": (approved("1.0.0"), CANDIDATE, NOTHING),
-    "1 approved and made here": (approved("1.0.0", made_here=True), CANDIDATE, NOTHING),
-    "1 active": (facts(status="active"), CANDIDATE, NOTHING),
+# what it is: (its facts, its eligibility by the table, what lets it run where it is an override)
+TABLE: dict[str, tuple[RunFacts, Eligibility, Overrides]] = {
+    "1 approved": (approved("1.0.0"), CANDIDATE, NO_OVERRIDES),
+    "1 approved and made here": (approved("1.0.0", made_here=True), CANDIDATE, NO_OVERRIDES),
+    "1 active": (facts(status="active"), CANDIDATE, NO_OVERRIDES),
     "2 deprecated after approval": (
-        facts(status="deprecated", was_approved=True), NAMED, NOTHING),
+        facts(status="deprecated", was_approved=True), NAMED, NO_OVERRIDES),
     "2 deprecated after approval, made here": (
-        facts(status="deprecated", was_approved=True, made_here=True), NAMED, NOTHING),
-    "3 ready": (own("1.0.0"), OWN, NOTHING),
-    "3 pending review": (own("1.0.0", "pending_review", published=True), OWN, NOTHING),
-    "3 needs update": (own("1.0.0", "needs_update"), OWN, NOTHING),
-    "3 active by its own word": (own("1.0.0", "active"), OWN, NOTHING),
-    "3 approved by its own word": (own("1.0.0", "approved"), OWN, NOTHING),
-    "3 deprecated, never approved": (own("1.0.0", "deprecated"), NAMED, NOTHING),
+        facts(status="deprecated", was_approved=True, made_here=True), NAMED, NO_OVERRIDES),
+    "3 ready": (own("1.0.0"), OWN, NO_OVERRIDES),
+    "3 pending review": (own("1.0.0", "pending_review", published=True), OWN, NO_OVERRIDES),
+    "3 needs update": (own("1.0.0", "needs_update"), OWN, NO_OVERRIDES),
+    "3 active by its own word": (own("1.0.0", "active"), OWN, NO_OVERRIDES),
+    "3 approved by its own word": (own("1.0.0", "approved"), OWN, NO_OVERRIDES),
+    "3 deprecated, never approved": (own("1.0.0", "deprecated"), NAMED, NO_OVERRIDES),
     "4 pending review": (theirs("1.0.0"), OVERRIDE, UNREVIEWED),
     "4 needs update": (theirs("1.0.0", "needs_update"), OVERRIDE, UNREVIEWED),
     "4 ready": (theirs("1.0.0", "ready"), OVERRIDE, UNREVIEWED),
@@ -73,65 +72,65 @@ TABLE: dict[str, tuple[RunFacts, Verdict, Allow]] = {
         own("1.0.0", "active", undecided=True), OVERRIDE, UNREVIEWED),
     "5 a draft of mine": (own("1.0.0", "draft"), OVERRIDE, UNREVIEWED),
     "5 a draft of theirs": (theirs("1.0.0", "draft"), OVERRIDE, UNREVIEWED),
-    "6 rejected": (theirs("1.0.0", "rejected"), REFUSED, NOTHING),
-    "6 rejected, made here": (own("1.0.0", "rejected", published=True), REFUSED, NOTHING),
-    "6 broken": (own("1.0.0", "broken"), REFUSED, NOTHING),
-    "6 archived": (theirs("1.0.0", "archived"), REFUSED, NOTHING),
+    "6 rejected": (theirs("1.0.0", "rejected"), REFUSED, NO_OVERRIDES),
+    "6 rejected, made here": (own("1.0.0", "rejected", published=True), REFUSED, NO_OVERRIDES),
+    "6 broken": (own("1.0.0", "broken"), REFUSED, NO_OVERRIDES),
+    "6 archived": (theirs("1.0.0", "archived"), REFUSED, NO_OVERRIDES),
     "6 archived, once approved": (
-        facts(status="archived", was_approved=True), REFUSED, NOTHING),
+        facts(status="archived", was_approved=True), REFUSED, NO_OVERRIDES),
     "6 approved under a wrong signature": (
-        approved("1.0.0", signature=SIGNATURE_WRONG), REFUSED, NOTHING),
+        approved("1.0.0", signature=SIGNATURE_WRONG), REFUSED, NO_OVERRIDES),
     "6 made here under a revoked one": (
-        own("1.0.0", signature=SIGNATURE_REVOKED), REFUSED, NOTHING),
+        own("1.0.0", signature=SIGNATURE_REVOKED), REFUSED, NO_OVERRIDES),
 }  # fmt: skip
 ROWS = [pytest.param(*row, id=name) for name, row in TABLE.items()]
 
 
-def _runs(of: RunFacts, policy: Any, allow: Allow) -> bool:
+def _runs(of: RunFacts, policy: Any, overrides: Overrides) -> bool:
     try:
-        check_named(of, policy, allow)
+        check_named(of, policy, overrides)
     except NotRunnable:
         return False
     return True
 
 
-def _is_latest(of: RunFacts, policy: Any, allow: Allow = NOTHING) -> bool:
+def _is_latest(of: RunFacts, policy: Any, overrides: Overrides = NO_OVERRIDES) -> bool:
     try:
-        return choose_latest([of], policy, allow) is not None
+        return choose_latest([of], policy, overrides) is not None
     except NotRunnable:
         return False
 
 
 class TestTheTable:
-    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
-    def test_own(self, of: RunFacts, verdict: Verdict, needs: Allow) -> None:
-        assert decide(of).verdict is verdict
-        assert _is_latest(of, "own") == (verdict in {CANDIDATE, OWN})
-        for allow in (NOTHING, UNREVIEWED, DEPRECATED, BOTH):
-            expected = verdict in {CANDIDATE, OWN, NAMED} or (
-                verdict is OVERRIDE and allow in {needs, BOTH}
+    @pytest.mark.parametrize(("of", "eligibility", "needs"), ROWS)
+    def test_own(self, of: RunFacts, eligibility: Eligibility, needs: Overrides) -> None:
+        assert decide(of).eligibility is eligibility
+        assert _is_latest(of, "own") == (eligibility in {CANDIDATE, OWN})
+        for overrides in (NO_OVERRIDES, UNREVIEWED, DEPRECATED, BOTH):
+            expected = eligibility in {CANDIDATE, OWN, NAMED} or (
+                eligibility is OVERRIDE and overrides in {needs, BOTH}
             )
-            assert _runs(of, "own", allow) == expected
+            assert _runs(of, "own", overrides) == expected
 
-    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
+    @pytest.mark.parametrize(("of", "eligibility", "needs"), ROWS)
     def test_approved_takes_rows_1_and_2_and_nothing_overrides_it(
-        self, of: RunFacts, verdict: Verdict, needs: Allow
+        self, of: RunFacts, eligibility: Eligibility, needs: Overrides
     ) -> None:
         name = next(name for name, row in TABLE.items() if row[0] is of)
-        for allow in (NOTHING, UNREVIEWED, DEPRECATED, BOTH):
-            assert _runs(of, "approved", allow) == (name[0] in "12")
+        for overrides in (NO_OVERRIDES, UNREVIEWED, DEPRECATED, BOTH):
+            assert _runs(of, "approved", overrides) == (name[0] in "12")
         assert _is_latest(of, "approved", BOTH) == (name[0] in "12")
         assert _is_latest(of, "approved") == (name[0] == "1")
 
-    @pytest.mark.parametrize(("of", "verdict", "needs"), ROWS)
+    @pytest.mark.parametrize(("of", "eligibility", "needs"), ROWS)
     def test_any_makes_row_4_a_candidate_and_no_other(
-        self, of: RunFacts, verdict: Verdict, needs: Allow
+        self, of: RunFacts, eligibility: Eligibility, needs: Overrides
     ) -> None:
         name = next(name for name, row in TABLE.items() if row[0] is of)
-        expected = CANDIDATE if name[0] == "4" else verdict
-        assert decide(of, "any").verdict is expected
+        expected = CANDIDATE if name[0] == "4" else eligibility
+        assert decide(of, "any").eligibility is expected
         assert _is_latest(of, "any") == (expected in {CANDIDATE, OWN})
-        assert _runs(of, "any", NOTHING) == (expected not in {OVERRIDE, REFUSED})
+        assert _runs(of, "any", NO_OVERRIDES) == (expected not in {OVERRIDE, REFUSED})
 
     @pytest.mark.parametrize("status", [None, *Status])
     @pytest.mark.parametrize("policy", ["approved", "own", "any"])
@@ -146,12 +145,14 @@ class TestTheTable:
             if policy == "approved" and decision.runs(BOTH):
                 assert published
             if not made_here and not published:
-                assert not decision.runs(NOTHING) or policy == "any"
+                assert not decision.runs(NO_OVERRIDES) or policy == "any"
 
 
 class TestTheLatest:
-    def latest(self, *versions: RunFacts, policy: Any = "own", allow: Allow = NOTHING) -> str:
-        choice = choose_latest(versions, policy, allow)
+    def latest(
+        self, *versions: RunFacts, policy: Any = "own", overrides: Overrides = NO_OVERRIDES
+    ) -> str:
+        choice = choose_latest(versions, policy, overrides)
         assert choice is not None
         return choice.facts.ref.version
 
@@ -190,8 +191,8 @@ class TestTheLatest:
 
     def test_an_override_counts_only_where_there_is_no_candidate(self) -> None:
         both = (approved("1.0.0"), theirs("1.0.1"))
-        assert self.latest(*both, allow=UNREVIEWED) == "1.0.0"
-        assert self.latest(theirs("1.0.0"), theirs("1.0.1"), allow=UNREVIEWED) == "1.0.1"
+        assert self.latest(*both, overrides=UNREVIEWED) == "1.0.0"
+        assert self.latest(theirs("1.0.0"), theirs("1.0.1"), overrides=UNREVIEWED) == "1.0.1"
         with pytest.raises(NotRunnable):
             choose_latest([theirs("1.0.1")], "own", DEPRECATED)
 
@@ -244,15 +245,15 @@ class TestWords:
 
     def test_what_runs_all_the_same_says_what_it_is(self) -> None:
         told = {
-            "nobody reviewed it": (own("1.0.0"), NOTHING),
+            "nobody reviewed it": (own("1.0.0"), NO_OVERRIDES),
             "deprecated by 2.0.0": (
-                facts(status="deprecated", was_approved=True, deprecated_by="2.0.0"), NOTHING),
+                facts(status="deprecated", was_approved=True, deprecated_by="2.0.0"), NO_OVERRIDES),
             "run all the same": (theirs("1.0.0"), UNREVIEWED),
-            "the server says otherwise": (own("1.0.0", in_conflict=True), NOTHING),
-            "failed three times in a row": (approved("1.0.0", broke_here=True), NOTHING),
+            "the server says otherwise": (own("1.0.0", in_conflict=True), NO_OVERRIDES),
+            "failed three times in a row": (approved("1.0.0", broke_here=True), NO_OVERRIDES),
         }  # fmt: skip
-        for words, (of, allow) in told.items():
-            assert words in " ".join(check_named(of, "own", allow).warnings)
+        for words, (of, overrides) in told.items():
+            assert words in " ".join(check_named(of, "own", overrides).warnings)
         assert check_named(approved("1.0.0"), "own").warnings == ()
 
     def test_health_refuses_nothing(self) -> None:

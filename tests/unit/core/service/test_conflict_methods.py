@@ -66,7 +66,7 @@ def test_ours_of_an_id_that_somebody_else_uses_runs_with_a_warning(here, theirs)
     here.create(draft("Stop idle databases"))
     here.journal.conflicts.open(Ref(REF.playbook_id, theirs), "private_id", "Theirs waits.")
     for target in (REF.playbook_id, str(REF)):
-        warnings = here.locate_script(target, "shell").standing.warnings
+        warnings = here.locate_script(target, "shell").info.warnings
         assert any("`escher-playbooks conflicts` shows it" in words for words in warnings)
 
 

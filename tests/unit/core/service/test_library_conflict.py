@@ -41,7 +41,7 @@ def test_the_known_content_goes_on_being_answered_with_a_warning(here, target):
     for _ in range(2):
         script = here.locate_script(target, "shell")
         assert script.path.read_bytes() == b"echo old\n"
-        assert any("the server" in words.lower() for words in script.standing.warnings)
+        assert any("the server" in words.lower() for words in script.info.warnings)
     assert [c.ref for c in here.conflicts()] == [REF]
 
 
@@ -72,4 +72,4 @@ def test_theirs_is_taken_only_as_the_conflict_shows_it(here, hostile):
     assert here.conflicts() == []
     script = here.locate_script(str(REF), "shell")
     assert script.path.read_bytes() == b"echo new\n"
-    assert script.standing.warnings == ()
+    assert script.info.warnings == ()

@@ -76,4 +76,4 @@ def test_what_was_pulled_is_claimed_by_its_name_alone(service):
     with pytest.raises(NotRunnable):
         service.locate_script(ID, "shell")
     assert service.claim([str(FIRST)]) == [FIRST]
-    assert service.locate_script(ID, "shell").standing.made_here
+    assert service.locate_script(ID, "shell").info.made_here

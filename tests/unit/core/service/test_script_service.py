@@ -66,7 +66,7 @@ class TestWhatThePullsSay:
 
     def warnings(self, service: PlaybookService) -> str:
         service.journal.waiting.forget([("x", "1.0.0")])  # what was read is read again
-        return " ".join(service.locate_script(ID, "shell").standing.warnings)
+        return " ".join(service.locate_script(ID, "shell").info.warnings)
 
     @pytest.mark.usefixtures("published")
     def test_all_is_well(self, service: PlaybookService):
@@ -285,7 +285,7 @@ class TestWhoMayBeRun:
             service.locate_script("elsewhere@1.0.0", "shell")
         approve(service.settings, ELSEWHERE.ref, reference.reviewer(service.settings.tenant_id))
         found = service.locate_script("elsewhere", "shell")
-        assert (found.source, found.standing.status) == (Source.CACHE, "approved")
+        assert (found.source, found.info.status) == (Source.CACHE, "approved")
 
     def test_the_servers_version_of_an_id_that_is_private_here_is_not_downloaded(self, service):
         publish(service.server, Ref(ID, "99.0.0"), FILES)
