@@ -1,7 +1,9 @@
-"""What a step makes of one version: an outcome for the caller and what changes in its row.
+"""One step over a batch of versions: leases, threads, and rows written as results come in.
 
-A transient failure is due again as `core.backoff` says (within a call, `core.server.retry` has
-tried before); a permanent one keeps its reason and waits for the user.
+A batch is the unit and one bad item never holds it back: whatever happens to an item becomes its own
+result. A transient failure is due again as `core.backoff` says (within a call, `core.server.retry`
+has tried before); a permanent one keeps its reason and waits for the user. When nothing at all
+answers any more, the rest of the batch is deferred unasked.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from core.backoff import is_put_off, put_off
 from core.errors import Conflict, EscherError, ServerUnreachable
@@ -26,43 +28,53 @@ from core.models import DONE, Outcome, OutcomeState, Ref, SyncState
 SKIPPED = Outcome(OutcomeState.SKIPPED)
 WAITING = Outcome(OutcomeState.WAITING)
 CONFLICT_REMEDY = "Choose with `escher-playbooks conflicts resolve`; both contents are kept."
+NO_ERROR: dict[str, Any] = {
+    "error_type": None, "error": None, "attempts": 0, "next_attempt_at": None,
+}  # fmt: skip
+FLUSH_ITEMS = 16
+FLUSH_SECONDS = 2.0
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """``facts`` and ``state`` as in `core.journal.records.Advance`."""
+class StepResult:
+    """What a step made of one version: the caller's outcome, and what changes in its row.
+
+    ``facts`` and ``state`` as in `core.journal.records.Advance`.
+    """
 
     outcome: Outcome = DONE
     facts: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
 
+Work = Callable[[VersionRecord], StepResult]
+
+
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Turns failures into verdicts; ``clock`` gives Unix seconds."""
+class FailurePolicy:
+    """Turns failures into results; ``clock`` gives Unix seconds."""
 
     clock: Callable[[], float]
     random: Callable[[], float]
 
-    def failure(
-        self, record: VersionRecord, error: Exception, facts: dict[str, Any] | None = None
-    ) -> Verdict:
-        """The verdict of ``error``: deferred, failed or in conflict."""
+    def result(self, record: VersionRecord, error: Exception) -> StepResult:
+        """Deferred where a later try may go well, else failed or in conflict."""
         if not isinstance(error, EscherError):
-            return self._unexpected(record, error)
+            return _failed(SyncState.FAILED, type(error).__name__, _unexpected(record, error))
         if is_put_off(error):
-            return self.deferred(record, error, facts)
-        conflict = isinstance(error, Conflict)
-        return self._refused(
-            SyncState.CONFLICT if conflict else SyncState.FAILED, error.type, str(error), facts
-        )
+            return self.deferred(record, error)
+        state = SyncState.CONFLICT if isinstance(error, Conflict) else SyncState.FAILED
+        return _failed(state, error.type, str(error))
 
     def deferred(
-        self, record: VersionRecord, error: EscherError, facts: dict[str, Any] | None = None
-    ) -> Verdict:
-        """Due again later, whatever kind of error it is."""
+        self, record: VersionRecord, error: Exception, facts: dict[str, Any] | None = None
+    ) -> StepResult:
+        """Due again later, even after an error that is permanent or a mistake of ours."""
+        if not isinstance(error, EscherError):
+            error = EscherError(_unexpected(record, error))
         outcome = put_off(error, record.attempts, self.clock(), self.random)
         state = {
             "sync_state": SyncState.DEFERRED,
@@ -71,88 +83,62 @@ class Judge:
             "error": str(error),
             "next_attempt_at": outcome.next_attempt_at,
         }
-        return Verdict(outcome, facts or {}, state)
-
-    def again(self, record: VersionRecord, error: Exception) -> Verdict:
-        """Due again later, even after an error that is permanent or a mistake of ours."""
-        if not isinstance(error, EscherError):
-            error = EscherError(self._unexpected(record, error).outcome.error or "")
-        return self.deferred(record, error)
-
-    @staticmethod
-    def _refused(
-        sync_state: SyncState, type_: str, words: str, facts: dict[str, Any] | None
-    ) -> Verdict:
-        state = {
-            "sync_state": sync_state,
-            "error_type": type_,
-            "error": words,
-            "next_attempt_at": None,
-        }
-        return Verdict(Outcome(OutcomeState.FAILED, type_, words), facts or {}, state)
-
-    def _unexpected(self, record: VersionRecord, error: Exception) -> Verdict:
-        """A mistake of ours: told by its kind and place, since its text may hold content."""
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-        kind = type(error).__name__
-        log.error("%s failed with %s at %s", record.ref, kind, place)
-        words = f"Unexpected {kind} at {place}. Please report it; publish again to retry."
-        return self._refused(SyncState.FAILED, kind, words, None)
+        return StepResult(outcome, facts or {}, state)
 
 
-# One step over a batch: leases, threads, and rows written as results come in.
-#
-# A batch is the unit and one bad item never holds it back: whatever happens to an item becomes its
-# own verdict. When nothing at all answers any more, the rest of the batch is deferred unasked.
+def _failed(sync_state: SyncState, type_: str, words: str) -> StepResult:
+    state = {
+        "sync_state": sync_state,
+        "error_type": type_,
+        "error": words,
+        "next_attempt_at": None,
+    }
+    return StepResult(Outcome(OutcomeState.FAILED, type_, words), state=state)
 
 
-FLUSH_ITEMS = 16
-FLUSH_SECONDS = 2.0
-
-Work = Callable[[VersionRecord], Verdict]
+def _unexpected(record: VersionRecord, error: Exception) -> str:
+    """Words for a mistake of ours: told by its kind and place, since its text may hold content."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+    kind = type(error).__name__
+    log.error("%s failed with %s at %s", record.ref, kind, place)
+    return f"Unexpected {kind} at {place}. Please report it; publish again to retry."
 
 
 class Batch:
     """The leased versions of one step; made by `open_batch`."""
 
-    def __init__(self, journal: Journal, judge: Judge, held: Held[Ref]) -> None:
+    def __init__(self, journal: Journal, failures: FailurePolicy, held: Held[Ref]) -> None:
         self._journal = journal
-        self._judge = judge
+        self._failures = failures
         self._lease = held.token
         self.records = journal.versions.get_many(sorted(held.items))  # read again, under the lease
         self.outcomes: dict[Ref, Outcome] = {}
 
-    def settle(self, verdicts: Iterable[tuple[VersionRecord, Verdict]]) -> None:
-        """Write verdicts in one transaction and note their outcomes.
+    def write(self, results: Iterable[tuple[VersionRecord, StepResult]]) -> None:
+        """Write results in one transaction and note their outcomes.
 
         Where the lease or the content is gone the outcome is `WAITING`: a later run sees to it.
         """
-        pairs = list(verdicts)
+        pairs = list(results)
         steps = [
-            Advance(
-                record.ref,
-                self._lease,
-                record.content_digest,
-                verdict.facts,
-                verdict.state,
-            )
-            for record, verdict in pairs
+            Advance(record.ref, self._lease, record.content_digest, result.facts, result.state)
+            for record, result in pairs
         ]
         written = self._journal.versions.advance(steps) if steps else []
-        for (record, verdict), is_written in zip(pairs, written, strict=True):
-            self.outcomes[record.ref] = verdict.outcome if is_written else WAITING
+        for (record, result), is_written in zip(pairs, written, strict=True):
+            self.outcomes[record.ref] = result.outcome if is_written else WAITING
 
     def work(self, records: Sequence[VersionRecord], work: Work, threads: int) -> None:
-        """Run ``work`` on every record, ``threads`` at a time, and settle what it gives."""
+        """Run ``work`` on every record, ``threads`` at a time, and write what it gives."""
         if not records:
             return
-        attempt = _Attempts(work, self._judge, gives_up_after=threads)
+        attempt = _Attempts(work, self._failures, gives_up_after=threads)
         with ThreadPoolExecutor(min(threads, len(records)), "publishing") as pool:
-            open_: dict[Future[Verdict], VersionRecord] = {
+            open_: dict[Future[StepResult], VersionRecord] = {
                 pool.submit(attempt, record): record for record in records
             }
-            finished: list[tuple[VersionRecord, Verdict]] = []
+            finished: list[tuple[VersionRecord, StepResult]] = []
             flushed_at = time.monotonic()
             try:
                 while open_:
@@ -162,23 +148,23 @@ class Batch:
                         len(finished) >= FLUSH_ITEMS
                         or time.monotonic() - flushed_at > FLUSH_SECONDS
                     ):
-                        self.settle(finished)
+                        self.write(finished)
                         finished, flushed_at = [], time.monotonic()
             finally:  # also when this thread is interrupted: what was done is kept
                 for future in open_:
                     future.cancel()
-                self.settle(finished)
+                self.write(finished)
 
 
 @contextmanager
-def open_batch(journal: Journal, refs: Sequence[Ref], judge: Judge) -> Iterator[Batch]:
+def open_batch(journal: Journal, refs: Sequence[Ref], failures: FailurePolicy) -> Iterator[Batch]:
     """Lease ``refs`` for one step.
 
     A ref that is gone gets `SKIPPED`, one that another worker holds `WAITING`.
     """
     wanted = list(dict.fromkeys(refs))
     with journal.leases.holding(VERSION, wanted) as held:
-        batch = Batch(journal, judge, held)
+        batch = Batch(journal, failures, held)
         others = journal.versions.get_many([ref for ref in wanted if ref not in held])
         for ref in wanted:
             if ref not in batch.records:
@@ -189,33 +175,59 @@ def open_batch(journal: Journal, refs: Sequence[Ref], judge: Judge) -> Iterator[
 class _Attempts:
     """Runs the work of one item, and no more of it once nothing answers."""
 
-    def __init__(self, work: Work, judge: Judge, *, gives_up_after: int) -> None:
+    def __init__(self, work: Work, failures: FailurePolicy, *, gives_up_after: int) -> None:
         self._work = work
-        self._judge = judge
+        self._failures = failures
         self._gives_up_after = gives_up_after
         self._silent = 0
         self._error: ServerUnreachable | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, record: VersionRecord) -> Verdict:
+    def __call__(self, record: VersionRecord) -> StepResult:
         with self._lock:
             given_up = self._error if self._silent >= self._gives_up_after else None
         if given_up is not None:
-            return self._judge.deferred(record, given_up)
+            return self._failures.deferred(record, given_up)
         try:
-            verdict = self._work(record)
+            result = self._work(record)
         except ServerUnreachable as error:
             self._note(error)
-            return self._judge.failure(record, error)
+            return self._failures.result(record, error)
         except EscherError as error:
             self._note(None)
-            return self._judge.failure(record, error)
+            return self._failures.result(record, error)
         except Exception as error:  # noqa: BLE001 — any mistake is its item's, never its batch's
-            return self._judge.failure(record, error)
+            return self._failures.result(record, error)
         self._note(None)
-        return verdict
+        return result
 
     def _note(self, error: ServerUnreachable | None) -> None:
         with self._lock:
             self._silent = 0 if error is None else self._silent + 1
             self._error = error
+
+
+def at_once_or_each(
+    items: Sequence[T],
+    do: Callable[[Sequence[T]], object],
+    on_failure: Callable[[T, Exception], object],
+) -> list[T]:
+    """``do`` all items at once, else one by one to find those that stop the others; the done ones."""
+    if not items:
+        return []
+    try:
+        do(items)
+    except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in `Batch.work`
+        if len(items) > 1:
+            return [one for item in items for one in at_once_or_each([item], do, on_failure)]
+        on_failure(items[0], error)
+        return []
+    return list(items)
+
+
+def set_rows(journal: Journal, changes: Mapping[Ref, dict[str, Any]]) -> list[Ref]:
+    """Set values of versions' rows, whoever works on them; the versions that are there."""
+    if not changes:
+        return []
+    is_there = journal.versions.set_many([(ref, None, row) for ref, row in changes.items()])
+    return [ref for ref, was_set in zip(changes, is_there, strict=True) if was_set]

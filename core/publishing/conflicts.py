@@ -1,16 +1,27 @@
-"""Open conflicts, looked after at the end of each pull: some are over, some need a full pass.
+"""Open conflicts with the server: settled by the user's choice, or by what has changed since.
 
-::
+A choice (`ConflictResolver`)::
+
+    as_version V    ours becomes id@V (published next, if it was to be), theirs comes in
+    rename ID       ours becomes ID@version, theirs comes in
+    take "theirs"   a copy of ours is kept under conflicts/, theirs comes in
+
+Theirs comes as any version of another machine does: metadata at once, content when it is wanted. Where
+the server claims other content for a name that stands for ours, only theirs can be taken: the name is
+pinned anew. The conflict of an id that was private here is about all its versions: ``rename`` moves
+all of ours, "theirs" stands beside ours.
+
+At the end of each pull (`settle_what_is_over`)::
 
     both sides agree, or ours is gone and theirs came     settled
     ours is gone, or was made anew; ours is an edit       the next full pass decides again (once)
-    a version that waited for a conflict that is over     goes on as it was wished
+    a version that waited for a conflict that is over     goes on as it was asked for
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,128 +41,15 @@ from core.journal.leases import VERSION
 from core.journal.pins import SERVER
 from core.journal.pull_state import Name
 from core.journal.records import VersionRecord
-from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id, parse_version
-from core.playbooks.remote_versions import PulledVersions
+from core.models import RESERVED_PREFIX, Ref, SyncState, check_id, parse_version
+from core.playbooks.remote_versions import PulledFolders
+from core.publishing.batch import set_rows
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, find_theirs
-from core.publishing.reconcile import NO_ERROR
+from core.publishing.reconcile import drop_kept, state_after_conflict
 from core.server.client import EscherServer
 
 ASKED_FOR = "full_pass_asked_for"  # in the journal's facts: a digest of the conflicts that did
-
-
-class WaitingConflicts:
-    """Settles what needs no choice any more."""
-
-    def __init__(self, journal: Journal, server: EscherServer) -> None:
-        self._journal = journal
-        self._server = server
-
-    def theirs(self, conflict: ConflictRecord, ref: Ref | None = None) -> Theirs | None:
-        """The server's side of a conflict; None when it has none (any more)."""
-        return find_theirs(self._server, ref or conflict.ref)
-
-    def ask_anew(self) -> bool:
-        """Whether only a full pass tells what is to become of some; asked once for the same ones."""
-        waiting = self._journal.conflicts.open_ones()
-        facts = self._journal.facts
-        undecided: list[str] = []
-        if waiting:
-            rows = self._journal.versions.get_many([conflict.ref for conflict in waiting])
-            private = self._journal.pins.private_ids(c.ref.playbook_id for c in waiting)
-            undecided = [
-                c.conflict_id for c in waiting if _is_undecided(c, rows.get(c.ref), private)
-            ]
-        key = hashlib.sha256(" ".join(sorted(undecided)).encode()).hexdigest()
-        if facts.get(ASKED_FOR) == key:
-            return False
-        facts.set(ASKED_FOR, key)
-        return bool(undecided)
-
-    def look_after(self, seen: Collection[Name] | None) -> None:
-        """Once a pull is done; ``seen``: all names that the server knows, after a full pass."""
-        waiting = self._journal.conflicts.open_ones()
-        rows = self._journal.versions.get_many([conflict.ref for conflict in waiting])
-        private = self._journal.pins.private_ids(c.ref.playbook_id for c in waiting)
-        over: list[Ref] = []
-        for conflict in waiting:
-            row = rows.get(conflict.ref)
-            if conflict.kind == Rule.PRIVATE_ID and conflict.ref.playbook_id not in private:
-                over.append(conflict.ref)
-                if seen is None:  # what waited with it is to be read again
-                    self._journal.pull_state.want_full_pass(f"{conflict.ref.playbook_id} is shared")
-            elif _is_over(conflict, row) or _is_unseen(conflict, row, seen):
-                over.append(conflict.ref)
-        self._journal.conflicts.settle(over, "over: it needs no choice any more")
-        self._release()
-
-    def _release(self) -> None:
-        """Versions that stood in a conflict which is over go on as it was wished."""
-        standing = self._journal.versions.select(sync=SyncState.CONFLICT.value)
-        if not standing:
-            return
-        open_ = self._journal.conflicts.open_ones()
-        refs = {conflict.ref for conflict in open_}
-        ids = {c.ref.playbook_id for c in open_ if c.kind == Rule.PRIVATE_ID}
-        free = [r for r in standing if r.ref not in refs and r.ref.playbook_id not in ids]
-        self._journal.versions.set_many([(row.ref, None, _as_wished(row)) for row in free])
-
-
-def _is_over(conflict: ConflictRecord, row: VersionRecord | None) -> bool:
-    if conflict.kind in {Rule.PRIVATE_ID, Rule.IMMUTABLE}:
-        return False
-    return row is not None and row.sync_state is SyncState.PUBLISHED
-
-
-def _is_unseen(
-    conflict: ConflictRecord, row: VersionRecord | None, seen: Collection[Name] | None
-) -> bool:
-    """Whether the server has lost its side."""
-    if seen is None or conflict.ref.playbook_id.startswith(RESERVED_PREFIX):
-        return False  # the feed never tells of the Escher Library
-    if conflict.kind == Rule.PRIVATE_ID:
-        return all(name[0] != conflict.ref.playbook_id for name in seen)
-    gone = (conflict.ref.playbook_id, conflict.ref.version) not in seen
-    return gone and (row is None or conflict.kind == Rule.IMMUTABLE)
-
-
-def _is_undecided(conflict: ConflictRecord, row: VersionRecord | None, private: set[str]) -> bool:
-    """Whether only the server can tell what is to become of it."""
-    if conflict.kind == Rule.PRIVATE_ID:
-        return conflict.ref.playbook_id not in private
-    if conflict.kind == Rule.IMMUTABLE:
-        return False
-    if row is None or conflict.kind == Rule.EDIT_BECOMES_SUCCESSOR:
-        return True
-    return row.sync_state not in {SyncState.CONFLICT, SyncState.PUBLISHED}
-
-
-def _as_wished(row: VersionRecord) -> dict[str, Any]:
-    strategy = row.chosen_strategy
-    wished = strategy.is_uploaded and row.area is Area.LOCAL
-    if row.is_published:
-        return {**NO_ERROR, "sync_state": SyncState.PUBLISHED}
-    return {
-        **NO_ERROR,
-        "sync_state": SyncState.PENDING if wished else SyncState.LOCAL,
-        "publish_as": strategy if wished else None,
-    }
-
-
-# What was set aside and what waits for the user: listed here, and settled by a choice.
-#
-# ::
-#
-#     as_version V    ours becomes id@V (published next, if it was to be), theirs comes in
-#     rename ID       ours becomes ID@version, theirs comes in
-#     take "theirs"   a copy of ours is kept under conflicts/, theirs comes in
-#
-# Where the server claims other content for a name that stands for ours, only theirs can be taken: the
-# name is pinned anew. The conflict of an id that was private here is about all its versions: ``rename``
-# moves all of ours, "theirs" stands beside ours.
-#
-# Theirs comes as any version of another machine does: metadata at once, content when it is wanted.
-
 THEIRS = "theirs"
 _HOW = "Give one of --as-version V, --rename ID and --take theirs."
 
@@ -191,7 +89,7 @@ class Resolution:
 
     @property
     def changed(self) -> list[Ref]:
-        """The versions that are to be indexed, and published where that was wished."""
+        """The versions that are to be indexed, and published where that was asked for."""
         came = [self.ref] if self.theirs_came else []
         ours = self.moved or ((self.kept_as,) if self.kept_as else ())
         return [*ours, *came]
@@ -206,22 +104,13 @@ class Resolution:
         }
 
 
-class ConflictDesk:
-    """Settles open conflicts; ``theirs_of`` tells the server's side of one (`Puller.theirs`)."""
+class ConflictResolver:
+    """Settles open conflicts by the user's choice."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        folders: PulledVersions,
-        theirs_of: Callable[[ConflictRecord, Ref | None], Theirs | None],
-    ) -> None:
+    def __init__(self, journal: Journal, folders: PulledFolders, server: EscherServer) -> None:
         self._journal = journal
         self._folders = folders
-        self._theirs_of = theirs_of
-
-    def entries(self, *, everything: bool = False) -> list[ConflictRecord]:
-        """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
-        return self._journal.conflicts.entries(everything=everything)
+        self._server = server
 
     def find(self, ref: Ref) -> ConflictRecord:
         """The open conflict that ``ref`` names: its own, else the one of its id; or `NotFound`."""
@@ -256,14 +145,14 @@ class ConflictDesk:
     def _ask(self, conflict: ConflictRecord, ref: Ref, choice: Choice) -> Theirs | None:
         """The server's side; offline it comes with the next full pass, unless it is to be taken."""
         try:
-            theirs = self._theirs_of(conflict, ref)
+            theirs = find_theirs(self._server, ref)
             if theirs is None and conflict.ref != ref:
                 if self._journal.versions.get(ref) is None:
                     raise NotFound(
                         f"There is no {ref}, here or on the server.",
                         f"The conflict is {conflict.ref}'s, and all versions' of that id.",
                     )
-                theirs = self._theirs_of(conflict, conflict.ref)
+                theirs = find_theirs(self._server, conflict.ref)
         except TransientError:
             if choice.take is not None:
                 raise
@@ -328,9 +217,7 @@ class ConflictDesk:
             strategy=record.publish_as,
         )
         words = f"ours is {kept}"
-        more = f"{ref}: a copy is kept of what is no part of {kept}."
-        note = partial(self._journal.conflicts.note, ref, "resolved", more, words)
-        copy = self._folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
+        copy = drop_kept(self._journal, self._folders, ref, kept, "resolved", words)
         if conflict.kind == Rule.PRIVATE_ID and conflict.server_digest is not None:
             # the user lets theirs stand beside ours: the id is private no more
             self._journal.pins.put([(conflict.ref, conflict.server_digest)], SERVER)
@@ -354,13 +241,11 @@ class ConflictDesk:
                 kept = self._folders.keep_as(
                     row.ref, playbook_id=playbook_id, strategy=record.publish_as
                 )
-                more = f"{row.ref}: a copy is kept of what is no part of {kept}."
-                note = partial(self._journal.conflicts.note, row.ref, "resolved", more, words)
-                self._folders.drop(row.ref, copy="edits", kept_as=kept, on_kept=note)
+                drop_kept(self._journal, self._folders, row.ref, kept, "resolved", words)
                 moved.append(kept)
         theirs = None
         with suppress(TransientError):
-            theirs = self._theirs_of(conflict, conflict.ref)
+            theirs = find_theirs(self._server, conflict.ref)
         if theirs is not None:
             self._bring(theirs)
         self._settle(conflict, words)
@@ -391,3 +276,76 @@ class ConflictDesk:
             if record is not None and ref not in held:
                 raise LeaseHeld(f"{ref} is just being worked on.", "Try again in a moment.")
             yield record
+
+
+def needs_full_pass(journal: Journal) -> bool:
+    """Whether only a full pass tells what is to become of some; asked once for the same ones."""
+    waiting, rows, private = _open_conflicts(journal)
+    undecided = [c.conflict_id for c in waiting if _is_undecided(c, rows.get(c.ref), private)]
+    key = hashlib.sha256(" ".join(sorted(undecided)).encode()).hexdigest()
+    if journal.facts.get(ASKED_FOR) == key:
+        return False
+    journal.facts.set(ASKED_FOR, key)
+    return bool(undecided)
+
+
+def settle_what_is_over(journal: Journal, seen: Collection[Name] | None) -> None:
+    """Settle what needs no choice any more, and let go on what waited for it.
+
+    ``seen``: all names that the server knows, after a full pass; else None.
+    """
+    waiting, rows, private = _open_conflicts(journal)
+    over: list[Ref] = []
+    for conflict in waiting:
+        row = rows.get(conflict.ref)
+        if conflict.kind == Rule.PRIVATE_ID and conflict.ref.playbook_id not in private:
+            over.append(conflict.ref)
+            if seen is None:  # what waited with it is to be read again
+                journal.pull_state.want_full_pass(f"{conflict.ref.playbook_id} is shared")
+        elif _is_over(conflict, row) or _is_unseen(conflict, row, seen):
+            over.append(conflict.ref)
+    journal.conflicts.settle(over, "over: it needs no choice any more")
+    in_conflict = journal.versions.select(sync=SyncState.CONFLICT.value)
+    if in_conflict:
+        open_ = journal.conflicts.open_ones()
+        refs = {conflict.ref for conflict in open_}
+        ids = {c.ref.playbook_id for c in open_ if c.kind == Rule.PRIVATE_ID}
+        free = [r for r in in_conflict if r.ref not in refs and r.ref.playbook_id not in ids]
+        set_rows(journal, {row.ref: state_after_conflict(row) for row in free})
+
+
+def _open_conflicts(
+    journal: Journal,
+) -> tuple[list[ConflictRecord], dict[Ref, VersionRecord], set[str]]:
+    """The open conflicts, their versions' rows, and those of their ids that are private."""
+    waiting = journal.conflicts.open_ones()
+    rows = journal.versions.get_many([conflict.ref for conflict in waiting])
+    return waiting, rows, journal.pins.private_ids(c.ref.playbook_id for c in waiting)
+
+
+def _is_over(conflict: ConflictRecord, row: VersionRecord | None) -> bool:
+    if conflict.kind in {Rule.PRIVATE_ID, Rule.IMMUTABLE}:
+        return False
+    return row is not None and row.sync_state is SyncState.PUBLISHED
+
+
+def _is_unseen(
+    conflict: ConflictRecord, row: VersionRecord | None, seen: Collection[Name] | None
+) -> bool:
+    """Whether the server has lost its side."""
+    if seen is None or conflict.ref.playbook_id.startswith(RESERVED_PREFIX):
+        return False  # the feed never tells of the Escher Library
+    if conflict.kind == Rule.PRIVATE_ID:
+        return all(name[0] != conflict.ref.playbook_id for name in seen)
+    return conflict.ref not in seen and (row is None or conflict.kind == Rule.IMMUTABLE)
+
+
+def _is_undecided(conflict: ConflictRecord, row: VersionRecord | None, private: set[str]) -> bool:
+    """Whether only the server can tell what is to become of it."""
+    if conflict.kind == Rule.PRIVATE_ID:
+        return conflict.ref.playbook_id not in private
+    if conflict.kind == Rule.IMMUTABLE:
+        return False
+    if row is None or conflict.kind == Rule.EDIT_BECOMES_SUCCESSOR:
+        return True
+    return row.sync_state not in {SyncState.CONFLICT, SyncState.PUBLISHED}

@@ -1,6 +1,6 @@
-"""Deletions of the other side: into the trash, and not too many at once.
+"""What is not on the server any more: its deletions, and what it has lost.
 
-::
+Deletions (`Deletions`) go into the trash, and not too many at once::
 
     tombstone ──► waiting_changes ──► few: carried out at the pull's end, folders into the trash
                   (the cursor           └─ many: held until the user accepts them
@@ -9,6 +9,11 @@
 Many: more than `MANY` versions and more than a fifth of ``synced/`` within 24 hours, those that were
 carried out or held before among them, but for those that the user accepted. A held deletion is over
 when the version is there again.
+
+A full pass has seen every name that the server knows, tombstones included. What was published and is
+not among them was lost there: by a server that was restored from an older copy, most likely. The
+home that published it sends it again at once, another one that has the content after a day
+(`Absence`). It is sent for review, whatever it was: an approval that the server lost is not assumed.
 """
 
 from __future__ import annotations
@@ -21,10 +26,11 @@ from core.journal import Journal
 from core.journal.pull_state import DAY_SECONDS, DELETION, Name, WaitingChange
 from core.journal.records import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
+from core.publishing.batch import NO_ERROR, set_rows
 from core.publishing.conflict_rules import There
 from core.publishing.feed import Theirs, failure
 from core.publishing.policy import forbidden
-from core.publishing.reconcile import NO_ERROR, Reconciled, Reconciler
+from core.publishing.reconcile import Reconciled, Reconciler
 
 MANY = 10
 SHARE = 5  # a fifth
@@ -46,10 +52,9 @@ class Deletions:
     def note(self, to_delete: Mapping[Ref, There]) -> set[Name]:
         """Keep deletions for the pull's end; their names."""
         now = int(self._clock())
-        names = [(ref.playbook_id, ref.version) for ref in to_delete]
-        known = self._journal.waiting.get_many(names)
+        known = self._journal.waiting.get_many(list(to_delete))
         new = []
-        for there, name in zip(to_delete.values(), names, strict=True):
+        for name, there in to_delete.items():
             before = known.get(name)
             if before is None or before.kind != DELETION or before.revision != there.revision:
                 held = before is not None and before.held
@@ -60,7 +65,7 @@ class Deletions:
                     )
                 )  # fmt: skip
         self._journal.waiting.put(new)
-        return set(names)
+        return set(to_delete)
 
     def carry_out(self, *, accept: bool) -> Reconciled:
         """Do what may be done now; ``accept``: what has been waiting for the user, too.
@@ -96,7 +101,7 @@ class Deletions:
     def _do(self, items: list[WaitingChange], done: Reconciled) -> int:
         """Delete these; how many went. What fails waits, and is tried again with the next pull."""
         part = self._reconciler.delete([_theirs(item) for item in items])
-        open_ = {(ref.playbook_id, ref.version) for ref in (*part.to_delete, *part.failed)}
+        open_ = part.to_delete.keys() | part.failed.keys()
         self._journal.waiting.forget([item.name for item in items if item.name not in open_])
         for ref, error in part.failed.items():
             log.warning("%s is not deleted yet: %s", ref, failure(error))
@@ -112,14 +117,6 @@ def _theirs(item: WaitingChange) -> Theirs:
     return Theirs(item.ref, there)
 
 
-# Published versions that the server does not have (any more), and sending them again.
-#
-# A full pass has seen every name that the server knows, tombstones included. What was published and is
-# not among them was lost there: by a server that was restored from an older copy, most likely. The
-# home that published it sends it again at once, another one that has the content after a day. It is
-# sent for review, whatever it was: an approval that the server lost is not assumed.
-
-
 class Absence:
     """Notes what is absent since when; ``clock`` gives Unix seconds."""
 
@@ -129,7 +126,7 @@ class Absence:
 
     def look(self, before: Mapping[Ref, int], seen: Collection[Name]) -> list[VersionRecord]:
         """The versions that were published ``before`` the pass and were not ``seen`` in it."""
-        missing = [ref for ref in before if (ref.playbook_id, ref.version) not in seen]
+        missing = [ref for ref in before if ref not in seen]
         rows = self._journal.versions.get_many(missing)
         absent = [
             row
@@ -137,9 +134,8 @@ class Absence:
             if row.revision == before[ref] and not row.deleting and row.area is Area.SYNCED
         ]
         now = int(self._clock())
-        self._journal.versions.set_many(
-            [(row.ref, None, {"absent_since": now}) for row in absent if row.absent_since is None]
-        )
+        new = {row.ref: {"absent_since": now} for row in absent if row.absent_since is None}
+        set_rows(self._journal, new)
         if absent:
             log.warning("%d published versions are not on the server", len(absent))
         return list(self._journal.versions.get_many([row.ref for row in absent]).values())
@@ -148,7 +144,7 @@ class Absence:
         """Have those sent that are this home's to send; which."""
         now = self._clock()
         unfetched = set(self._journal.versions.unfetched()) if absent else set()
-        changes: list[tuple[Ref, str | None, dict[str, Any]]] = []
+        changes: dict[Ref, dict[str, Any]] = {}
         for row in absent:
             waited = row.absent_since is not None and now - row.absent_since >= DAY_SECONDS
             if (
@@ -158,14 +154,10 @@ class Absence:
                 and row.ref not in unfetched
                 and forbidden(row) is None
             ):
-                again: dict[str, Any] = {
+                changes[row.ref] = NO_ERROR | {
                     "sync_state": SyncState.PENDING,
                     "publish_as": Strategy.REVIEW,
                     "uploaded_digest": None,
                     "s3_paths": {},
                 }
-                changes.append((row.ref, None, NO_ERROR | again))
-        if not changes:
-            return []
-        done = self._journal.versions.set_many(changes)
-        return [ref for (ref, _, _), is_set in zip(changes, done, strict=True) if is_set]
+        return set_rows(self._journal, changes)

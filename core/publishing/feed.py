@@ -23,6 +23,7 @@ from core.journal.records import VersionRecord
 from core.models import (
     Area,
     FileEntry,
+    Move,
     Ref,
     SyncState,
     check_id,
@@ -30,6 +31,7 @@ from core.models import (
     parse_metadata,
     parse_version,
 )
+from core.publishing.batch import NO_ERROR
 from core.publishing.conflict_rules import There
 from core.server.answers import MAX_NUMBER, Change, ChangePage
 from core.server.client import EscherServer
@@ -40,10 +42,18 @@ MAX_PAGE_ITEMS = 1000
 MAX_PAGES = 10_000
 MAX_SECONDS = 600.0
 MAX_CURSOR_CHARS = 4096
+# What the server owns of the metadata; none of it is in the content digest.
+OWNED = (
+    "status", "storage_strategy", "deprecated_by", "deprecation_reason", "created_at", "updated_at",
+)  # fmt: skip
 # The server's counts; they go to the row's columns of the same names, not into the metadata.
 STATISTICS = ("execution_count", "success_count", "last_executed")
 _MAX_MEMBER_CHARS = 200
 _REMEDY = "It is tried again; a newer version of escher-playbook-service may know more."
+
+
+Item = dict[str, Any] | BadJson
+"""A raw item of the feed; one that can't be read is its `BadJson`."""
 
 
 class FeedEnded(Exception):
@@ -72,13 +82,13 @@ class Theirs:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of raw items; one that can't be read is its `BadJson`.
+    """A page of raw items.
 
     ``cursor`` is kept once they are applied; ``anew``: the server began at the beginning, as the
     cursor that it was asked for is none of its own any more.
     """
 
-    items: list[dict[str, Any] | BadJson]
+    items: list[Item]
     cursor: str
     anew: bool = False
 
@@ -136,18 +146,22 @@ class Feed:
         return page
 
 
-def name_of(raw: Mapping[str, Any]) -> Name:
+def _members(item: Item) -> Mapping[str, Any]:
+    return item.members if isinstance(item, BadJson) else item
+
+
+def name_of(item: Item) -> Name:
     """What an item calls itself, read or not, fit to be shown and cut to what the journal keeps."""
     playbook_id, version = (
-        clean_words(str(raw.get(key, "?"))[:_MAX_MEMBER_CHARS]) or "?"
+        clean_words(str(_members(item).get(key, "?"))[:_MAX_MEMBER_CHARS]) or "?"
         for key in ("playbook_id", "version")
     )
     return (playbook_id[:100], version[:64])
 
 
-def revision_of(raw: Mapping[str, Any]) -> int | None:
+def revision_of(item: Item) -> int | None:
     """The revision that an item names, read or not."""
-    revision = raw.get("revision")
+    revision = _members(item).get("revision")
     return revision if type(revision) is int and 0 <= revision < 1 << 62 else None
 
 
@@ -187,6 +201,38 @@ def is_in_step(raw: Mapping[str, Any], row: VersionRecord) -> bool:
     )
 
 
+def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, dict[str, Any]]:
+    """What a row takes over from the server's same content: the move and the values it lacks.
+
+    None and nothing when both are in step.
+    """
+    owned = {name: theirs.metadata.get(name) for name in OWNED}
+    follows = row.area is Area.SYNCED and all(
+        row.metadata.get(name) == value for name, value in owned.items()
+    )
+    wanted: dict[str, Any] = {
+        "sync_state": SyncState.PUBLISHED,
+        "publish_as": None,
+        "revision": theirs.revision,
+        "published_digest": theirs.published_digest,
+        "uploaded_digest": theirs.uploaded_digest,
+        "s3_paths": theirs.s3_paths,
+        "published_at": row.published_at or theirs.published_at,
+        # what was run here and is not told yet is in ours alone
+        "execution_count": max(row.execution_count, theirs.execution_count),
+        "success_count": max(row.success_count, theirs.success_count),
+        "last_executed": max(row.last_executed or 0, theirs.last_executed or 0) or None,
+        "published_by": theirs.published_by or row.published_by,
+        "absent_since": None,
+    }
+    if row.sync_state is not SyncState.PUBLISHED:  # else the words are of something else
+        wanted |= NO_ERROR
+    lacking = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+    if lacking or not follows:
+        lacking["status_at"] = theirs.status_at
+    return (None if follows else Move(row.ref, Area.SYNCED, owned)), lacking
+
+
 def is_known_deletion(raw: Mapping[str, Any], pinned: str | None) -> bool:
     """Whether an item is the tombstone of what is not here, and has been told before.
 
@@ -195,8 +241,10 @@ def is_known_deletion(raw: Mapping[str, Any], pinned: str | None) -> bool:
     return raw.get("deleted") is True and raw.get("content_digest") == pinned
 
 
-def read_item(raw: dict[str, Any]) -> Theirs:
+def read_item(raw: Item) -> Theirs:
     """Check one item; `InvalidPlaybook` says what is wrong with it."""
+    if isinstance(raw, BadJson):
+        raise InvalidPlaybook(f"The changes feed holds an item that {raw.why}.")
     try:
         change = Change.model_validate_json(json.dumps(raw))
         ref = Ref(check_id(change.playbook_id), change.version)
@@ -242,7 +290,7 @@ def find_theirs(server: EscherServer, ref: Ref) -> Theirs | None:
     found: Theirs | None = None
     for page in Feed(server).pages(None):
         for raw in page.items:
-            if isinstance(raw, dict) and name_of(raw) == (ref.playbook_id, ref.version):
+            if isinstance(raw, dict) and name_of(raw) == ref:
                 found = read_item(raw)
     return None if found is None or found.there.deleted else found
 
@@ -269,12 +317,12 @@ def _metadata(change: Change, entries: tuple[FileEntry, ...]) -> dict[str, Any]:
     return raw
 
 
-def is_long_known(raw: Any, row: VersionRecord | None, pulled_at: int) -> bool:
+def is_long_known(raw: Mapping[str, Any], row: VersionRecord, pulled_at: int) -> bool:
     """Whether an item that is in step was so before the last pull: the feed should not tell it.
 
     What this home has published since comes back from there, and so do its counted executions.
     """
-    if row is None or (row.status_at or 0) >= pulled_at:
+    if (row.status_at or 0) >= pulled_at:
         return False
     return not any(raw["metadata"].get(name) for name in STATISTICS)
 

@@ -11,7 +11,7 @@
     digests      —               uploaded_digest    published_digest,         —
                                                     revision, status
 
-Each step leases its refs, reads their rows again, does only what is still to be done, writes with
+Each step (`core.publishing.steps`) leases its refs, reads their rows again, does only what is still to be done, writes with
 the fencing token, and gives the lease back. Its order is in the rows, not in who calls it: a step
 whose turn has not come says `WAITING`. What fails for now is `deferred` with its next attempt in
 the journal; what fails for good keeps its reason (`failed`, `conflict`) until asked for again.
@@ -30,59 +30,61 @@ from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.records import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import PulledVersions, Source, Vectors
+from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.secrets_gate import Item, SecretsGate, stricter
-from core.publishing.batch import SKIPPED, WAITING, Batch, Judge, Verdict, open_batch
+from core.playbooks.store import PlaybookStore
+from core.publishing.batch import (
+    NO_ERROR,
+    SKIPPED,
+    WAITING,
+    Batch,
+    FailurePolicy,
+    StepResult,
+    at_once_or_each,
+    open_batch,
+    set_rows,
+)
 from core.publishing.conflict_rules import Rule
 from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
-from core.publishing.steps import Commit, Removal, Upload
+from core.publishing.steps import Commit, Context, Removal, Upload
+from core.rag.indexing import Indexing
 from core.secrets.findings import SecretFinding
 from core.server.client import EscherServer
 from core.settings import Settings
 
-OPEN_WISHES = frozenset({SyncState.PENDING, SyncState.DEFERRED})
+REQUESTED = frozenset({SyncState.PENDING, SyncState.DEFERRED})
 OnFindings = Callable[[Mapping[Ref, Sequence[SecretFinding]]], object]
 """Told what the scan found in versions before they are marked to be published."""
 
-SETTLED: dict[str, Any] = {
-    "sync_state": SyncState.PUBLISHED,
-    "publish_as": None,
-    "publish_gate": None,
-    "error_type": None,
-    "error": None,
-    "attempts": 0,
-    "next_attempt_at": None,
-}
+_NOT_REQUESTED = NO_ERROR | {"publish_as": None, "publish_gate": None}
+SETTLED = _NOT_REQUESTED | {"sync_state": SyncState.PUBLISHED}
 
 
 class Publisher:
-    """Brings versions to the server.
-
-    ``folders`` looks for edits in what a deletion is about to remove; without it nobody does.
-    """
+    """Brings versions to the server, and deletes them there; ``clock`` gives Unix seconds."""
 
     def __init__(
         self,
         journal: Journal,
         server: EscherServer,
-        source: Source,
-        vectors: Vectors,
+        store: PlaybookStore,
+        vectors: Indexing,
         settings: Settings,
         *,
-        folders: PulledVersions | None = None,
+        folders: PulledFolders,
         clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random.random,
     ) -> None:
         self._journal = journal
         self._server = server
-        self._source = source
+        self._store = store
         self._vectors = vectors
         self._settings = settings
         self._handed_out = HandedOut(settings)
         self._secrets = SecretsGate(settings, journal)
-        self._folders = folders
         self._clock = clock
-        self._judge = Judge(clock, random)
+        self._failures = FailurePolicy(clock, random)
+        self._context = Context(journal, server, store, folders, self._secrets, self._failures)
         self._threads = 2 * settings.transfer_concurrency
 
     # -- asking -----------------------------------------------------------------------------
@@ -96,8 +98,8 @@ class Publisher:
     ) -> PublishPlan:
         """Mark versions to be published, in one transaction; None means all not yet published.
 
-        ``gate`` is the asker's ``secrets_gate``, kept with the wish; None leaves that of an earlier
-        wish. ``on_findings`` is told what the scan found in them before any is marked.
+        ``gate`` is the asker's ``secrets_gate``, kept in the row; None leaves that of an earlier
+        request. ``on_findings`` is told what the scan found in them before any is marked.
         `UsageError` when ``as_`` is no strategy that uploads; all else is in the plan.
         """
         check_choice(as_)
@@ -107,32 +109,28 @@ class Publisher:
         else:
             records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
             plan.left_out.update({str(ref): "not found" for ref in refs if ref not in records})
-        wishes: dict[Ref, dict[str, Any]] = {}
+        requested: dict[Ref, dict[str, Any]] = {}
         for ref, record in records.items():
             strategy, reason = decide(record, as_)
             if strategy is not None:
-                wished = {"publish_as": strategy, "publish_gate": self._gate_of(record, gate)}
-                wishes[ref] = _asked(wished)
+                requested[ref] = NO_ERROR | {
+                    "sync_state": SyncState.PENDING,
+                    "publish_as": strategy,
+                    "publish_gate": self._gate_of(record, gate),
+                }
             elif refs is not None or reason != ALREADY_PUBLISHED:
                 plan.left_out[str(ref)] = reason
-        self._look_at_secrets(plan, [records[ref] for ref in wishes], wishes, on_findings)
-        changes: list[tuple[Ref, str | None, dict[str, Any]]] = [
-            (ref, None, wished) for ref, wished in wishes.items()
-        ]
-        if changes:
-            marked = self._journal.versions.set_many(changes)
-            for (ref, _, _), is_there in zip(changes, marked, strict=True):
-                if is_there:
-                    plan.accepted.append(ref)
-                else:
-                    plan.left_out[str(ref)] = "not found"
+        self._look_at_secrets(plan, [records[ref] for ref in requested], requested, on_findings)
+        plan.accepted.extend(set_rows(self._journal, requested))
+        gone = requested.keys() - set(plan.accepted)
+        plan.left_out.update({str(ref): "not found" for ref in gone})
         if as_ is Strategy.REVIEW:
             self._journal.choices.choose_review(ref.playbook_id for ref in plan.accepted)
         return plan
 
     def _gate_of(self, record: VersionRecord, gate: str | None) -> str:
-        """The setting to be kept: an open wish of somebody stricter stays; a new one replaces."""
-        is_open = record.sync_state in OPEN_WISHES
+        """The setting to be kept: an open request of somebody stricter stays; a new one replaces."""
+        is_open = record.sync_state in REQUESTED
         before = record.publish_gate if gate is None or is_open else None
         return stricter(self._secrets.level, gate, before)
 
@@ -140,37 +138,36 @@ class Publisher:
         self,
         plan: PublishPlan,
         records: Sequence[VersionRecord],
-        wishes: dict[Ref, dict[str, Any]],
+        requested: dict[Ref, dict[str, Any]],
         on_findings: OnFindings | None,
     ) -> None:
         """Tell what the scan found, and leave out what `block` stops."""
-        blocked = [r for r in records if wishes[r.ref]["publish_gate"] == "block"]
+        blocked = [r for r in records if requested[r.ref]["publish_gate"] == "block"]
         looked_at = records if on_findings is not None else blocked
         if not looked_at:
             return
-        level = stricter(*(wishes[record.ref]["publish_gate"] for record in looked_at))
+        level = stricter(*(requested[record.ref]["publish_gate"] for record in looked_at))
         found = self.findings(looked_at, level=level)
         if found and on_findings is not None:
             on_findings(found)
-        stopped: list[tuple[Ref, str | None, dict[str, Any]]] = []
+        stopped: dict[Ref, dict[str, Any]] = {}
         for record in blocked:
             refusal = self._secrets.refusal(record.ref, found.get(record.ref, ()))
             if refusal is None:
                 continue
             plan.left_out[str(record.ref)] = str(refusal)
-            del wishes[record.ref]
-            if record.sync_state in OPEN_WISHES:  # somebody laxer asked before: this stops that too
+            del requested[record.ref]
+            if record.sync_state in REQUESTED:  # somebody laxer asked before: this stops that too
                 why = {"error_type": refusal.type, "error": str(refusal)}
-                stopped.append((record.ref, None, {"sync_state": SyncState.FAILED, **why}))
-        if stopped:
-            self._journal.versions.set_many(stopped)
+                stopped[record.ref] = {"sync_state": SyncState.FAILED, **why}
+        set_rows(self._journal, stopped)
 
     def findings(
         self, records: Sequence[VersionRecord], *, level: str | None = None
     ) -> dict[Ref, tuple[SecretFinding, ...]]:
         """What the scan found in versions, by ref; what was not scanned yet is scanned now."""
         items = self._with_files(records)
-        return self._secrets.findings(items, self._source.published_files, level=level)
+        return self._secrets.findings(items, self._store.published_files, level=level)
 
     def _with_files(self, records: Sequence[VersionRecord]) -> list[Item]:
         files = self._journal.versions.files_many([record.ref for record in records])
@@ -180,13 +177,12 @@ class Publisher:
         """Have what is about to be published pass at least ``gate``: somebody stricter asked for it."""
         if stricter(gate) == "off":
             return
-        changes: list[tuple[Ref, str | None, dict[str, Any]]] = []
+        changes: dict[Ref, dict[str, Any]] = {}
         for ref, record in self._journal.versions.get_many(list(refs)).items():
             wanted = stricter(self._secrets.level, record.publish_gate, gate)
             if record.publish_as is not None and wanted != record.publish_gate:
-                changes.append((ref, None, {"publish_gate": wanted}))
-        if changes:
-            self._journal.versions.set_many(changes)
+                changes[ref] = {"publish_gate": wanted}
+        set_rows(self._journal, changes)
 
     def accept_findings(
         self, refs: Sequence[Ref], wanted: Mapping[str, str], accepted_by: str
@@ -210,37 +206,28 @@ class Publisher:
         Returns the marked ones. The others never left this machine: the store deletes them alone.
         """
         records = self._journal.versions.get_many(list(dict.fromkeys(refs)))
-        changes: list[tuple[Ref, str | None, dict[str, Any]]] = [
-            (ref, None, _asked({"publish_as": None, "deleting": True}))
+        marked = _NOT_REQUESTED | {"sync_state": SyncState.PENDING, "deleting": True}
+        there = {
+            ref: marked
             for ref, record in records.items()
             if record.is_published or record.uploaded_digest is not None
-        ]
-        marked = self._journal.versions.set_many(changes) if changes else []
-        return [ref for (ref, _, _), done in zip(changes, marked, strict=True) if done]
-
-    def due(self, now: float) -> list[VersionRecord]:
-        """What is to be published at ``now`` (Unix seconds), see `Versions.wanting_publish`."""
-        return self._journal.versions.wanting_publish(now)
-
-    def due_deletes(self, now: float) -> list[VersionRecord]:
-        """What is to be deleted at the server at ``now``."""
-        return self._journal.versions.wanting_delete(now)
+        }
+        return set_rows(self._journal, there)
 
     # -- the steps --------------------------------------------------------------------------
     def upload(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Bring the files into the tenant space; files only, nothing is visible there yet."""
-        with open_batch(self._journal, refs, self._judge) as batch:
-            todo = self._still_to_do(batch, _upload_standing)
+        with open_batch(self._journal, refs, self._failures) as batch:
+            todo = self._still_to_do(batch, _before_upload)
             known = self._secrets.known(self._with_files(todo))
-            step = Upload(self._journal, self._server, self._source, self._secrets, known)
-            batch.work(todo, step, self._threads)
+            batch.work(todo, Upload(self._context, known), self._threads)
             self._count("bytes_sent", self._server.take_sent())
             return batch.outcomes
 
     def publish(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Commit what is uploaded, with its vector; one call for all vectors of the batch."""
-        with open_batch(self._journal, refs, self._judge) as batch:
-            todo = self._still_to_do(batch, _publish_standing)
+        with open_batch(self._journal, refs, self._failures) as batch:
+            todo = self._still_to_do(batch, _before_publish)
             if not todo:
                 return batch.outcomes
             try:
@@ -248,12 +235,10 @@ class Publisher:
                     {record.ref: record.metadata for record in todo}
                 )
             except EscherError as error:
-                batch.settle([(record, self._judge.failure(record, error)) for record in todo])
+                batch.write([(record, self._failures.result(record, error)) for record in todo])
                 return batch.outcomes
             step = Commit(
-                self._server,
-                self._journal.conflicts,
-                self._judge,
+                self._context,
                 vectors,
                 self._settings.embedding_model,
                 self._journal.pins.get_many([record.ref for record in todo]),
@@ -264,8 +249,8 @@ class Publisher:
 
     def settle(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """Move what the server committed to ``synced/`` with the server's status and strategy."""
-        with open_batch(self._journal, refs, self._judge) as batch:
-            self._settle(batch, self._still_to_do(batch, _settle_standing))
+        with open_batch(self._journal, refs, self._failures) as batch:
+            self._settle(batch, self._still_to_do(batch, _before_settle))
             return batch.outcomes
 
     def delete(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
@@ -273,14 +258,12 @@ class Publisher:
 
         One that is gone is `DONE`; one that is not marked (any more) is `SKIPPED`.
         """
-        with open_batch(self._journal, refs, self._judge) as batch:
+        with open_batch(self._journal, refs, self._failures) as batch:
             for ref, outcome in batch.outcomes.items():
                 if outcome is SKIPPED:
                     batch.outcomes[ref] = DONE
-            todo = self._still_to_do(batch, _delete_standing)
-            removal = Removal(
-                self._server, self._source, self._judge, self._journal.conflicts, self._folders
-            )
+            todo = self._still_to_do(batch, _before_delete)
+            removal = Removal(self._context)
             batch.work(todo, removal, self._threads)
             confirmed = [record for record in todo if batch.outcomes.get(record.ref) == DONE]
             removal.forget(batch, confirmed)
@@ -289,16 +272,16 @@ class Publisher:
 
     # -- inside -----------------------------------------------------------------------------
     def _still_to_do(
-        self, batch: Batch, standing: Callable[[VersionRecord], Outcome | None]
+        self, batch: Batch, outcome_before: Callable[[VersionRecord], Outcome | None]
     ) -> list[VersionRecord]:
-        """The records for which this step has work now; the others get their outcome."""
+        """The records for which this step has work now; the others get their outcome before it."""
         todo = []
         now = self._clock()
         for ref, record in batch.records.items():
             waits = record.sync_state is SyncState.DEFERRED and not is_due(
                 record.next_attempt_at, now
             )
-            outcome = WAITING if waits else standing(record)
+            outcome = WAITING if waits else outcome_before(record)
             if outcome is None:
                 todo.append(record)
             else:
@@ -309,31 +292,32 @@ class Publisher:
         """Move what was published while somebody ran it, where that is over; which."""
         waiting = self._journal.versions.select(sync=SyncState.PUBLISHED.value, area=Area.LOCAL)
         free = [record for record in waiting if not self._handed_out.must_wait(record.ref)]
-        with open_batch(self._journal, [r.ref for r in free], self._judge) as batch:
+        with open_batch(self._journal, [r.ref for r in free], self._failures) as batch:
             mine = [record for record in batch.records.values() if record.area is Area.LOCAL]
-            self._source.move([_settled(record) for record in mine])
+            self._move(mine)
         return [record.ref for record in mine]
 
     def _settle(self, batch: Batch, records: list[VersionRecord]) -> None:
         # a version whose path was just handed out counts as published, and moves later
         waiting = [record for record in records if self._handed_out.must_wait(record.ref)]
-        if waiting:
-            batch.settle([(record, Verdict(state=SETTLED)) for record in waiting])
-            self._count("published", len(waiting))
-            records = [record for record in records if record not in waiting]
-        if not records:
-            return
-        try:
-            self._source.move([_settled(record) for record in records])
-        except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in Batch.work
-            if len(records) > 1:  # all at once did not go: find the one that stops the others
-                for record in records:
-                    self._settle(batch, [record])
-            else:
-                batch.settle([(records[0], self._judge.failure(records[0], error))])
-        else:
-            batch.settle([(record, Verdict(state=SETTLED)) for record in records])
-            self._count("published", len(records))
+        moved = at_once_or_each(
+            [record for record in records if record not in waiting],
+            self._move,
+            lambda record, error: batch.write([(record, self._failures.result(record, error))]),
+        )
+        settled = [*waiting, *moved]
+        batch.write([(record, StepResult(state=SETTLED)) for record in settled])
+        self._count("published", len(settled))
+
+    def _move(self, records: Sequence[VersionRecord]) -> None:
+        """To ``synced/``, with what the server said of them."""
+        owned = ("status", "storage_strategy", "updated_at")
+        self._store.move(
+            [
+                Move(record.ref, Area.SYNCED, {name: record.metadata[name] for name in owned})
+                for record in records
+            ]
+        )
 
     def _ids_in_conflict(self) -> set[str]:
         """The ids that are private here, and that somebody else uses, too."""
@@ -346,16 +330,7 @@ class Publisher:
             self._journal.counters.add_all({name: amount})
 
 
-def _settled(record: VersionRecord) -> Move:
-    owned = ("status", "storage_strategy", "updated_at")
-    return Move(record.ref, Area.SYNCED, {name: record.metadata[name] for name in owned})
-
-
-def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    return {**SETTLED, "sync_state": SyncState.PENDING, **values}
-
-
-def _standing(record: VersionRecord) -> Outcome | None:
+def _without_work(record: VersionRecord) -> Outcome | None:
     """The outcome of a version with which no step of publishing has anything to do."""
     if record.deleting:
         return SKIPPED
@@ -371,14 +346,14 @@ def _standing(record: VersionRecord) -> Outcome | None:
             return None if strategy.is_uploaded else SKIPPED
 
 
-def _upload_standing(record: VersionRecord) -> Outcome | None:
-    outcome = _standing(record)
+def _before_upload(record: VersionRecord) -> Outcome | None:
+    outcome = _without_work(record)
     sent = record.content_digest == record.uploaded_digest
     return DONE if outcome is None and (sent or _is_there(record)) else outcome
 
 
-def _publish_standing(record: VersionRecord) -> Outcome | None:
-    outcome = _standing(record)
+def _before_publish(record: VersionRecord) -> Outcome | None:
+    outcome = _without_work(record)
     if outcome is not None:
         return outcome
     if _is_there(record):
@@ -386,11 +361,9 @@ def _publish_standing(record: VersionRecord) -> Outcome | None:
     return None if record.uploaded_digest == record.content_digest else WAITING
 
 
-def _settle_standing(record: VersionRecord) -> Outcome | None:
-    outcome = _standing(record)
-    if outcome is not None:
-        return outcome
-    return None if _is_there(record) else WAITING
+def _before_settle(record: VersionRecord) -> Outcome | None:
+    outcome = _without_work(record)
+    return WAITING if outcome is None and not _is_there(record) else outcome
 
 
 def _is_there(record: VersionRecord) -> bool:
@@ -398,5 +371,5 @@ def _is_there(record: VersionRecord) -> bool:
     return record.published_digest == record.content_digest and record.absent_since is None
 
 
-def _delete_standing(record: VersionRecord) -> Outcome | None:
+def _before_delete(record: VersionRecord) -> Outcome | None:
     return None if record.deleting else SKIPPED

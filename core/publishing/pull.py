@@ -1,4 +1,4 @@
-"""What changed there: the changes feed, applied page by page.
+"""What changed there: the changes feed, applied page by page, and the content of what came.
 
 ::
 
@@ -11,28 +11,41 @@ is tried again, and what was published and is not there is noticed (`core.publis
 
 Safe to be killed anywhere and to run twice: the cursor is kept only after its page is applied, a
 change that is applied again finds everything done, and a lost cursor begins at the beginning.
+
+What comes is metadata alone; `PublishedContents` fetches the files when they are wanted.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from core.bounded_json import BadJson
-from core.errors import EscherError, InvalidPlaybook, JournalUnavailable, LeaseHeld, StorageError
+from core.errors import (
+    EscherError,
+    IntegrityError,
+    JournalUnavailable,
+    LeaseHeld,
+    NotFound,
+    StorageError,
+)
+from core.files import make_private_dir, read_bytes
 from core.journal import Journal
-from core.journal.conflicts import ConflictRecord
-from core.journal.pull_state import CURSOR, FAILED, MAX_FAILED, Name, WaitingChange
+from core.journal.pull_state import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
-from core.playbooks.remote_versions import PulledVersions
-from core.publishing.conflicts import WaitingConflicts
+from core.playbooks.remote_versions import PulledFolders
+from core.publishing.conflicts import needs_full_pass, settle_what_is_over
 from core.publishing.deletions import Absence, Deletions
 from core.publishing.feed import (
     Feed,
     FeedEnded,
+    Item,
     Page,
     Theirs,
     failure,
@@ -44,11 +57,9 @@ from core.publishing.feed import (
     revision_of,
 )
 from core.publishing.reconcile import Decided, Reconciled, Reconciler
+from core.server.answers import ScriptFile
 from core.server.client import EscherServer
-
-__all__ = ["CURSOR", "PullReport", "Puller"]
-
-Item = dict[str, Any] | BadJson
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +137,7 @@ class Puller:
         self,
         journal: Journal,
         server: EscherServer,
-        folders: PulledVersions,
+        folders: PulledFolders,
         *,
         in_use: Callable[[Ref], bool] = lambda _ref: False,
         clock: Callable[[], float] = time.time,
@@ -136,7 +147,6 @@ class Puller:
         self._reconciler = Reconciler(journal, folders, in_use)
         self._deletions = Deletions(journal, self._reconciler, clock)
         self._absence = Absence(journal, clock)
-        self._conflicts = WaitingConflicts(journal, server)
         self._clock = clock
 
     def pull(self, *, accept_deletions: bool = False) -> PullReport:
@@ -150,7 +160,7 @@ class Puller:
         feed = Feed(self._server)
         seen: set[Name] | None = None  # every name that the server knows, where all were read
         try:
-            anew = state.full_pass_due(self._clock()) or self._conflicts.ask_anew()
+            anew = state.full_pass_due(self._clock()) or needs_full_pass(self._journal)
             if anew or self._go_on(feed, report).begun_anew:
                 seen = self._full_pass(feed, report)
             state.completed(self._clock(), full=report.full)
@@ -163,7 +173,7 @@ class Puller:
             told = report.deferred if isinstance(why, LeaseHeld) else report.failed
             told[str(ref)] = f"deleted on the server, and not here yet: {failure(why)}"
         report.deletions_waiting = self._journal.waiting.counts()["deletions"]
-        self._conflicts.look_after(seen)
+        settle_what_is_over(self._journal, seen)
         self._journal.conflicts.prune(self._clock())
         return report
 
@@ -193,10 +203,6 @@ class Puller:
         report.absent, report.sent_again = len(absent), self._absence.send_again(absent)
         return run.seen
 
-    def theirs(self, conflict: ConflictRecord, ref: Ref | None = None) -> Theirs | None:
-        """The server's side of a conflict; None when it has none any more."""
-        return self._conflicts.theirs(conflict, ref)
-
     def _keep(self, page: Page, report: PullReport, run: _Pass) -> None:
         """Keep the cursor, unless something before it is to be read again soon."""
         if page.cursor != report.cursor and not run.holds_back:
@@ -210,7 +216,7 @@ class Puller:
             return
         raws: dict[Name, Item] = {}
         for item in items:
-            name = name_of(item.members if isinstance(item, BadJson) else item)
+            name = name_of(item)
             if "?" in name:
                 report.passed_over += 1
                 log.warning("an item without a name in the changes feed is passed over")
@@ -222,11 +228,11 @@ class Puller:
         readable: list[Theirs] = []
         for name, item in self._to_read(raws, waiting, run).items():
             try:
-                readable.append(_read(item))
+                readable.append(read_item(item))
             except EscherError as error:
                 failed[name] = error
         done = self._reconciler.apply(readable, run.before)
-        failed |= {(ref.playbook_id, ref.version): error for ref, error in done.failed.items()}
+        failed.update(done.failed.items())
         run.begun_anew |= bool(done.older) and run.before is None
         report.add(done)
         noted = self._deletions.note(done.to_delete)
@@ -279,8 +285,7 @@ class Puller:
                 continue
             if len(report.failed) < MAX_FAILED:
                 report.failed["@".join(name)] = words
-            item = raws[name]
-            revision = revision_of(item.members if isinstance(item, BadJson) else item)
+            revision = revision_of(raws[name])
             kept.append(WaitingChange(name, FAILED, words, int(self._clock()), revision))
         report.passed_over += self._journal.waiting.put(kept)
 
@@ -290,7 +295,45 @@ class Puller:
         self._journal.waiting.forget([item.name for item in waiting if item.name not in run.seen])
 
 
-def _read(item: Item) -> Theirs:
-    if isinstance(item, BadJson):
-        raise InvalidPlaybook(f"The changes feed holds an item that {item.why}.")
-    return read_item(item)
+class PublishedContents:
+    """Fetches the published bytes of a version, for a folder that lost or never had them."""
+
+    def __init__(self, settings: Settings, journal: Journal, server: EscherServer) -> None:
+        self._journal = journal
+        self._server = server
+        self._run_path = settings.run_path
+
+    def fetch(self, ref: Ref) -> Mapping[str, bytes]:
+        """``{path: bytes}`` of the version in its published form, as the journal's checksums say.
+
+        Raises `NotFound`, `IntegrityError` when the server has other files than were published,
+        and `core.errors.TransientError` when it can't be reached.
+        """
+        make_private_dir(self._run_path)
+        contents: dict[str, bytes] = {}
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self._run_path) as folder:
+            target = Path(folder) / "file"
+            for path, file in sorted(self._listed(ref).items()):
+                self._server.download(file, target, renew=partial(self._renewed, ref, path))
+                contents[path] = read_bytes(target) if file.size_bytes else b""
+                target.unlink(missing_ok=True)
+        return contents
+
+    def _renewed(self, ref: Ref, path: str) -> ScriptFile:
+        return self._listed(ref)[path]
+
+    def _listed(self, ref: Ref) -> dict[str, ScriptFile]:
+        """The server's files by path, when they are those that were published."""
+        wanted = {row.entry.path: row.entry for row in self._journal.versions.files(ref)}
+        script = self._server.script(ref)
+        listed = {file.path: file for file in script.files if file.path in wanted}
+        for path, entry in wanted.items():
+            file = listed.get(path)
+            if file is None:
+                raise NotFound(f"The server has no {path} of {ref}.", "Tell the server's operator.")
+            if (file.checksum, file.size_bytes) != (entry.checksum, entry.size_bytes):
+                raise IntegrityError(
+                    f"The server lists other bytes for {path} of {ref} than were published.",
+                    "Sync again; if it stays, tell the server's operator.",
+                )
+        return listed

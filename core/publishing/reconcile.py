@@ -1,4 +1,8 @@
-"""What became of the server's changes, for reports."""
+"""Carries the conflict rules out, a batch of the server's versions at a time.
+
+Everything is done so that it may be interrupted and done again: first the folder, then the row, and
+what waits for the user (or was set aside) is written down before anything gives way.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ from core.journal.conflicts import KeptCopy
 from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
 from core.journal.records import VersionRecord
-from core.models import Area, Move, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import Copying, PulledVersions
-from core.publishing.batch import CONFLICT_REMEDY
+from core.models import Area, Ref, Strategy, SyncState
+from core.playbooks.remote_versions import Copying, PulledFolders
+from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
-from core.publishing.feed import Theirs
+from core.publishing.feed import Theirs, following
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,50 +51,23 @@ class Reconciled:
     older: list[Ref] = field(default_factory=list)  # known here at a higher revision
 
 
-# What a version that is on both sides with the same content takes over from the server.
-
-# What the server owns of the metadata; none of it is in the content digest.
-OWNED = (
-    "status", "storage_strategy", "deprecated_by", "deprecation_reason", "created_at", "updated_at",
-)  # fmt: skip
-NO_ERROR: dict[str, Any] = {
-    "error_type": None, "error": None, "attempts": 0, "next_attempt_at": None,
-}  # fmt: skip
-
-
-def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, dict[str, Any]]:
-    """The move and the row's values that are wanting; None and nothing when both are in step."""
-    owned = {name: theirs.metadata.get(name) for name in OWNED}
-    follows = row.area is Area.SYNCED and all(
-        row.metadata.get(name) == value for name, value in owned.items()
-    )
-    wanted: dict[str, Any] = {
-        "sync_state": SyncState.PUBLISHED,
-        "publish_as": None,
-        "revision": theirs.revision,
-        "published_digest": theirs.published_digest,
-        "uploaded_digest": theirs.uploaded_digest,
-        "s3_paths": theirs.s3_paths,
-        "published_at": row.published_at or theirs.published_at,
-        # what was run here and is not told yet is in ours alone
-        "execution_count": max(row.execution_count, theirs.execution_count),
-        "success_count": max(row.success_count, theirs.success_count),
-        "last_executed": max(row.last_executed or 0, theirs.last_executed or 0) or None,
-        "published_by": theirs.published_by or row.published_by,
-        "absent_since": None,
-    }
-    if row.sync_state is not SyncState.PUBLISHED:  # else the words are of something else
-        wanted |= NO_ERROR
-    lacking = {name: value for name, value in wanted.items() if getattr(row, name) != value}
-    if lacking or not follows:
-        lacking["status_at"] = theirs.status_at
-    return (None if follows else Move(row.ref, Area.SYNCED, owned)), lacking
+def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
+    """The values of a row whose conflict is over: it goes on as it was asked for before."""
+    if row.is_published:
+        return NO_ERROR | {"sync_state": SyncState.PUBLISHED}
+    strategy = row.chosen_strategy
+    if strategy.is_uploaded and row.area is Area.LOCAL:
+        return NO_ERROR | {"sync_state": SyncState.PENDING, "publish_as": strategy}
+    return NO_ERROR | {"sync_state": SyncState.LOCAL, "publish_as": None}
 
 
-# Carries the conflict rules out, a batch of the server's versions at a time.
-#
-# Everything is done so that it may be interrupted and done again: first the folder, then the row,
-# and what waits for the user (or was set aside) is written down before anything gives way.
+def drop_kept(
+    journal: Journal, folders: PulledFolders, ref: Ref, kept: Ref, kind: str, resolution: str
+) -> KeptCopy | None:
+    """Remove a version whose edit is ``kept``; the copy of what is no part of that, written down."""
+    words = f"{ref}: a copy is kept of what is no part of {kept}."
+    note = partial(journal.conflicts.note, ref, kind, words, resolution)
+    return folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +92,7 @@ class Reconciler:
     def __init__(
         self,
         journal: Journal,
-        folders: PulledVersions,
+        folders: PulledFolders,
         in_use: Callable[[Ref], bool] = lambda _ref: False,
     ) -> None:
         self._journal = journal
@@ -130,7 +107,7 @@ class Reconciler:
             Rule.PRIVATE_ID: self._private_id,
             Rule.NAME_IS_TAKEN: self._name_is_taken,
             Rule.THEIRS_IS_GONE: self._theirs_is_gone,
-            Rule.NOTHING: self._nothing,
+            Rule.DELETED_THERE: self._deleted_there,
         }
 
     def apply(self, batch: Sequence[Theirs], before: Mapping[Ref, int] | None = None) -> Reconciled:
@@ -166,8 +143,9 @@ class Reconciler:
                             done.older.append(ref)
                         if rule is Rule.SAME_CONTENT:
                             same.append(item)
-                        elif rule is Rule.DELETED_THERE:
-                            self._deleted_there(item, done)
+                        elif rule is Rule.NOTHING:
+                            # not even a conflict that ours had before it was made anew is left
+                            self._journal.conflicts.settle([ref], "theirs was deleted")
                         elif rule in self._rules:
                             self._rules[rule](item, done)
             if gone:
@@ -261,27 +239,31 @@ class Reconciler:
 
     def _same_content(self, items: Sequence[_Item], done: Reconciled) -> None:
         """Same version, same content: the server's fields, revision and place."""
-        changes = [(item, following(item.row, item.theirs.live)) for item in items]
-        todo = [(item, move, values) for item, (move, values) in changes if move or values]
-        try:
-            self._folders.move([move for _, move, _ in todo if move])
-        except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as below
-            if len(todo) == 1:
-                done.failed[todo[0][0].ref] = error
-            else:  # all at once did not go: find the one that stops the others
-                for item, _, _ in todo:
-                    self._same_content([item], done)
-            return
-        written = self._journal.versions.set_many(
-            [(item.ref, item.lease, values) for item, _, values in todo if values]
+        changes = [(item, *following(item.row, item.theirs.live)) for item in items]
+        moves = {item.ref: move for item, move, _ in changes if move}
+        stuck: set[Ref] = set()
+
+        def failed(ref: Ref, error: Exception) -> None:
+            done.failed[ref] = error
+            stuck.add(ref)
+
+        at_once_or_each(
+            list(moves), lambda refs: self._folders.move([moves[ref] for ref in refs]), failed
         )
-        asked = [item.ref for item, _, values in todo if values]
+        todo = [
+            (item, values)
+            for item, move, values in changes
+            if (move or values) and item.ref not in stuck
+        ]
+        written = self._journal.versions.set_many(
+            [(item.ref, item.lease, values) for item, values in todo if values]
+        )
+        asked = [item.ref for item, values in todo if values]
         lost = {ref for ref, is_mine in zip(asked, written, strict=True) if not is_mine}
         done.failed |= {ref: _lost(ref) for ref in lost}
-        refs = [item.ref for item, _, _ in todo if item.ref not in lost]
-        agreed = [item.ref for item in items if item.ref not in lost]
+        agreed = [item.ref for item in items if item.ref not in lost | stuck]
         self._journal.conflicts.settle(agreed, "the same content")
-        done.updated += refs
+        done.updated += [item.ref for item, _ in todo if item.ref not in lost]
 
     def _deleted_there(self, item: _Item, done: Reconciled) -> None:
         if item.row.deleting:  # the user of this home has asked for it, too
@@ -307,14 +289,11 @@ class Reconciler:
     def _edit_beats_deletion(self, item: _Item, done: Reconciled) -> None:
         """The edit is a private version of its own: its name is that of what was deleted."""
         rule = Rule.EDIT_BEATS_DELETION
-        try:
-            kept = self._folders.keep_as(item.ref, strategy=Strategy.LOCAL_ONLY)
-        except StorageError:
-            raise
-        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+        kept, why = self._keep_edit(item, Strategy.LOCAL_ONLY)
+        if kept is None:
             words = (
                 f"{item.ref} was deleted on the server; it was edited here and can't become a"
-                f" version ({error.detail}): a copy is in the trash."
+                f" version ({why}): a copy is in the trash."
             )
             self._drop(item, done)
             self._note(item, rule, words, "deleted", done)
@@ -324,10 +303,17 @@ class Reconciler:
             " private until you publish it."
         )
         self._note(item, rule, words, f"ours is {kept}", done)
-        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
-        note = partial(self._journal.conflicts.note, item.ref, rule, more, "deleted")
-        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
+        drop_kept(self._journal, self._folders, item.ref, kept, rule, "deleted")
         self._journal.conflicts.settle([item.ref], f"ours is {kept}")
+
+    def _keep_edit(self, item: _Item, strategy: Strategy | None) -> tuple[Ref | None, str]:
+        """Store the edit as the next free patch; None and the reason where it can't be stored."""
+        try:
+            return self._folders.keep_as(item.ref, strategy=strategy), ""
+        except StorageError:
+            raise
+        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+            return None, error.detail
 
     def _change_beats_deletion(self, item: _Item, done: Reconciled) -> None:
         words = (
@@ -337,19 +323,15 @@ class Reconciler:
         move, values = following(item.row, item.theirs.live)
         if move:
             self._folders.move([move])
-        told = {"error_type": "Conflict", "error": words}
-        state = {**values, **told, "deleting": False, "sync_state": SyncState.PUBLISHED}
-        self._set(item, **state)
+        self._hold(item, SyncState.PUBLISHED, words, **values, deleting=False)
         self._note(item, Rule.CHANGE_BEATS_DELETION, words, "theirs", done)
 
     def _immutable(self, item: _Item, done: Reconciled) -> None:
         """The known content goes on being answered; nothing of it changes before the user says so."""
+        words = self._open_immutable(item.theirs, done)
         if item.row.deleting:
-            told = {"error_type": "Conflict", "error": self._open_immutable(item.theirs, done)}
             state = SyncState.PUBLISHED if item.row.is_published else SyncState.LOCAL
-            self._set(item, **{**NO_ERROR, **told, "deleting": False, "sync_state": state})
-        else:
-            self._open_immutable(item.theirs, done)
+            self._hold(item, state, words, deleting=False)
 
     def _open_immutable(self, theirs: Theirs, done: Reconciled) -> str:
         words = (
@@ -365,9 +347,7 @@ class Reconciler:
         in_conflict = item.row.sync_state is SyncState.CONFLICT
         if in_conflict and known and known.server_digest == item.theirs.there.digest:
             return  # it waits already
-        words = self._open_private_id(item.theirs, done)
-        told = {"error_type": "Conflict", "error": words}
-        self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
+        self._hold(item, SyncState.CONFLICT, self._open_private_id(item.theirs, done))
 
     def _open_private_id(self, theirs: Theirs, done: Reconciled) -> str:
         """One conflict for all of the server's versions of the id; the first one names it."""
@@ -402,27 +382,26 @@ class Reconciler:
             done.conflicts.append(Decided(theirs.ref, rule, words))
 
     def _edit_becomes_successor(self, item: _Item, done: Reconciled) -> None:
-        self._check_idle(item)
+        if self._in_use(item.ref):
+            raise LeaseHeld(f"{item.ref} was just handed out to be run.", "It stays for now.")
         rule = Rule.EDIT_BECOMES_SUCCESSOR
-        self._folders.check(item.theirs.live, item.theirs.entries)
-        try:
-            chosen = self._journal.choices.is_for_review(item.ref.playbook_id)
-            kept = self._folders.keep_as(item.ref, strategy=Strategy.REVIEW if chosen else None)
-        except StorageError:
-            raise
-        except PermanentError as error:  # it does not parse, or may not be stored: kept as it is
+        self._folders.check(item.theirs.live, item.theirs.entries)  # before anything gives way
+        chosen = self._journal.choices.is_for_review(item.ref.playbook_id)
+        kept, why = self._keep_edit(item, Strategy.REVIEW if chosen else None)
+        if kept is None:
             words = (
-                f"{item.ref} was edited here and can't become a version ({error.detail});"
+                f"{item.ref} was edited here and can't become a version ({why});"
                 " a copy is kept, and the published content has come back."
             )
-            self._replace(item, rule, words, "theirs", done)
+            note = partial(self._note, item, rule, words, "theirs", done)
+            if self._folders.drop(item.ref, copy="always", on_kept=note) is None:
+                note()  # there was nothing to keep
+            self._bring(item, done)
             return
         how = "for review" if chosen else "kept private until you choose (publish --as)"
         words = f"{item.ref} was edited here: the edit is {kept} now, {how}."
         self._journal.conflicts.note(item.ref, rule, words, f"ours is {kept}")
-        more = f"{item.ref}: a copy is kept of what is no part of {kept}."
-        note = partial(self._journal.conflicts.note, item.ref, rule, more, "theirs")
-        self._folders.drop(item.ref, copy="edits", kept_as=kept, on_kept=note)
+        drop_kept(self._journal, self._folders, item.ref, kept, rule, "theirs")
         self._bring(item, done)
         done.conflicts.append(Decided(item.ref, rule, words))
 
@@ -432,39 +411,15 @@ class Reconciler:
             f"The server already holds {item.ref} with other content (revision {there.revision})."
         )
         self._open(item.theirs, Rule.OPEN_CONFLICT, words, done)
-        told = {"error_type": "Conflict", "error": f"{words} {CONFLICT_REMEDY}"}
-        self._set(item, **{**NO_ERROR, **told, "sync_state": SyncState.CONFLICT})
+        self._hold(item, SyncState.CONFLICT, f"{words} {CONFLICT_REMEDY}")
 
     def _theirs_is_gone(self, item: _Item, done: Reconciled) -> None:
-        """Nothing stands in the way any more: what was wished before the conflict goes on."""
-        row = item.row
-        strategy = row.chosen_strategy
-        wished = strategy.is_uploaded and row.area is Area.LOCAL
-        state = SyncState.PENDING if wished else SyncState.LOCAL
-        self._set(item, sync_state=state, publish_as=strategy if wished else None, **NO_ERROR)
+        """Nothing stands in the way any more: what was asked before the conflict goes on."""
+        self._set(item, **state_after_conflict(item.row))
         self._journal.conflicts.settle([item.ref], "theirs was deleted")
         done.updated.append(item.ref)
 
-    def _nothing(self, item: _Item, done: Reconciled) -> None:
-        """Ours was never there: not even a conflict that its predecessor here had is left."""
-        del done
-        self._journal.conflicts.settle([item.ref], "theirs was deleted")
-
     # -- inside -----------------------------------------------------------------------------
-    def _check_idle(self, item: _Item) -> None:
-        if self._in_use(item.ref):
-            raise LeaseHeld(f"{item.ref} was just handed out to be run.", "It stays for now.")
-
-    def _replace(
-        self, item: _Item, rule: Rule, words: str, resolution: str, done: Reconciled
-    ) -> None:
-        self._check_idle(item)
-        self._folders.check(item.theirs.live, item.theirs.entries)  # before anything gives way
-        note = partial(self._note, item, rule, words, resolution, done)
-        if self._folders.drop(item.ref, copy="always", on_kept=note) is None:
-            note()  # there was nothing to keep
-        self._bring(item, done)
-
     def _bring(self, item: _Item, done: Reconciled) -> None:
         """Theirs in the place that is free now; a failure here is made good by the backlog."""
         errors = self._folders.take_in([(item.theirs.live, item.theirs.entries)])
@@ -472,6 +427,11 @@ class Reconciler:
             raise errors[item.ref]
         self._journal.conflicts.settle([item.ref], "theirs")
         done.pulled.append(item.ref)
+
+    def _hold(self, item: _Item, state: SyncState, words: str, **values: Any) -> None:
+        """Keep in the row why it does not go on as it was asked for."""
+        told = {"error_type": "Conflict", "error": words, "sync_state": state}
+        self._set(item, **{**values, **NO_ERROR, **told})
 
     def _set(self, item: _Item, **values: Any) -> None:
         if not self._journal.versions.set(item.ref, lease=item.lease, **values):

@@ -1,4 +1,13 @@
-"""Step 1: the files of a version into the tenant space; nothing is committed yet."""
+"""What one step does with one version; `core.publishing.batch` runs it on many.
+
+::
+
+    Upload     the files into the tenant space; nothing is committed yet
+    Commit     the metadata and the vector; the server's answer is the commit
+    Removal    the server deletes, confirmed; then the folder and the row go
+
+Each takes a version's row and returns a `StepResult`; what it raises is the batch's to turn into one.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +32,20 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.conflicts import Conflicts
 from core.journal.records import VersionRecord, executables
 from core.models import DONE, Area, FileEntry, Outcome, OutcomeState, Ref, SyncState, content_digest
-from core.playbooks.remote_versions import PulledVersions, Source
+from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.secrets_gate import Known, SecretsGate, stricter
-from core.publishing.batch import CONFLICT_REMEDY, WAITING, Batch, Judge, Verdict
+from core.playbooks.store import PlaybookStore
+from core.publishing.batch import (
+    CONFLICT_REMEDY,
+    NO_ERROR,
+    WAITING,
+    Batch,
+    FailurePolicy,
+    StepResult,
+    at_once_or_each,
+)
 from core.publishing.conflict_rules import Here, Rule, There, decide
 from core.publishing.policy import forbidden, is_published
 from core.secrets.findings import named
@@ -36,58 +53,54 @@ from core.server.answers import Published
 from core.server.client import EscherServer
 from core.server.problems import CHECK_URL
 
+NO_REVISION = 0  # revisions count from 1, so this one never matches
 _FORMER_WARNING = "may hold a secret: "  # findings stood among the warnings once
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """The bytes of a version, and what they are."""
+class Context:
+    """What the steps of one home work with."""
 
-    contents: dict[str, bytes]
-    entries: tuple[FileEntry, ...]
+    journal: Journal
+    server: EscherServer
+    store: PlaybookStore
+    folders: PulledFolders
+    secrets: SecretsGate
+    failures: FailurePolicy
 
 
+@dataclass(frozen=True, slots=True)
 class Upload:
-    """Uploads one version; errors are the batch's to judge."""
+    """Uploads the files of one version; ``known``: what is kept of the batch's secret scans."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        server: EscherServer,
-        source: Source,
-        secrets: SecretsGate,
-        known: Known | None = None,
-    ) -> None:
-        self._journal = journal
-        self._server = server
-        self._source = source
-        self._secrets = secrets
-        self._known = known  # what is kept of the batch's scans, read with one query
+    context: Context
+    known: Known
 
-    def __call__(self, record: VersionRecord) -> Verdict:
-        """Read, look at the secrets gate, send. `WAITING` when the content became another one."""
+    def __call__(self, record: VersionRecord) -> StepResult:
+        """Read, look at the secrets gate, send; `WAITING` when the content became another one."""
         reason = forbidden(record)
         if reason is not None:
             raise Refused(f"{record.ref} is not uploaded: {reason}.")
         read = self._read(record)
         if read is None:
-            return Verdict(WAITING)
-        self._source.check_leaving(record.ref)
-        self._pass_gate(record, read.entries, read.contents)
+            return StepResult(WAITING)
+        contents, entries = read
+        self.context.store.check_leaving(record.ref)
+        self._pass_gate(record, entries, contents)
         try:
-            s3_paths = self._server.upload(record.ref, read.contents, read.entries)
+            s3_paths = self.context.server.upload(record.ref, contents, entries)
         except IntegrityError as error:
             # what is in memory is not what was announced: begin anew with what is on disk
             raise TransferInterrupted(error.detail, "It is read again and sent anew.") from None
         facts = {"uploaded_digest": record.content_digest, "s3_paths": s3_paths}
-        return Verdict(facts=facts, state=_without_former_warnings(record))
+        return StepResult(facts=facts, state=_without_former_warnings(record))
 
-    def _read(self, record: VersionRecord) -> _Read | None:
+    def _read(self, record: VersionRecord) -> tuple[dict[str, bytes], tuple[FileEntry, ...]] | None:
         """The content of ``record``, hashed once more; None when it is no longer current."""
         try:
-            contents = self._source.published_files(record.ref)
+            contents = self.context.store.published_files(record.ref)
         except EscherError:
             if self._is_stale(record):
                 return None
@@ -97,11 +110,11 @@ class Upload:
             for path, content in contents.items()
         )
         if content_digest(record.metadata, entries) == record.content_digest:
-            return _Read(contents, entries)
-        if marked := executables(self._journal.versions.files(record.ref)):
+            return contents, entries
+        if marked := executables(self.context.journal.versions.files(record.ref)):
             entries = tuple(replace(e, executable=e.path in marked) for e in entries)
             if content_digest(record.metadata, entries) == record.content_digest:
-                return _Read(contents, entries)
+                return contents, entries
         if self._is_stale(record):
             return None
         raise IntegrityError(
@@ -110,7 +123,7 @@ class Upload:
         )
 
     def _is_stale(self, record: VersionRecord) -> bool:
-        current = self._journal.versions.get(record.ref)
+        current = self.context.journal.versions.get(record.ref)
         return current is None or current.content_digest != record.content_digest
 
     def _pass_gate(
@@ -120,15 +133,16 @@ class Upload:
 
         The stricter setting counts: this process' own, or that of whoever asked to publish.
         """
-        level = stricter(self._secrets.level, record.publish_gate)
+        secrets = self.context.secrets
+        level = stricter(secrets.level, record.publish_gate)
         if level == "off":
             return
-        found = self._secrets.findings_of(
-            record, entries, lambda _: contents, level=level, known=self._known
+        found = secrets.findings_of(
+            record, entries, lambda _: contents, level=level, known=self.known
         )
         if not found:
             return
-        refusal = self._secrets.refusal(record.ref, found) if level == "block" else None
+        refusal = secrets.refusal(record.ref, found) if level == "block" else None
         if refusal is not None:
             raise refusal
         log.warning("%s is sent, and may hold secrets: %s", record.ref, named(found))
@@ -140,60 +154,50 @@ def _without_former_warnings(record: VersionRecord) -> dict[str, tuple[str, ...]
     return {} if kept == record.warnings else {"warnings": kept}
 
 
-# Step 2: the metadata and the vector; the server's answer is the commit.
-
-
+@dataclass(frozen=True, slots=True)
 class Commit:
-    """Publishes one version with its vector; errors are the batch's to judge.
+    """Publishes one version with its vector.
 
     What the server holds against it follows the conflict rules: the same content is no conflict, a
-    deletion there gives way to the wish to publish, and what the user is to choose is written down.
+    deletion there gives way to the request to publish, and what the user is to choose is written
+    down. ``pins``: the contents that names stand for; ``shut``: ids whose conflict waits.
     """
 
-    def __init__(
-        self,
-        server: EscherServer,
-        conflicts: Conflicts,
-        judge: Judge,
-        vectors: Mapping[Ref, list[float]],
-        embedding_model: str,
-        pins: Mapping[Ref, str] | None = None,
-        shut: Collection[str] = (),
-    ) -> None:
-        """``pins``: the contents that names stand for; ``shut``: ids whose conflict waits."""
-        self._server = server
-        self._conflicts = conflicts
-        self._judge = judge
-        self._vectors = vectors
-        self._embedding_model = embedding_model
-        self._pins = pins or {}
-        self._shut = shut
+    context: Context
+    vectors: Mapping[Ref, list[float]]
+    embedding_model: str
+    pins: Mapping[Ref, str]
+    shut: Collection[str]
 
-    def __call__(self, record: VersionRecord) -> Verdict:
+    def __call__(self, record: VersionRecord) -> StepResult:
         reason = forbidden(record)
         if reason is not None:
             raise Refused(f"{record.ref} is not published: {reason}.")
         self._check_name(record)
-        vector = self._vectors.get(record.ref)
+        vector = self.vectors.get(record.ref)
         if vector is None:
-            return Verdict(WAITING)
+            return StepResult(WAITING)
         try:
             base = None if record.absent_since is not None else record.revision
             published = self._publish(record, vector, base)
         except FilesMissing as error:
-            return self._judge.deferred(record, error, {"uploaded_digest": None, "s3_paths": {}})
+            return self.context.failures.deferred(
+                record, error, {"uploaded_digest": None, "s3_paths": {}}
+            )
         return _committed(record, published)
 
     def _check_name(self, record: VersionRecord) -> None:
         """`Conflict` where the name stands for other content, or the id waits for a choice."""
         ref = record.ref
-        if ref.playbook_id in self._shut:
+        if ref.playbook_id in self.shut:
             words = f"The server has versions of {ref.playbook_id}, which is private here."
             raise Conflict(words, CONFLICT_REMEDY)
-        pinned = self._pins.get(ref)
+        pinned = self.pins.get(ref)
         if pinned not in {None, record.content_digest, record.published_digest}:
             words = f"{ref} was published once, and its name stands for what it held then."
-            self._conflicts.open(ref, Rule.NAME_IS_TAKEN, words, server_digest=pinned)
+            self.context.journal.conflicts.open(
+                ref, Rule.NAME_IS_TAKEN, words, server_digest=pinned
+            )
             raise Conflict(words, CONFLICT_REMEDY)
 
     def _publish(
@@ -201,18 +205,18 @@ class Commit:
     ) -> Published:
         strategy = record.publish_as or record.strategy
         try:
-            return self._server.publish(
+            return self.context.server.publish(
                 record.ref,
                 metadata={**record.metadata, "storage_strategy": strategy.value},
                 vector=vector,
-                embedding_model=self._embedding_model,
+                embedding_model=self.embedding_model,
                 content_digest=record.content_digest,
                 s3_paths=record.s3_paths,
                 base_revision=base_revision,
             )
         except Conflict as error:
             if error.server.get("deleted") and base_revision is not None:
-                # deleted there, and here the wish to publish it: as a version it never had
+                # deleted there, and to be published from here: as a version it never had
                 return self._publish(record, vector, None)
             same = _same_content(record, error)
             if same is not None:
@@ -224,7 +228,7 @@ class Commit:
         rule, words = _rule_and_words(record, error.server)
         there = _small(error.server)
         revision, digest = there.get("revision"), there.get("content_digest")
-        self._conflicts.open(
+        self.context.journal.conflicts.open(
             record.ref,
             rule,
             words,
@@ -234,7 +238,7 @@ class Commit:
         return Conflict(words, CONFLICT_REMEDY, server=there)
 
 
-def _committed(record: VersionRecord, published: Published) -> Verdict:
+def _committed(record: VersionRecord, published: Published) -> StepResult:
     facts = {
         "revision": published.revision,
         "published_digest": record.content_digest,
@@ -250,8 +254,8 @@ def _committed(record: VersionRecord, published: Published) -> Verdict:
         "storage_strategy": published.storage_strategy.value,
         "updated_at": max(published.published_at, record.metadata["created_at"]),
     }
-    # pending whatever became of the wish meanwhile: what is committed is settled, not withdrawn
-    return Verdict(facts=facts, state={"metadata": metadata, "sync_state": SyncState.PENDING})
+    # pending whatever was asked meanwhile: what is committed is settled, not withdrawn
+    return StepResult(facts=facts, state={"metadata": metadata, "sync_state": SyncState.PENDING})
 
 
 def _rule_and_words(record: VersionRecord, server: Mapping[str, Any]) -> tuple[Rule, str]:
@@ -280,7 +284,7 @@ def _rule_and_words(record: VersionRecord, server: Mapping[str, Any]) -> tuple[R
 
 
 def _same_content(record: VersionRecord, conflict: Conflict) -> Published | None:
-    """The server's standing where it holds this very content; else None.
+    """The server's answer as if it had just been given, where it holds this very content; else None.
 
     Same version, same content digest is no conflict, whatever the history: the first answer may
     have been lost, or another machine published the same.
@@ -312,29 +316,13 @@ def _small(server: Mapping[str, Any]) -> dict[str, object]:
     return {name: server[name] for name in names if name in server}
 
 
-# Deleting published versions: the server first, confirmed, then the folder and the row.
-
-NO_REVISION = 0  # revisions count from 1, so this one never matches
-
-
+@dataclass(frozen=True, slots=True)
 class Removal:
     """Deletes one version at the server; a 404 there confirms it too."""
 
-    def __init__(
-        self,
-        server: EscherServer,
-        source: Source,
-        judge: Judge,
-        conflicts: Conflicts,
-        folders: PulledVersions | None = None,
-    ) -> None:
-        self._server = server
-        self._source = source
-        self._judge = judge
-        self._conflicts = conflicts
-        self._folders = folders
+    context: Context
 
-    def __call__(self, record: VersionRecord) -> Verdict:
+    def __call__(self, record: VersionRecord) -> StepResult:
         try:
             self._delete(record)
         except Conflict as error:
@@ -343,49 +331,50 @@ class Removal:
             raise
         except EscherError as error:
             return _not_deleted(record, error.type, f"Not deleted: {error}", {})
-        return Verdict()
+        return StepResult()
 
-    def forget(self, batch: Batch, records: list[VersionRecord]) -> None:
-        """Remove what the server confirmed from here, all at once, else one by one."""
-        if not records:
-            return
-        try:
-            untouched = [record.ref for record in records if not self._kept_edit(record)]
-            self._source.delete(untouched)
-        except Exception as error:  # noqa: BLE001 — an item's mistake is its own, as in Batch.work
-            if len(records) > 1:
-                for record in records:
-                    self.forget(batch, [record])
-            else:  # asked again later: the server answers 404 or the same as before
-                batch.settle([(records[0], self._judge.again(records[0], error))])
-        else:
-            batch.outcomes.update((record.ref, DONE) for record in records)
+    def forget(self, batch: Batch, records: Sequence[VersionRecord]) -> None:
+        """Remove from here what the server confirmed."""
+        # what does not go is asked for again: the server answers 404 then, or the same as before
+        failures = self.context.failures
+        gone = at_once_or_each(
+            records,
+            self._remove,
+            lambda record, error: batch.write([(record, failures.deferred(record, error))]),
+        )
+        batch.outcomes.update((record.ref, DONE) for record in gone)
+
+    def _remove(self, records: Sequence[VersionRecord]) -> None:
+        untouched = [record.ref for record in records if not self._kept_edit(record)]
+        self.context.store.delete(untouched)
 
     def _kept_edit(self, record: VersionRecord) -> bool:
         """Remove one that was edited since its deletion was asked for, and keep the edit."""
-        if self._folders is None or not self._folders.is_edited(record.ref):
+        if not self.context.folders.is_edited(record.ref):
             return False
         words = f"{record.ref} was deleted, and had been edited: a copy of the edit is kept."
-        note = partial(self._conflicts.note, record.ref, Rule.DELETION_GOES_ON, words, "deleted")
-        self._folders.drop(record.ref, copy="edits", on_kept=note)
+        conflicts = self.context.journal.conflicts
+        note = partial(conflicts.note, record.ref, Rule.DELETION_GOES_ON, words, "deleted")
+        self.context.folders.drop(record.ref, copy="edits", on_kept=note)
         return True
 
     def _delete(self, record: VersionRecord) -> None:
+        server = self.context.server
         if record.revision is not None:
-            self._server.delete(record.ref, record.revision)
+            server.delete(record.ref, record.revision)
             return
         # uploaded, and the answer to publishing may have been lost: ask what the server holds
         try:
-            self._server.delete(record.ref, NO_REVISION)
+            server.delete(record.ref, NO_REVISION)
         except Conflict as error:
             if error.server.get("content_digest") != record.content_digest:
                 return  # somebody else's: nothing of ours is there
             revision = error.server.get("revision")
             if not isinstance(revision, int):
                 raise
-            self._server.delete(record.ref, revision)
+            server.delete(record.ref, revision)
 
-    def _kept(self, record: VersionRecord, error: Conflict) -> Verdict:
+    def _kept(self, record: VersionRecord, error: Conflict) -> StepResult:
         """The change there wins: an edit can be deleted again, a deletion can't be undone."""
         facts: dict[str, Any] = {}
         revision = error.server.get("revision")
@@ -395,17 +384,19 @@ class Removal:
             words = f"{record.ref} changed on the server meanwhile and was not deleted."
         else:
             words = f"{record.ref} has other content on the server and was not deleted."
-        self._conflicts.note(record.ref, Rule.CHANGE_BEATS_DELETION, words, resolution="theirs")
+        self.context.journal.conflicts.note(
+            record.ref, Rule.CHANGE_BEATS_DELETION, words, resolution="theirs"
+        )
         return _not_deleted(record, error.type, words + " Delete it again to insist.", facts)
 
 
-def _not_deleted(record: VersionRecord, type_: str, words: str, facts: dict[str, Any]) -> Verdict:
-    state = {
+def _not_deleted(
+    record: VersionRecord, type_: str, words: str, facts: dict[str, Any]
+) -> StepResult:
+    state = NO_ERROR | {
         "deleting": False,
         "sync_state": SyncState.PUBLISHED if is_published(record) else SyncState.FAILED,
         "error_type": type_,
         "error": words,
-        "attempts": 0,
-        "next_attempt_at": None,
     }
-    return Verdict(Outcome(OutcomeState.FAILED, type_, words), facts, state)
+    return StepResult(Outcome(OutcomeState.FAILED, type_, words), facts, state)

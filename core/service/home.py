@@ -15,10 +15,9 @@ from core.playbooks.held import Held
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.scan import Scan
 from core.playbooks.store import PlaybookStore
-from core.publishing.conflicts import ConflictDesk
-from core.publishing.contents import PublishedContents
+from core.publishing.conflicts import ConflictResolver
 from core.publishing.publisher import Publisher
-from core.publishing.pull import Puller
+from core.publishing.pull import PublishedContents, Puller
 from core.rag.indexing import Indexing
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
@@ -72,7 +71,7 @@ class ServiceParts:
         return Publisher(
             self.journal,
             self.server,
-            source=self.store,
+            store=self.store,
             vectors=self.indexing,
             settings=self.settings,
             folders=self.pulled_folders,
@@ -136,9 +135,8 @@ class ServiceParts:
         )
 
     @cached_property
-    def conflict_desk(self) -> ConflictDesk:
-        # the server is asked only for a side that no pull has brought yet
-        return ConflictDesk(self.journal, self.pulled_folders, self.puller.theirs)
+    def conflict_resolver(self) -> ConflictResolver:
+        return ConflictResolver(self.journal, self.pulled_folders, self.server)
 
     @cached_property
     def contents(self) -> PublishedContents:

@@ -117,7 +117,7 @@ class SecretMethods(ServiceParts):
 
 
 class ConflictMethods(ServiceParts):
-    """What `PlaybookService` hands on to the puller and the conflict desk."""
+    """What `PlaybookService` hands on to the puller and the conflict resolver."""
 
     def pull(self, *, accept_deletions: bool = False) -> PullReport:
         """Take in what changed on the server; raises when it can't be read."""
@@ -125,11 +125,11 @@ class ConflictMethods(ServiceParts):
 
     def conflicts(self, *, everything: bool = False) -> list[ConflictRecord]:
         """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
-        return self.conflict_desk.entries(everything=everything)
+        return self.journal.conflicts.entries(everything=everything)
 
     def open_conflict(self, ref: Ref) -> ConflictRecord:
         """The open conflict that ``ref`` names, its own or its id's; `NotFound` without one."""
-        return self.conflict_desk.find(ref)
+        return self.conflict_resolver.find(ref)
 
     def trash(self) -> list[TrashEntry]:
         """What deletions of the other side took, the newest first."""
@@ -151,7 +151,7 @@ class ConflictMethods(ServiceParts):
         choice = Choice(as_version, rename, take)
         if ref.playbook_id.startswith(RESERVED_PREFIX):
             return self._settle_library(self.open_conflict(ref), choice)
-        return self.conflict_desk.resolve(ref, choice)
+        return self.conflict_resolver.resolve(ref, choice)
 
     def _settle_library(self, conflict: ConflictRecord, choice: Choice) -> Resolution:
         """The Escher Library is in no feed and no folder: only the name can be pinned anew."""

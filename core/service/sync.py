@@ -38,9 +38,8 @@ from core.playbooks.edits import EditReport, Edits
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.scan import Scan, ScanResult
 from core.playbooks.trash import Trash
-from core.publishing.contents import PublishedContents
 from core.publishing.publisher import OnFindings, Publisher
-from core.publishing.pull import Puller, PullReport
+from core.publishing.pull import PublishedContents, Puller, PullReport
 from core.rag.indexing import Indexing
 from core.scripts.library import LibraryCache
 from core.secrets.findings import findings_json
@@ -206,10 +205,9 @@ class Sync:
         now = time.time()
         plan = plan or SyncPlan(started_at=now)
         if not plan.is_shut:
-            plan.publish = [r.ref for r in self._publisher.due(now) if r.ref not in under_way]
-            plan.delete = [
-                r.ref for r in self._publisher.due_deletes(now) if r.ref not in under_way
-            ]
+            versions = self._journal.versions
+            plan.publish = [r.ref for r in versions.wanting_publish(now) if r.ref not in under_way]
+            plan.delete = [r.ref for r in versions.wanting_delete(now) if r.ref not in under_way]
         left_out = {*plan.publish, *under_way}  # publishing embeds
         plan.embed = [ref for ref in self._indexing.sources.pending() if ref not in left_out]
         plan.unindex = self._journal.stale_points.refs()

@@ -14,7 +14,7 @@ from core.models import Area, Ref, Strategy, SyncState
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.store import PlaybookStore
 from core.playbooks.trash import Trash, TrashEntry
-from core.publishing.conflicts import Choice, ConflictDesk, Resolution
+from core.publishing.conflicts import Choice, ConflictResolver, Resolution
 from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller, PullReport
 from core.server.client import EscherServer
@@ -28,7 +28,7 @@ class _Vectors:
 
 
 class Machine:
-    """A home with store, publisher, puller and conflict desk; ``now`` is their clock."""
+    """A home with store, publisher, puller and conflict resolver; ``now`` is their clock."""
 
     def __init__(self, settings: Settings) -> None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Machine:
             random=lambda: 0.0,
         )
         self.puller = Puller(self.journal, self.server, self.folders, clock=self.clock)
-        self.desk = ConflictDesk(self.journal, self.folders, self.puller.theirs)
+        self.resolver = ConflictResolver(self.journal, self.folders, self.server)
 
     def clock(self) -> float:
         return time.time() + self.skew
@@ -72,7 +72,9 @@ class Machine:
 
     def publish(self, *refs: Ref) -> dict[Ref, str]:
         """What is due (or ``refs``), through all steps; the last outcome's state of each."""
-        wanted = list(refs) or [record.ref for record in self.publisher.due(self.clock())]
+        wanted = list(refs) or [
+            record.ref for record in self.journal.versions.wanting_publish(self.clock())
+        ]
         self.publisher.upload(wanted)
         self.publisher.publish(wanted)
         return {ref: o.state.value for ref, o in self.publisher.settle(wanted).items()}
@@ -104,7 +106,7 @@ class Machine:
         return self.puller.pull()
 
     def resolve(self, ref: Ref, **choice: str) -> Resolution:
-        return self.desk.resolve(ref, Choice(**choice))
+        return self.resolver.resolve(ref, Choice(**choice))
 
     # -- as a test ---------------------------------------------------------------------------
     def record(self, ref: Ref) -> VersionRecord:

@@ -88,6 +88,10 @@ class Shelf:
     def check_leaving(self, ref: Ref) -> None:
         """Nothing here is sensitive."""
 
+    def is_edited(self, ref: Ref) -> bool:
+        """Nobody edits in memory."""
+        return False
+
     def move(self, changes: Sequence[Move]) -> None:
         for move in changes:
             if move.ref in self.broken:
@@ -166,6 +170,7 @@ def desk(tenant_settings: Settings, tmp_path: Path):
         shelf,
         embedder,
         tenant_settings,
+        folders=shelf,
         clock=lambda: desk.now,
         random=lambda: 1.0,
     )

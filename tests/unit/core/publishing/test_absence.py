@@ -105,7 +105,7 @@ def test_what_was_deleted_there_is_not_sent_again(machines):
     there.deleted(ref)
     report = here.pull_all()
     assert (report.absent, report.sent_again, report.deleted) == (0, [], [ref])
-    assert here.publisher.due(here.clock()) == []
+    assert here.journal.versions.wanting_publish(here.clock()) == []
 
 
 def test_a_refused_cursor_makes_the_pass_a_full_one(machines, reference):

@@ -29,7 +29,7 @@ def test_ours_as_another_version_and_theirs_comes(at_odds):
     assert here.script(ours) == "echo ours"
     assert here.names(REF) == ["metadata.json"]
     assert here.state(REF)[:2] == (SyncState.PUBLISHED, Area.SYNCED)
-    assert here.desk.entries() == []
+    assert here.journal.conflicts.entries() == []
     assert here.publish() == {ours: "done"}
     assert there.pull().pulled == [ours]
 
@@ -48,10 +48,10 @@ def test_theirs_taken_and_a_copy_of_ours_is_kept(at_odds):
     done = here.resolve(REF, take="theirs")
     assert here.record(REF).content_digest == there.record(REF).content_digest
     assert here.copies() == ["echo ours"]
-    [kept] = here.desk.entries()
+    [kept] = here.journal.conflicts.entries()
     assert (kept.state, kept.folder) == ("kept", done.folder)
     assert kept.settled_at is not None
-    assert here.publisher.due(here.clock()) == []
+    assert here.journal.versions.wanting_publish(here.clock()) == []
 
 
 def test_what_was_kept_private_stays_private_under_its_new_name(machines):
@@ -90,7 +90,7 @@ def test_sensitive_content_is_kept_sealed(machines):
     kept = list((here.settings.conflicts_path / "stop-rds").rglob("run.sh"))
     assert len(kept) == 1
     assert b"CANARY" not in kept[0].read_bytes()
-    assert here.desk.entries()[0].generation == 1
+    assert here.journal.conflicts.entries()[0].generation == 1
     assert done.folder == str(kept[0].parent.parent)
 
 
@@ -119,7 +119,7 @@ def test_a_name_that_is_taken_leaves_everything_as_it_was(at_odds):
     with pytest.raises(Refused):
         here.resolve(REF, rename="escher-stop")
     assert here.script(REF) == "echo ours"
-    assert len(here.desk.entries()) == 1
+    assert len(here.journal.conflicts.entries()) == 1
 
 
 def test_without_an_open_conflict_there_is_nothing_to_settle(machines):
@@ -144,7 +144,7 @@ def test_offline_ours_goes_out_of_the_way_and_theirs_comes_later(at_odds, refere
     reference.faults({"action": "reset", "count": None})
     done = here.resolve(REF, **choice)
     assert (str(done.kept_as), done.theirs_came) == (ours, False)
-    assert here.desk.entries(everything=True)[-1].state != "open"
+    assert here.journal.conflicts.entries(everything=True)[-1].state != "open"
     reference.faults()
     assert here.pull().pulled == [REF]
 
@@ -155,7 +155,7 @@ def test_offline_nothing_is_given_up_for_what_can_not_be_had(at_odds, reference)
     with pytest.raises(ServerUnreachable):
         here.resolve(REF, take="theirs")
     assert here.script(REF) == "echo ours"
-    assert here.desk.entries()[0].state == "open"
+    assert here.journal.conflicts.entries()[0].state == "open"
 
 
 @pytest.mark.parametrize("step", ["drop", "take_in"])
@@ -178,8 +178,8 @@ def test_a_crash_in_the_middle_loses_nothing(at_odds, monkeypatch, step, choice)
     assert here.record(REF).content_digest == there.record(REF).content_digest
     ours = here.copies() if "take" in choice else [here.script(Ref("stop-rds", "2.0.0"))]
     assert ours == ["echo ours"]
-    assert here.desk.entries(everything=True)
-    assert not [found for found in here.desk.entries() if found.state == "open"]
+    assert here.journal.conflicts.entries(everything=True)
+    assert not [found for found in here.journal.conflicts.entries() if found.state == "open"]
 
 
 class TestAtPublishing:
@@ -190,11 +190,13 @@ class TestAtPublishing:
         there.created_and_published("echo theirs")
         here.create("echo ours")
         assert here.publish(REF) == {REF: "failed"}
-        [conflict] = here.desk.entries()
+        [conflict] = here.journal.conflicts.entries()
         assert (conflict.kind, conflict.server_revision) == ("open_conflict", 1)
         assert conflict.server_digest == there.record(REF).content_digest
         here.pull()
-        assert [found.conflict_id for found in here.desk.entries()] == [conflict.conflict_id]
+        assert [found.conflict_id for found in here.journal.conflicts.entries()] == [
+            conflict.conflict_id
+        ]
 
     def test_it_is_settled_before_any_pull_by_asking_the_server(self, machines, reference):
         here, there = machines
@@ -230,7 +232,7 @@ class TestAtPublishing:
         here.publish(REF)
         here.deleted(REF)
         assert here.pull().pulled == [REF]
-        assert here.desk.entries() == []
+        assert here.journal.conflicts.entries() == []
 
     def test_a_deleted_version_is_published_again_with_the_same_content_alone(self, machines):
         here, there = machines
@@ -243,7 +245,7 @@ class TestAtPublishing:
         here.create("echo first")
         assert here.publish(REF) == {REF: "done"}
         assert here.record(REF).revision == 3
-        assert here.desk.entries(everything=True) == []
+        assert here.journal.conflicts.entries(everything=True) == []
 
     def test_a_412_at_a_deletion_is_told_and_the_change_wins(self, machines, reviewer):
         here, _ = machines
@@ -251,7 +253,7 @@ class TestAtPublishing:
         reviewer.set_status(REF, Status.APPROVED)
         here.deleted(REF)
         assert here.state(REF)[0] is SyncState.PUBLISHED
-        [told] = here.desk.entries(everything=True)
+        [told] = here.journal.conflicts.entries(everything=True)
         assert (told.kind, told.state) == ("change_beats_deletion", "settled")
         here.pull()
         assert here.state(REF)[2] == "approved"
@@ -266,7 +268,7 @@ class TestADecisionThatTimeOvertook:
         here.pull()
         assert here.publish(REF) == {REF: "failed"}
         assert here.state(REF)[0] is SyncState.CONFLICT
-        assert len(here.desk.entries()) == 1
+        assert len(here.journal.conflicts.entries()) == 1
 
     def test_made_anew_here_and_deleted_there_its_name_is_not_free(self, at_odds):
         here, there = at_odds
@@ -274,7 +276,7 @@ class TestADecisionThatTimeOvertook:
         here.create("echo ours, anew")
         there.deleted(REF)
         here.pull()
-        assert here.desk.entries() == []
+        assert here.journal.conflicts.entries() == []
         assert here.publish() == {REF: "failed"}
         with pytest.raises(Refused, match="nothing to take"):
             here.resolve(REF, take="theirs")
@@ -302,4 +304,4 @@ def test_an_edit_made_after_its_deletion_was_asked_for_is_kept(machines):
     assert not here.has(other)
     assert here.copies() == ["echo edited"]
     assert here.copies("other") == []
-    assert [found.kind for found in here.desk.entries()] == ["deletion_goes_on"]
+    assert [found.kind for found in here.journal.conflicts.entries()] == ["deletion_goes_on"]

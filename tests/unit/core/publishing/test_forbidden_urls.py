@@ -46,7 +46,9 @@ def test_a_publication_fails_and_is_not_tried_again_by_itself(
     assert named in (record.error or "")
     assert "CANARY" not in (record.error or "")
     assert hostile.objects == {}
-    machine.publisher.upload([record.ref for record in machine.publisher.due(machine.clock())])
+    machine.publisher.upload(
+        [record.ref for record in machine.journal.versions.wanting_publish(machine.clock())]
+    )
     assert len(hostile.asked_of("upload")) == 1
     hostile.honest("upload")
     machine.publisher.request([ref])  # asked for again, it goes

@@ -247,7 +247,7 @@ class TestOtherBytesUnderAName:
         del hostile.items[ref]
         hostile.add(ref, {"shell/run.sh": b"evil\n"})
         assert here.pull_all().pulled == []
-        assert here.desk.entries()[0].kind == "immutable"
+        assert here.journal.conflicts.entries()[0].kind == "immutable"
 
 
 class TestAPrivateId:
@@ -269,9 +269,9 @@ class TestAPrivateId:
     def test_theirs_waits_as_one_conflict_and_ours_goes_on(self, waiting):
         assert waiting.journal.versions.refs() == [self.OURS]
         assert waiting.state(self.OURS)[0] is SyncState.LOCAL
-        assert len(waiting.desk.entries()) == 1
+        assert len(waiting.journal.conflicts.entries()) == 1
         assert waiting.pull_all().conflicts == []
-        assert len(waiting.desk.entries()) == 1
+        assert len(waiting.journal.conflicts.entries()) == 1
 
     def test_ours_is_not_sent_into_it(self, waiting, hostile):
         waiting.publisher.request([self.OURS], Strategy.REVIEW)
@@ -286,7 +286,7 @@ class TestAPrivateId:
             self.OURS, self.HIGH, Ref("stop-rds", "2.0.0"),
         }  # fmt: skip
         assert waiting.script(self.OURS) == "echo ours"
-        assert waiting.desk.entries() == []
+        assert waiting.journal.conflicts.entries() == []
 
     def test_a_version_that_nobody_has_names_no_conflict(self, waiting):
         with pytest.raises(NotFound):
@@ -311,12 +311,12 @@ class TestAPrivateId:
     def test_ours_deleted_theirs_comes(self, waiting):
         waiting.store.delete([self.OURS])
         assert len(waiting.pull().pulled) == 2
-        assert waiting.desk.entries() == []
+        assert waiting.journal.conflicts.entries() == []
 
     def test_theirs_lost_nothing_is_left_of_it(self, waiting, hostile):
         hostile.items.clear()
         waiting.pull_all()
-        assert waiting.desk.entries() == []
+        assert waiting.journal.conflicts.entries() == []
 
     def test_the_very_same_version_on_both_sides_is_none(self, here, hostile):
         ref = here.create("echo alike", storage_strategy="local_only")

@@ -22,7 +22,7 @@ def test_what_is_asked_for_becomes_pending(desk):
     assert (record.sync_state, record.publish_as) == (SyncState.PENDING, Strategy.REVIEW)
     assert (record.error, record.error_type, record.attempts) == (None, None, 0)
     assert record.next_attempt_at is None
-    assert [record.ref for record in desk.publisher.due(desk.now)] == [review]
+    assert [record.ref for record in desk.journal.versions.wanting_publish(desk.now)] == [review]
     assert desk.state(kept) is SyncState.LOCAL
 
 

@@ -96,9 +96,9 @@ def test_transient_failures_are_due_later_and_later(desk, reference):
         assert (record.sync_state, record.attempts) == (SyncState.DEFERRED, failures)
         assert record.error_type == "ServerUnreachable"
         assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-        assert desk.publisher.due(desk.now) == []
+        assert desk.journal.versions.wanting_publish(desk.now) == []
         desk.now = outcome.next_attempt_at
-        assert [due.ref for due in desk.publisher.due(desk.now)] == [ref]
+        assert [due.ref for due in desk.journal.versions.wanting_publish(desk.now)] == [ref]
     reference.faults()
     assert desk.run(ref) == {ref: "done"}
     record = desk.shelf.record(ref)
@@ -125,7 +125,7 @@ def test_what_was_put_off_while_the_clock_was_years_ahead_goes_out_when_it_is_ri
     assert desk.publisher.upload([ref])[ref].state is OutcomeState.DEFERRED
     reference.faults()
     desk.now -= 10 * 365 * 86400
-    assert [due.ref for due in desk.publisher.due(desk.now)] == [ref]
+    assert [due.ref for due in desk.journal.versions.wanting_publish(desk.now)] == [ref]
     assert desk.run(ref) == {ref: "done"}
 
 
@@ -300,7 +300,7 @@ def test_other_content_is_an_open_conflict_and_nothing_is_overwritten(desk, tmp_
     assert (record.sync_state, record.error_type) == (SyncState.CONFLICT, "Conflict")
     assert "already holds both@1.0.0 with other content" in (record.error or "")
     assert desk.shelf.contents[ref] == {"shell/run.sh": b"echo mine\n"}
-    assert desk.publisher.due(desk.now + 1e6) == []
+    assert desk.journal.versions.wanting_publish(desk.now + 1e6) == []
 
 
 # -- the gate -------------------------------------------------------------------------------------
@@ -428,13 +428,13 @@ def test_deleting_asks_the_server_first(desk, reference):
     desk.publish(published)
     assert desk.publisher.delete([published])[published].state is OutcomeState.SKIPPED
     assert desk.publisher.request_delete([published, private]) == [published]
-    assert desk.publisher.due(desk.now) == []
-    assert [record.ref for record in desk.publisher.due_deletes(desk.now)] == [published]
+    assert desk.journal.versions.wanting_publish(desk.now) == []
+    assert [record.ref for record in desk.journal.versions.wanting_delete(desk.now)] == [published]
     assert desk.run(published) == {published: "skipped"}
     assert "deleted" in desk.publisher.request([published]).left_out[str(published)]
     reference.faults(DOWN)
     assert desk.publisher.delete([published])[published].state is OutcomeState.DEFERRED
-    assert desk.publisher.due_deletes(desk.now) == []
+    assert desk.journal.versions.wanting_delete(desk.now) == []
     assert published in desk.shelf.contents
     reference.faults()
     desk.now += 60

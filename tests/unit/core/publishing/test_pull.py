@@ -7,9 +7,9 @@ from support.feed import change_item
 
 from core.errors import Refused, ServerUnreachable, StorageError, UsageError
 from core.journal.leases import VERSION
+from core.journal.pull_state import CURSOR
 from core.journal.tables import pins
 from core.models import Area, OutcomeState, Ref, Status, Strategy, SyncState
-from core.publishing.pull import CURSOR
 
 PENDING = (SyncState.PUBLISHED, Area.SYNCED, "pending_review")
 
@@ -28,7 +28,7 @@ def test_another_machines_version_comes_as_metadata_alone(machines):
     files = here.journal.versions.files(ref)
     assert [f.entry for f in files] == [f.entry for f in there.journal.versions.files(ref)]
     assert {f.inode for f in files} == {0}
-    assert here.publisher.due(here.clock()) == []
+    assert here.journal.versions.wanting_publish(here.clock()) == []
     assert here.pull().as_json() == {
         "pulled": [], "updated": [], "deleted": [], "conflicts": [], "deferred": {}, "failed": {},
     }  # fmt: skip
@@ -110,12 +110,12 @@ def test_unpublished_here_and_other_content_there_waits_for_the_user(machines):
     assert here.state(ref)[:2] == (SyncState.CONFLICT, Area.LOCAL)
     assert here.script(ref) == "echo ours"
     assert here.publish(ref) == {ref: "failed"}
-    [conflict] = here.desk.entries()
+    [conflict] = here.journal.conflicts.entries()
     assert (conflict.state, conflict.ref, conflict.server_revision) == ("open", ref, 1)
     assert conflict.server_digest == there.record(theirs).content_digest
     here.journal.facts.remove(CURSOR)
     here.pull()
-    assert len(here.desk.entries(everything=True)) == 1
+    assert len(here.journal.conflicts.entries(everything=True)) == 1
 
 
 def test_when_theirs_is_deleted_its_name_goes_on_standing_for_it(machines):
@@ -127,7 +127,7 @@ def test_when_theirs_is_deleted_its_name_goes_on_standing_for_it(machines):
     assert [decided.rule for decided in here.pull().conflicts] == ["name_is_taken"]
     assert here.publish() == {}
     ours = here.resolve(ref, as_version="1.0.1").kept_as
-    assert here.desk.entries() == []
+    assert here.journal.conflicts.entries() == []
     assert here.publish() == {ours: "done"}
     assert there.pull().pulled == [ours]
 
@@ -141,7 +141,7 @@ def test_when_ours_is_deleted_the_open_conflict_is_over_and_theirs_comes(machine
     assert not here.has(ref)
     assert here.pull().pulled == [ref]
     assert here.state(ref) == PENDING
-    assert here.desk.entries() == []
+    assert here.journal.conflicts.entries() == []
 
 
 class TestDeletions:
@@ -156,7 +156,7 @@ class TestDeletions:
         assert report.deleted == [ref]
         assert not here.has(ref)
         assert not folder.parent.exists()
-        assert here.desk.entries(everything=True) == []
+        assert here.journal.conflicts.entries(everything=True) == []
         assert here.trash() == ["echo one"]
         assert report.trashed == [str(path) for path in here.settings.trash_path.iterdir()]
         assert here.journal.stale_points.refs() == [ref]
@@ -209,7 +209,7 @@ class TestDeletions:
         assert (record.deleting, record.sync_state) == (False, SyncState.PUBLISHED)
         assert record.status is Status.REJECTED
         assert "Delete it again" in (record.error or "")
-        assert here.publisher.due_deletes(here.clock()) == []
+        assert here.journal.versions.wanting_delete(here.clock()) == []
         # deleted again, with what is there now before one's eyes, it goes
         here.deleted(ref)
         assert not here.has(ref)
@@ -282,7 +282,7 @@ class TestImmutable:
         assert [d.rule for d in report.conflicts] == ["immutable"]
         assert here.record(ref) == before
         assert here.script(ref) == "echo first"
-        [conflict] = here.desk.entries()
+        [conflict] = here.journal.conflicts.entries()
         assert (conflict.kind, conflict.state) == ("immutable", "open")
         assert here.journal.pins.get(ref) == before.content_digest
         assert here.pull_all().conflicts == [], "told once"
@@ -308,7 +308,7 @@ class TestImmutable:
         assert here.copies() == ["echo first"]
         assert done.theirs_came
         here.pull_all()
-        assert [entry.state for entry in here.desk.entries()] == ["kept"]
+        assert [entry.state for entry in here.journal.conflicts.entries()] == ["kept"]
 
     def test_what_the_user_did_not_see_is_not_taken(self, replaced, monkeypatch):
         here, ref, _ = replaced
@@ -353,14 +353,14 @@ class TestImmutable:
         shutil.rmtree(here.store.layout.folder(Area.SYNCED, ref))
         assert here.pull_all().pulled == []
         assert not here.has(ref)
-        assert here.desk.entries()[0].kind == "immutable"
+        assert here.journal.conflicts.entries()[0].kind == "immutable"
 
     def test_it_is_over_when_the_server_says_what_it_said(self, replaced, monkeypatch):
         here, ref, _ = replaced
         here.pull()
         monkeypatch.undo()
         here.pull_all()
-        assert here.desk.entries() == []
+        assert here.journal.conflicts.entries() == []
         assert here.record(ref).sync_state is SyncState.PUBLISHED
 
 
@@ -396,12 +396,12 @@ def test_an_edit_of_a_version_in_the_row_becomes_the_successor(machines):
         ref, sync_state=SyncState.PENDING, **{name: getattr(row, name) for name in facts}
     )
     assert here.publish(ref) == {ref: "failed"}
-    [conflict] = here.desk.entries()
+    [conflict] = here.journal.conflicts.entries()
     assert conflict.kind == "edit_becomes_successor"
     report = here.pull()
     assert here.script(Ref("stop-rds", "1.0.1")) == "echo second"
     assert here.record(ref).content_digest == row.content_digest
-    assert here.desk.entries() == []
+    assert here.journal.conflicts.entries() == []
     assert report.failed == {}
 
 

@@ -187,4 +187,4 @@ def test_what_syncs_set_aside_is_brought_back_when_asked(service: PlaybookServic
     service.retry_set_aside()
     assert state(service, failed) is SyncState.PENDING
     assert state(service, private) is SyncState.FAILED, "it was not to be published"
-    assert [row.ref for row in service.publisher.due_deletes(0)] == [leaving]
+    assert [row.ref for row in service.journal.versions.wanting_delete(0)] == [leaving]
