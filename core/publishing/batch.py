@@ -1,7 +1,7 @@
 """One step over a batch of versions: leases, threads, and rows written as results come in.
 
 A batch is the unit and one bad item never holds it back: whatever happens to an item becomes its own
-result. A transient failure is due again as `core.backoff` says (within a call, `core.server.retry`
+result. A transient failure is due again as `core.backoff` says (within a call, `core.server.http`
 has tried before); a permanent one keeps its reason and waits for the user. When nothing at all
 answers any more, the rest of the batch is deferred unasked.
 """

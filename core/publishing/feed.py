@@ -33,9 +33,8 @@ from core.models import (
 )
 from core.publishing.batch import NO_ERROR
 from core.publishing.conflict_rules import There
-from core.server.answers import MAX_NUMBER, Change, ChangePage
+from core.server.answers import CHECK_URL, MAX_NUMBER, Change, ChangePage, clean_words
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL, clean_words
 
 PAGE_ITEMS = 500
 MAX_PAGE_ITEMS = 1000

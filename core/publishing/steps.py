@@ -49,9 +49,8 @@ from core.publishing.batch import (
 from core.publishing.conflict_rules import Here, Rule, There, decide
 from core.publishing.policy import forbidden, is_published
 from core.secrets.findings import named
-from core.server.answers import Published
+from core.server.answers import CHECK_URL, Published
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL
 
 NO_REVISION = 0  # revisions count from 1, so this one never matches
 _FORMER_WARNING = "may hold a secret: "  # findings stood among the warnings once

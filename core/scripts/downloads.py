@@ -51,9 +51,8 @@ from core.scripts.transfer import (
     in_threads,
     row_key,
 )
-from core.server.answers import Script
+from core.server.answers import CHECK_URL, Script
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL
 from core.settings import Settings
 
 log = logging.getLogger(__name__)

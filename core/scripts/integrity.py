@@ -24,8 +24,7 @@ from core.journal.pins import LIBRARY, SERVER
 from core.journal.scripts import ProofRow, ProofRows
 from core.models import SERVER_OWNED_FIELDS, FileEntry, Ref, canonical_json
 from core.scripts.models import LIBRARY_PREFIX
-from core.server.answers import ManifestEntry, Script
-from core.server.problems import CHECK_URL
+from core.server.answers import CHECK_URL, ManifestEntry, Script
 
 HASHED_BYTES = 1 << 20  # up to here a stat never stands in for the hash
 PROOF_SECONDS = 86_400.0

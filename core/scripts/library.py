@@ -49,9 +49,8 @@ from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLoc
 from core.scripts.integrity import check_pinned
 from core.scripts.models import LIBRARY_PREFIX, ScriptKey
 from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
-from core.server.answers import Script, ScriptFile
+from core.server.answers import CHECK_URL, Script, ScriptFile
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL
 from core.settings import Settings
 
 LIBRARY_PATH = "s3://escher-library/playbooks"

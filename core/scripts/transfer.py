@@ -36,9 +36,8 @@ from core.scripts.library import LibraryCache
 from core.scripts.manifest import footprint
 from core.scripts.models import CacheHit, Listing, ScriptKey, Staged, in_words
 from core.scripts.run_policy import told_by
-from core.server.answers import Script, ScriptFile
+from core.server.answers import CHECK_URL, Script, ScriptFile, clean_words
 from core.server.client import EscherServer
-from core.server.problems import CHECK_URL, clean_words
 from core.settings import Settings
 
 K = TypeVar("K", bound=Hashable)

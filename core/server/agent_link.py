@@ -32,7 +32,7 @@ from core.errors import (
 )
 from core.server import agent_frames as frames
 from core.server.agent_frames import Frame, SearchRequest
-from core.server.problems import CHECK_URL, api_error, clean_words
+from core.server.answers import CHECK_URL, api_error, clean_words
 from core.settings import LOOPBACK_HOSTS, Settings
 
 PATH = "/api/agent/ws"

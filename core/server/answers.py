@@ -1,19 +1,43 @@
-"""The server's answers as ``contract/server.md`` has them; another shape is no Escher server.
+"""Read the server's answers as ``contract/server.md`` has them: its replies, and its errors.
 
-Unknown members are ignored: a newer server may send more. Times are Unix seconds, sizes bytes.
+Another shape is no Escher server. Unknown members are ignored: a newer server may send more. Times are
+Unix seconds, sizes bytes. The server's words go into the error that the user sees, so they are cut, made
+one line without control characters, and cleaned of the token and of URL queries, which hold signatures.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+import email.utils
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from core.bounded_json import MAX_DEPTH, BadJson, read_items, read_object
-from core.errors import NotEscherServer
+from core.errors import (
+    Conflict,
+    EscherError,
+    FilesMissing,
+    NotEscherServer,
+    ServerBusy,
+    ServerRejected,
+    UrlExpired,
+)
 from core.files import DIGEST_RE
 from core.models import Status, Strategy
-from core.server.problems import CHECK_URL
+from core.terminal import one_line
+
+MAX_WORDS = 500
+MAX_NAMED_PATHS = 20
+LONGEST_RETRY_AFTER = 86_400.0
+CHECK_URL = "Check server_url: it must lead to an Escher server."
+_TRANSIENT = frozenset({408, 425, 429})
+_NEVER_THERE = frozenset({501, 505})  # not implemented: waiting does not help
+_QUERY = re.compile(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+_SIGNATURE = re.compile(r"((?:signature|token|credential)=)[^\s&\"'<>]+", re.IGNORECASE)
 
 Checksum = Annotated[str, Field(pattern=DIGEST_RE.pattern)]
 S3Path = Annotated[str, Field(pattern=r"^s3://[^\x00-\x1f]+$", max_length=2048)]
@@ -130,18 +154,11 @@ class Change(Reply):
     files: list[RemoteFile] = []
 
 
-class Changes(Reply):
-    """A page of the changes feed; ``cursor`` is where the next one starts."""
-
-    changes: list[Change]
-    cursor: str
-    more: bool
-
-
 class ChangePage(Reply):
-    """`Changes` with its items unread: one that is malformed is no reason to refuse the others.
+    """A page of the changes feed, its items unread: a malformed one is no reason to refuse the others.
 
-    What is no JSON object within the limits is its `core.bounded_json.BadJson`.
+    What is no JSON object within the limits is its `core.bounded_json.BadJson`. ``cursor`` is where
+    the next page starts.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -210,19 +227,6 @@ class Script(Reply):
     manifest: Annotated[list[ManifestEntry], BeforeValidator(_manifest)] | None = None
 
 
-class RemoteResult(Reply):
-    playbook_id: str
-    version: str
-    source: Literal["tenant", "escher_library", "client"]
-    score: float
-    status: str
-    warning: str | None = None
-
-
-class RemoteResults(Reply):
-    results: list[RemoteResult]
-
-
 class ReferenceStats(Reply):
     """``{tenant id: {playbooks, versions, revisions, objects, bytes_received, …}}``."""
 
@@ -273,3 +277,112 @@ def read_reply(kind: type[R], body: bytes, call: str) -> R:
     raise NotEscherServer(
         f"{call} answered, and not as the contract says ({named}{more}).", CHECK_URL
     )
+
+
+# -- errors ----------------------------------------------------------------------------------
+def clean_words(text: str, secret: str | None = None) -> str:
+    """Words of a stranger, fit to be shown: at most 500 characters, no control, no secret."""
+    text = text[: 8 * MAX_WORDS]
+    if secret:
+        text = text.replace(secret, "***")
+    text = _SIGNATURE.sub(r"\1***", _QUERY.sub(r"\1", text))
+    shown = one_line(" ".join(text.split()))
+    return shown if len(shown) <= MAX_WORDS else shown[: MAX_WORDS - 1] + "…"
+
+
+def read_problem(body: bytes) -> dict[str, Any] | None:
+    """The members of a problem document; None when the body is no JSON object."""
+    try:
+        return read_object(body)
+    except BadJson:
+        return None
+
+
+def retry_after(headers: Mapping[str, str], problem: Mapping[str, Any] | None) -> float | None:
+    """Seconds the server asks to wait, from the header (seconds or a date) or the document."""
+    value: Any = headers.get("Retry-After")
+    if value is None and problem is not None:
+        value = problem.get("retry_after")
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        try:
+            seconds = email.utils.parsedate_to_datetime(str(value)).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
+
+
+def api_error(
+    status: int, headers: Mapping[str, str], body: bytes, call: str, token: str | None
+) -> EscherError:
+    """The error of an API answer; ``call`` names method and URL without its query."""
+    problem = read_problem(body)
+    words = _words(problem, token)
+    said = f"{call} answered {status}{': ' + words if words else '.'}"
+    if _is_transient(status):
+        wait = retry_after(headers, problem)
+        return ServerBusy(said, "It is tried again later.", wait)
+    if 300 <= status < 400:  # noqa: PLR2004 — the redirects of RFC 9110
+        return NotEscherServer(f"{call} answered with a redirect ({status}).", CHECK_URL)
+    if problem is None and status in {404, 405}:
+        return NotEscherServer(
+            f"{call} answered {status}, and not as the contract says.", CHECK_URL
+        )
+    match status:
+        case 401:
+            return ServerRejected(said, "Check server_token.")
+        case 403:
+            return ServerRejected(said, "Check tenant_id and the role of server_token.")
+        case 409 | 412:
+            server = (problem or {}).get("server")
+            held = dict(server) if isinstance(server, dict) else None
+            return Conflict(said, "`escher-playbooks conflicts` shows it.", server=held)
+        case 424:
+            return FilesMissing(said + _missing(problem), "They are uploaded again.")
+        case _:
+            return ServerRejected(said)
+
+
+def storage_error(status: int, headers: Mapping[str, str], body: bytes, what: str) -> EscherError:
+    """The error of an answer to a pre-signed URL.
+
+    The storage's own words are left out: S3 repeats the signed request in some of them. A 400 is
+    the caller's to judge, who can hash the bytes again; it comes out as a `ServerRejected`.
+    """
+    if _is_transient(status):
+        wait = retry_after(headers, read_problem(body))
+        return ServerBusy(f"The storage answered {status} to {what}.", "It is tried again.", wait)
+    if 300 <= status < 400:  # noqa: PLR2004 — the redirects of RFC 9110
+        return NotEscherServer(
+            f"The storage redirects {what} elsewhere ({status}).", "Redirects are never followed."
+        )
+    match status:
+        case 403:
+            return UrlExpired(f"The URL for {what} has expired.", "A new one is asked for.")
+        case 424:
+            return FilesMissing(f"Parts of {what} have not arrived.", "They are sent again.")
+        case _:
+            return ServerRejected(f"The storage refused {what} with {status}.")
+
+
+def _is_transient(status: int) -> bool:
+    return status in _TRANSIENT or (status >= 500 and status not in _NEVER_THERE)  # noqa: PLR2004 — 5xx
+
+
+def _words(problem: Mapping[str, Any] | None, token: str | None) -> str:
+    if problem is None:
+        return ""
+    parts = [problem.get("title"), problem.get("detail")]
+    return clean_words(": ".join(part for part in parts if isinstance(part, str) and part), token)
+
+
+def _missing(problem: Mapping[str, Any] | None) -> str:
+    paths = (problem or {}).get("missing")
+    if not isinstance(paths, list) or not paths:
+        return ""
+    named = [clean_words(str(path)) for path in paths[:MAX_NAMED_PATHS]]
+    more = len(paths) - len(named)
+    return f" Missing: {', '.join(named)}{f' and {more} more' if more else ''}."

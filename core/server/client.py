@@ -1,7 +1,7 @@
 """The Escher server's HTTP interface (``contract/server.md``), one method a call.
 
-Every call is retried under `core.server.retry` and ends in a checked answer or in one of
-`core.errors`; errors name the call without its query and never hold a token.
+Every call is retried by the `Retrier` and ends in a checked answer or in one of `core.errors`; errors
+name the call without its query and never hold a token.
 """
 
 from __future__ import annotations
@@ -24,26 +24,34 @@ from core.errors import (
 from core.files import sha256_bytes
 from core.models import FileEntry, Ref, Status
 from core.server.answers import (
+    CHECK_URL,
     Announcement,
     ChangePage,
-    Changes,
     Deleted,
     Published,
     ReferenceStats,
-    RemoteResult,
-    RemoteResults,
     Reply,
     Script,
     ScriptFile,
     StatsCounted,
     StatusSet,
+    api_error,
+    clean_words,
     read_change_page,
+    read_problem,
     read_reply,
 )
 from core.server.downloads import DownloadCount, Downloads
-from core.server.http import MAX_ANSWER_BYTES, READ_SECONDS, Answer, Http, url_label
-from core.server.problems import CHECK_URL, api_error, clean_words, read_problem
-from core.server.retry import Deadline, Retrier, RetryPolicy
+from core.server.http import (
+    MAX_ANSWER_BYTES,
+    READ_SECONDS,
+    Answer,
+    Deadline,
+    Http,
+    Retrier,
+    RetryPolicy,
+    url_label,
+)
 from core.server.uploads import Transfers
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
@@ -80,10 +88,6 @@ class EscherServer:
         self._http = Http(CONNECTIONS, read_seconds, addresses=policy.addresses)
         self._transfers = Transfers(self._http, self._retrier, policy)
         self._downloads = Downloads(self._http, self._retrier, policy)
-
-    @property
-    def tenant_id(self) -> str:
-        return self._tenant
 
     # -- publishing -------------------------------------------------------------------------
     def announce(self, ref: Ref, files: Sequence[FileEntry]) -> Announcement:
@@ -155,8 +159,7 @@ class EscherServer:
         """
         path = self._version_path("metadata", ref)
         answer, call = self._exchange("DELETE", path, headers={"If-Match": str(revision)})
-        # 404 counts only from a server of the contract, not from any page that is not there
-        if answer.status == _NOT_FOUND and read_problem(answer.body) is not None:
+        if _is_absent(answer):
             return
         self._check(answer, call)
         if answer.body:
@@ -186,25 +189,16 @@ class EscherServer:
         return self._call(StatsCounted, "POST", self._version_path("stats", ref), body)
 
     # -- reading ----------------------------------------------------------------------------
-    def changes(self, cursor: str | None = None, limit: int = 200) -> Changes:
-        """A page of what changed after ``cursor``; None begins at the beginning."""
-        return self._call(Changes, "GET", _CHANGES, params=self._since(cursor, limit))
-
     def change_page(self, cursor: str | None = None, limit: int = 200) -> ChangePage:
-        """`changes` with each item as it came, for a reader who takes them one by one."""
-        answer, call = self._exchange(
-            "GET", _CHANGES, params=self._since(cursor, limit), max_bytes=MAX_DOCUMENT_BYTES
-        )
+        """Read a page of what changed after ``cursor`` (None: from the beginning), item by item."""
+        params = {"tenant_id": self._tenant, "limit": str(limit)}
+        if cursor is not None:
+            params["since"] = cursor
+        answer, call = self._exchange("GET", _CHANGES, params=params, max_bytes=MAX_DOCUMENT_BYTES)
         self._check(answer, call)
         page = read_change_page(answer.body, call)
         self._contacted()
         return page
-
-    def _since(self, cursor: str | None, limit: int) -> dict[str, str]:
-        params = {"tenant_id": self._tenant, "limit": str(limit)}
-        if cursor is not None:
-            params["since"] = cursor
-        return params
 
     def script(
         self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
@@ -221,7 +215,7 @@ class EscherServer:
             if format_ is not None:  # else all files of the version
                 params["format"] = format_
         answer, call = self._exchange("GET", "/api/script/download", params=params)
-        if answer.status == _NOT_FOUND and read_problem(answer.body) is not None:
+        if _is_absent(answer):
             asked = s3_path or " ".join(params.values())
             raise NotFound(f"The server has no {clean_words(asked)}.")
         return self._read(Script, answer, call)
@@ -232,20 +226,10 @@ class EscherServer:
         target: Path,
         *,
         renew: Callable[[], ScriptFile],
-        on_bytes: Callable[[int], None] | None = None,
         sync: bool = True,
     ) -> DownloadCount:
         """Bring a file of `script` into the new file ``target``: see `Downloads.fetch`."""
-        return self._downloads.fetch(file, target, renew=renew, on_bytes=on_bytes, sync=sync)
-
-    def search(
-        self, query: str, filters: Mapping[str, Any] | None = None, limit: int = 10
-    ) -> list[RemoteResult]:
-        """Search the tenant's published playbooks and the Escher Library."""
-        body = {
-            "tenant_id": self._tenant, "query": query, "filters": dict(filters or {}), "limit": limit,
-        }  # fmt: skip
-        return self._call(RemoteResults, "POST", "/api/playbook/search", body).results
+        return self._downloads.fetch(file, target, renew=renew, sync=sync)
 
     def reachable(self) -> bool:
         """Whether the server answers as an Escher server does, with this token; 5 s at most."""
@@ -274,11 +258,9 @@ class EscherServer:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> R:
-        answer, call = self._exchange(method, path, body, params=params, headers=headers)
-        return self._read(kind, answer, call)
+        return self._read(kind, *self._exchange(method, path, body, headers=headers))
 
     def _read(self, kind: type[R], answer: Answer, call: str) -> R:
         self._check(answer, call)
@@ -355,6 +337,11 @@ class EscherServer:
     def _version_path(self, kind: str, ref: Ref) -> str:
         names = (self._tenant, ref.playbook_id, ref.version)
         return f"/api/playbook/{kind}/" + "/".join(quote(name, safe="") for name in names)
+
+
+def _is_absent(answer: Answer) -> bool:
+    """404 counts only from a server of the contract, not from any page that is not there."""
+    return answer.status == _NOT_FOUND and read_problem(answer.body) is not None
 
 
 def _announced(file: FileEntry) -> dict[str, object]:

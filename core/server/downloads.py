@@ -34,10 +34,8 @@ from core.errors import (
 )
 from core.errors import storage_error as disk_error
 from core.files import PRIVATE_FILE
-from core.server.answers import ScriptFile
-from core.server.http import Http, Incoming
-from core.server.problems import clean_words, storage_error
-from core.server.retry import Deadline, Retrier
+from core.server.answers import ScriptFile, clean_words, storage_error
+from core.server.http import Deadline, Http, Incoming, Retrier
 from core.server.uploads import FLOOR_BYTES_PER_SECOND
 from core.server.url_policy import UrlPolicy
 
@@ -73,20 +71,19 @@ class Downloads:
         target: Path,
         *,
         renew: Callable[[], ScriptFile],
-        on_bytes: Callable[[int], None] | None = None,
         sync: bool = True,
     ) -> DownloadCount:
         """Bring ``file`` into ``target``, a new file (0600) that is right and synced on return.
 
         ``sync`` False: the caller syncs it, so that no connection waits for the disk.
 
-        ``renew`` answers the same file with a new URL; ``on_bytes`` hears of each piece that
-        arrives, in bytes. On any failure ``target`` is gone again. The caller syncs the folder.
-        `IntegrityError`, `ForbiddenUrl`, `NotEscherServer` (a redirect), `ServerRejected`, `StorageError`, or a transient error that outlived its retries.
+        ``renew`` answers the same file with a new URL. On any failure ``target`` is gone again. The
+        caller syncs the folder. Raises `IntegrityError`, `ForbiddenUrl`, `NotEscherServer` (a
+        redirect), `ServerRejected`, `StorageError`, or a transient error that outlived its retries.
         """
         self._policy.check(file.url)
         with _Partial(target) as partial:
-            download = _Download(self._http, partial, on_bytes)
+            download = _Download(self._http, partial)
             if not self._arrived(download, file):
                 file = self._renewed(file, renew)
                 if not self._arrived(download, file):
@@ -124,12 +121,9 @@ class Downloads:
 class _Download:
     """One file on its way, over all its tries."""
 
-    def __init__(
-        self, http: Http, partial: _Partial, on_bytes: Callable[[int], None] | None
-    ) -> None:
+    def __init__(self, http: Http, partial: _Partial) -> None:
         self._http = http
         self._partial = partial
-        self._on_bytes = on_bytes
         self._etag: str | None = None
         self._ranges = True  # until the storage shows that it can't
         self._contradicted = False
@@ -150,8 +144,6 @@ class _Download:
             self._begin(file, incoming)
             while piece := incoming.read():
                 self.received += len(piece)
-                if self._on_bytes is not None:
-                    self._on_bytes(len(piece))
                 if partial.size + len(piece) > file.size_bytes:
                     raise self._contradiction(file, "more bytes came than that")
                 partial.add(piece)

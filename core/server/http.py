@@ -1,17 +1,33 @@
-"""What a failed connection means: exceptions of `requests` and `urllib3` in words of ours.
+"""Send HTTP requests and try them again: one session, its limits, and its failures in words.
 
-Theirs hold the whole URL with its signature, so nothing of their text is used.
+`Http` makes one exchange. No redirect is followed, and the token is given with each call, so that a
+pre-signed URL never sees it. Proxies and certificate bundles come from the environment
+(``trust_env``), as companies set them there; ``~/.netrc`` does not, since `requests` would put its
+password in place of the token. Loopback never goes through a proxy. A ``pinned`` call connects to
+addresses that were checked: `requests` looks a name up inside its connection, after any check of
+ours, and the owner of the name may answer differently each time. The certificate and the ``Host``
+header are still those of the name.
+
+`Retrier` is the one layer that retries in place. Every call of the contract is harmless to repeat
+(announcing and PUTs are addressed by content, publishing carries an ``Idempotency-Key``, deleting an
+``If-Match``), so all transient failures are retried: at most `RetryPolicy.tries` times, within one
+total deadline, put off as `core.backoff` says. What still fails is left to a later sync.
+
+An exception of `requests` or `urllib3` holds the whole URL with its signature, and one about a header
+holds the header. They are turned into words of ours and dropped: no ``__cause__``, no ``__context__``.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -22,134 +38,105 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from core.errors import EscherError, NotEscherServer, ServerUnreachable, TransferInterrupted
+from core.backoff import Backoff
+from core.errors import (
+    EscherError,
+    NotEscherServer,
+    ServerBusy,
+    ServerUnreachable,
+    TransferInterrupted,
+    TransientError,
+)
 from core.plain_text import is_loopback
 from core.processes import OpenedHere
-from core.server.problems import CHECK_URL
-from core.server.retry import Deadline
+from core.server.answers import CHECK_URL
 
 CONNECT_SECONDS = 5.0
-
-
-def transport_failure(error: Exception, what: str) -> EscherError:
-    """What went wrong without the exception's own text, which holds the URL."""
-    interrupted = (
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        urllib3.exceptions.IncompleteRead,
-        urllib3.exceptions.ProtocolError,
-    )
-    wrong_url = (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.InvalidHeader,
-    )
-    later = "Jobs that wait for the server stay queued; ask for anything else again later."
-    match error:
-        case requests.exceptions.SSLError():
-            return ServerUnreachable(
-                f"{what}: the certificate was not accepted.",
-                "Check server_url, the clock, and REQUESTS_CA_BUNDLE for a private authority.",
-            )
-        case requests.exceptions.ProxyError():
-            return ServerUnreachable(f"{what}: the proxy failed.", "Check HTTPS_PROXY.")
-        case requests.exceptions.ConnectTimeout():
-            return ServerUnreachable(f"{what}: no connection within {CONNECT_SECONDS:g} s.", later)
-        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
-            return ServerUnreachable(f"{what}: no answer in time.", later)
-        case _ if isinstance(error, wrong_url):
-            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
-        case _ if isinstance(error, interrupted):
-            return TransferInterrupted(f"{what}: the answer ended early.", later)
-        case _:
-            return ServerUnreachable(f"{what}: no connection, or it was cut.", later)
-
-
-# Connections to addresses that were checked: the name is looked up once, and not again to connect.
-#
-# `requests` looks a name up inside its connection, after any check of ours, and the owner of the name may
-# answer differently each time. Here the connection itself asks for the addresses that may be called and
-# connects to one of them; the certificate and the ``Host`` header are still those of the name.
-
-Addresses = Callable[[str, int], list[str]]
-
-
-def pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
-    """An adapter whose direct connections go only to what ``addresses(host, port)`` answers.
-
-    What that raises comes out of the call. Through a proxy it is not asked: the proxy looks up.
-    """
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(self, addresses)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(self, addresses)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-    return Adapter(pool_connections=8, pool_maxsize=connections, max_retries=0, pool_block=False)
-
-
-def _connect(connection: HTTPConnection, addresses: Addresses) -> socket.socket:
-    """As urllib3 connects, with the look-up replaced; its own exceptions, so that callers know them."""
-    host, port = connection.host, connection.port
-    try:
-        allowed = addresses(host, port)
-    except socket.gaierror as error:
-        raise NameResolutionError(host, connection, error) from error
-    failure: OSError | None = None
-    for address in allowed:
-        try:
-            return create_connection(
-                (address, port),
-                connection.timeout,
-                source_address=connection.source_address,
-                socket_options=connection.socket_options,
-            )
-        except OSError as error:
-            failure = error
-    if isinstance(failure, TimeoutError):
-        raise ConnectTimeoutError(connection, "The connection timed out.") from failure
-    raise NewConnectionError(connection, "No connection.") from failure
-
-
-# One HTTP exchange: the session, its timeouts, its limits, and failures in words.
-#
-# No retries here (`core.server.retry` is the one layer for them) and no redirects. The token is
-# given with each call, so that a pre-signed URL never sees it.
-#
-# Proxies and certificate bundles come from the environment (``trust_env``), as companies set them
-# there; ``~/.netrc`` does not, since `requests` would put its password in place of the token.
-# Loopback never goes through a proxy.
-#
-# An exception of `requests` or `urllib3` holds the whole URL with its signature, and one about a
-# header holds the header. They are turned into words of ours and dropped: no ``__cause__``, no
-# ``__context__``.
-
-
 READ_SECONDS = 30.0
 MIN_TIMEOUT_SECONDS = 0.05
-READ_CHUNK_BYTES = 1 << 16
-SEND_CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 16
 MAX_ANSWER_BYTES = 32 << 20
 USER_AGENT = "escher-playbook-service"
+RETRIED: tuple[type[TransientError], ...] = (ServerUnreachable, ServerBusy, TransferInterrupted)
+IN_PLACE = Backoff(0.2, 5.0, retry_after_cap_seconds=10.0)
 _PINNED = "pinned:"  # no URL begins so: the session only keeps and closes it
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
+Addresses = Callable[[str, int], list[str]]
+"""Where a connection to ``(host, port)`` may go; what it raises comes out of the call."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a call is tried, and how long; times in seconds."""
+
+    tries: int = 4
+    deadline_seconds: float = 60.0
+    backoff: Backoff = IN_PLACE
+
+
+class Deadline:
+    """The moment by which a call, all its tries together, must be over."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self._at - self._clock())
+
+    @property
+    def is_over(self) -> bool:
+        return self.remaining() <= 0
+
+
+class Retrier:
+    """Runs a call under a `RetryPolicy`; sleep, clock and random are given by tests."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy or RetryPolicy()
+        self._sleep = sleep
+        self._clock = clock
+        self._random = random
+
+    def call(self, attempt: Callable[[Deadline], T], *, extra_seconds: float = 0.0) -> T:
+        """Call ``attempt(deadline)`` until it returns; its last error when it never does.
+
+        ``extra_seconds`` is added to the deadline, for bodies whose size sets the time they need.
+        """
+        deadline = Deadline(self._policy.deadline_seconds + extra_seconds, self._clock)
+        failures = 0
+        while True:
+            try:
+                return attempt(deadline)
+            except RETRIED as error:
+                failures += 1
+                delay = self._policy.backoff.seconds(failures - 1, error.retry_after, self._random)
+                if failures >= self._policy.tries or delay >= deadline.remaining():
+                    raise
+            self._sleep(delay)
+
+
+class Sent(TypedDict, total=False):
+    """What a request may hold beside method and URL.
+
+    ``pinned`` is for URLs that a server named: it connects to what ``addresses`` answers.
+    """
+
+    token: str | None
+    headers: Mapping[str, str]
+    params: Mapping[str, str] | None
+    body: bytes | None
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +179,7 @@ class Incoming:
         return _in_words(self._read, self._what)
 
     def _read(self) -> bytes:
-        piece: bytes = self._response.raw.read1(READ_CHUNK_BYTES, decode_content=False)
+        piece: bytes = self._response.raw.read1(CHUNK_BYTES, decode_content=False)
         if piece and self._deadline.is_over:
             raise TransferInterrupted(
                 f"The answer to {self._what} took longer than its deadline.", "It is retried."
@@ -216,10 +203,10 @@ class _Body:
         return len(self._content)
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := self.read(SEND_CHUNK_BYTES):
+        while piece := self.read(CHUNK_BYTES):
             yield piece
 
-    def read(self, size: int = SEND_CHUNK_BYTES) -> bytes:
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
         if self._deadline.is_over:
             raise TransferInterrupted("Sending took longer than its deadline.", "It is retried.")
         end = len(self._content) if size < 0 else self._position + size
@@ -242,10 +229,7 @@ class Http:
         *,
         addresses: Addresses | None = None,
     ) -> None:
-        """``read_seconds``: how long a connection may be silent.
-
-        ``addresses(host, port)`` answers where a ``pinned`` call may connect to.
-        """
+        """``read_seconds``: how long a connection may be silent; ``addresses``: for pinned calls."""
         self._connections = connections
         self._addresses = addresses
         self._read_seconds = read_seconds
@@ -259,28 +243,15 @@ class Http:
         url: str,
         *,
         deadline: Deadline,
-        token: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        pinned: bool = False,
         max_bytes: int = MAX_ANSWER_BYTES,
+        **sent: Unpack[Sent],
     ) -> Answer:
         """Send one request and read its whole answer, whatever the status.
 
         `ServerUnreachable` without an answer, `TransferInterrupted` when one ended early or took
         too long, `NotEscherServer` when it is larger than ``max_bytes`` or the URL is no URL.
         """
-        with self.open(
-            method,
-            url,
-            deadline=deadline,
-            token=token,
-            headers=headers,
-            params=params,
-            body=body,
-            pinned=pinned,
-        ) as incoming:
+        with self.open(method, url, deadline=deadline, **sent) as incoming:
             content = bytearray()
             while piece := incoming.read():
                 content += piece
@@ -291,24 +262,10 @@ class Http:
                     )
             return Answer(incoming.status, incoming.headers, bytes(content))
 
-    def open(
-        self,
-        method: str,
-        url: str,
-        *,
-        deadline: Deadline,
-        token: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        pinned: bool = False,
-    ) -> Incoming:
-        """Send one request; its answer, whose body is still on its way. Fails as `send` does.
-
-        ``pinned`` is for URLs that a server named: what ``addresses`` raises comes out, too.
-        """
-        session = self._current()
-        adapter = session.adapters[_PINNED] if pinned else session.get_adapter(url)
+    def open(self, method: str, url: str, *, deadline: Deadline, **sent: Unpack[Sent]) -> Incoming:
+        """Send one request; its answer, whose body is still on its way. Fails as `send` does."""
+        session, body, params = self._current(), sent.get("body"), sent.get("params")
+        adapter = session.adapters[_PINNED] if sent.get("pinned") else session.get_adapter(url)
 
         def exchange() -> requests.Response:
             # Past the session: its merging of settings takes as long as the sending, and it reads
@@ -316,8 +273,8 @@ class Http:
             request = _prepared(
                 method,
                 f"{url}?{urlencode(params)}" if params else url,
-                {**_HEADERS, **(headers or {})},
-                token,
+                {**_HEADERS, **sent.get("headers", {})},
+                sent.get("token"),
                 # empty bytes as None: an empty stream would go out chunked, which S3 refuses
                 _Body(body, deadline) if body else None,
             )
@@ -413,3 +370,89 @@ def _in_words(call: Callable[[], T], what: str) -> T:
         failure = NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
     failure.__context__ = None
     raise failure
+
+
+def transport_failure(error: Exception, what: str) -> EscherError:
+    """What went wrong without the exception's own text, which holds the URL."""
+    interrupted = (
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+        urllib3.exceptions.IncompleteRead,
+        urllib3.exceptions.ProtocolError,
+    )
+    wrong_url = (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.MissingSchema,
+        requests.exceptions.InvalidHeader,
+    )
+    later = "Jobs that wait for the server stay queued; ask for anything else again later."
+    match error:
+        case requests.exceptions.SSLError():
+            return ServerUnreachable(
+                f"{what}: the certificate was not accepted.",
+                "Check server_url, the clock, and REQUESTS_CA_BUNDLE for a private authority.",
+            )
+        case requests.exceptions.ProxyError():
+            return ServerUnreachable(f"{what}: the proxy failed.", "Check HTTPS_PROXY.")
+        case requests.exceptions.ConnectTimeout():
+            return ServerUnreachable(f"{what}: no connection within {CONNECT_SECONDS:g} s.", later)
+        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
+            return ServerUnreachable(f"{what}: no answer in time.", later)
+        case _ if isinstance(error, wrong_url):
+            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
+        case _ if isinstance(error, interrupted):
+            return TransferInterrupted(f"{what}: the answer ended early.", later)
+        case _:
+            return ServerUnreachable(f"{what}: no connection, or it was cut.", later)
+
+
+def pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
+    """An adapter whose direct connections go only to what ``addresses`` answers.
+
+    Through a proxy it is not asked: the proxy looks up.
+    """
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, addresses)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, addresses)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+    return Adapter(pool_connections=8, pool_maxsize=connections, max_retries=0, pool_block=False)
+
+
+def _connect(connection: HTTPConnection, addresses: Addresses) -> socket.socket:
+    """As urllib3 connects, with the look-up replaced; its own exceptions, so that callers know them."""
+    host, port = connection.host, connection.port
+    try:
+        allowed = addresses(host, port)
+    except socket.gaierror as error:
+        raise NameResolutionError(host, connection, error) from error
+    failure: OSError | None = None
+    for address in allowed:
+        try:
+            return create_connection(
+                (address, port),
+                connection.timeout,
+                source_address=connection.source_address,
+                socket_options=connection.socket_options,
+            )
+        except OSError as error:
+            failure = error
+    if isinstance(failure, TimeoutError):
+        raise ConnectTimeoutError(connection, "The connection timed out.") from failure
+    raise NewConnectionError(connection, "No connection.") from failure

@@ -24,10 +24,15 @@ from core.errors import (
     UrlExpired,
 )
 from core.files import sha256_bytes
-from core.server.answers import Announcement, UploadPart, UploadTarget
-from core.server.http import Http
-from core.server.problems import CHECK_URL, clean_words, storage_error
-from core.server.retry import Deadline, Retrier
+from core.server.answers import (
+    CHECK_URL,
+    Announcement,
+    UploadPart,
+    UploadTarget,
+    clean_words,
+    storage_error,
+)
+from core.server.http import Deadline, Http, Retrier
 from core.server.url_policy import UrlPolicy
 
 CHECKSUM_HEADER = "x-amz-checksum-sha256"

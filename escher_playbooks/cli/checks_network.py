@@ -68,7 +68,7 @@ def server(settings: Settings) -> Iterator[Finding]:
         return
     client = EscherServer(settings)
     try:
-        client.changes(limit=1)
+        client.change_page(limit=1)
     except ServerRejected as error:
         yield Finding.from_error("server", error)
     except TransientError as error:

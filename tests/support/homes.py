@@ -22,7 +22,7 @@ from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller
 from core.rag.points import Payload, Point, point_id
 from core.server.client import EscherServer
-from core.server.retry import Retrier, RetryPolicy
+from core.server.http import Retrier, RetryPolicy
 from core.service import PlaybookService
 from core.settings import Settings
 from support.mortal import CLOCK, DEATH, Died, Network

@@ -17,7 +17,7 @@ from core.scripts.downloads import ScriptDownloads
 from core.scripts.insertion import insert
 from core.scripts.models import CacheHit, Listing, ScriptKey
 from core.server.client import EscherServer
-from core.server.retry import Retrier, RetryPolicy
+from core.server.http import Retrier, RetryPolicy
 from core.service.home import ServiceParts
 from core.settings import Settings
 

@@ -13,10 +13,11 @@ def server_objects(service: ServiceUnderTest) -> dict[Ref, dict[str, str]]:
     with service.service() as opened:
         cursor, more = None, True
         while more:
-            page = opened.server.changes(cursor, 500)
+            page = opened.server.change_page(cursor, 500)
             for change in page.changes:
-                ref = Ref(change.playbook_id, change.version)
-                found[ref] = {file.path: file.checksum for file in change.files}
+                assert isinstance(change, dict)
+                ref = Ref(change["playbook_id"], change["version"])
+                found[ref] = {file["path"]: file["checksum"] for file in change["files"]}
             cursor, more = page.cursor, page.more
     return found
 

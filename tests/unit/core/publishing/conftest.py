@@ -17,7 +17,7 @@ from core.journal.records import DiskFile
 from core.models import Area, FileEntry, Move, Ref, SyncState, content_digest
 from core.publishing.publisher import Publisher
 from core.server.client import EscherServer
-from core.server.retry import Retrier, RetryPolicy
+from core.server.http import Retrier, RetryPolicy
 from core.settings import Settings
 
 

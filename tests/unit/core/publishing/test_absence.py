@@ -22,7 +22,7 @@ def lose(reference, here, *refs):
 
 
 def live(machine):
-    return {(c.playbook_id, c.version) for c in machine.server.changes(None, 500).changes}
+    return {(c["playbook_id"], c["version"]) for c in machine.server.change_page(None, 500).changes}
 
 
 def test_eleven_versions_come_back_by_themselves(machines, reference):

@@ -462,7 +462,7 @@ def test_a_change_there_wins_over_a_deletion_here(desk, reference):
 
     ref = desk.shelf.add("approved")
     desk.publish(ref)
-    ensure_tenant(reference.data_dir, desk.server.tenant_id, "reviewer", "REVIEWER-2")
+    ensure_tenant(reference.data_dir, desk.settings.tenant_id, "reviewer", "REVIEWER-2")
     from core.models import Status
     from core.server.client import EscherServer
 

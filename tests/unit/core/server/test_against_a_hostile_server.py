@@ -21,7 +21,7 @@ from core.errors import EscherError, ForbiddenUrl, NotEscherServer, NotFound
 from core.models import FileEntry, Ref, Status, content_digest
 from core.server.answers import ScriptFile
 from core.server.client import EscherServer
-from core.server.retry import Retrier, RetryPolicy
+from core.server.http import Retrier, RetryPolicy
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 
@@ -47,26 +47,27 @@ def test_without_lies_it_is_a_server_of_the_contract(
     hostile: HostileServer, client: EscherServer, tmp_path: Path
 ) -> None:
     hostile.add(REF, CONTENT, status="approved")
-    [change] = client.changes().changes
+    [change] = client.change_page().changes
+    assert isinstance(change, dict)
     script = client.script(REF, "shell")
     assert script.manifest is not None
     entries = [FileEntry(entry.path, 0, entry.checksum) for entry in script.manifest]
-    assert content_digest(script.metadata or {}, entries) == change.content_digest
-    assert script.content_digest == change.content_digest
+    assert content_digest(script.metadata or {}, entries) == change["content_digest"]
+    assert script.content_digest == change["content_digest"]
     assert (script.status, script.published_by) == (Status.APPROVED, "somebody")
     client.download(script.files[0], tmp_path / "run.sh", renew=lambda: script.files[0])
     assert (tmp_path / "run.sh").read_bytes() == CONTENT["shell/run.sh"]
     other = Ref("other", "1.0.0")
     s3_paths = client.upload(other, CONTENT)
-    metadata = {**(change.metadata or {}), "playbook_id": "other"}
+    metadata = {**change["metadata"], "playbook_id": "other"}
     published = client.publish(
         other, metadata=metadata, vector=None, embedding_model=None,
-        content_digest=change.content_digest, s3_paths=s3_paths, base_revision=None,
+        content_digest=change["content_digest"], s3_paths=s3_paths, base_revision=None,
     )  # fmt: skip
     assert published.revision == 1
     assert client.script(Ref("stop", "latest")).version == "1.0.0"
     client.delete(other, 1)
-    assert [item.deleted for item in client.changes().changes] == [False, True]
+    assert [item["deleted"] for item in client.change_page().changes] == [False, True]
     with pytest.raises(NotFound):
         client.script(other)
 
@@ -209,7 +210,7 @@ def test_no_redirect_is_followed(
     for call in (
         lambda: client.download(file, tmp_path / "x", renew=lambda: file),
         lambda: client.upload(REF, CONTENT),
-        client.changes,
+        client.change_page,
     ):
         with pytest.raises(NotEscherServer, match="redirect"):
             call()

@@ -23,8 +23,7 @@ from core.files import sha256_bytes
 from core.models import FileEntry, Ref, Status, Strategy, content_digest
 from core.server.answers import UploadTarget
 from core.server.client import EscherServer
-from core.server.http import Http
-from core.server.retry import Retrier
+from core.server.http import Http, Retrier
 from core.server.uploads import Transfers
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
@@ -88,10 +87,10 @@ def test_upload_publish_change_delete(server):
     published = publish(server, s3_paths)
     assert (published.revision, published.status) == (1, Status.PENDING_REVIEW)
     assert published.storage_strategy is Strategy.REVIEW
-    page = server.changes()
-    assert [change.content_digest for change in page.changes] == [DIGEST]
+    page = server.change_page()
+    assert [change["content_digest"] for change in page.changes] == [DIGEST]
     assert not page.more
-    assert server.changes(page.cursor).changes == []
+    assert server.change_page(page.cursor).changes == []
     script = server.script(REF, "shell")
     assert script.entry_point == "shell/stop.sh"
     server.send_stats(REF, [{"execution_id": "e1", "success": True, "duration_ms": 3, "at": 5}])
@@ -215,7 +214,7 @@ def test_another_tenant_is_refused_in_the_servers_words(reference, tmp_path):
         home=tmp_path, server_url=reference.url, tenant_id=other, server_token=token
     )
     with pytest.raises(ServerRejected, match="another tenant") as caught:
-        EscherServer(settings).changes()
+        EscherServer(settings).change_page()
     assert token not in str(caught.value)
 
 
@@ -225,7 +224,7 @@ def test_a_reviewer_sets_a_status(reference, server, tenant_settings):
     publish(server, server.upload(REF, FILES))
     with pytest.raises(ServerRejected, match="reviewer"):
         server.set_status(REF, Status.APPROVED)
-    ensure_tenant(reference.data_dir, server.tenant_id, "reviewer", "REVIEWER")
+    ensure_tenant(reference.data_dir, tenant_settings.tenant_id, "reviewer", "REVIEWER")
     settings = tenant_settings.model_copy(update={"server_token": None})
     settings.server_token = type(tenant_settings.server_token)("REVIEWER")
     approved = EscherServer(settings).set_status(REF, Status.APPROVED)
@@ -250,7 +249,6 @@ def client(scripted, tmp_path: Path, sleeps: Sleeps):
         b"{",
         b'{"changes": "none"}',
         b'{"changes": [], "cursor": 5, "more": false}',
-        b'{"changes": [{"revision": "1"}], "cursor": "c", "more": false}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],
@@ -258,12 +256,19 @@ def client(scripted, tmp_path: Path, sleeps: Sleeps):
 def test_other_shapes_are_not_the_contracts(client, scripted, body):
     scripted.says(200, body)
     with pytest.raises(NotEscherServer, match="server_url"):
-        client.changes()
+        client.change_page()
+
+
+def test_a_text_is_no_revision(client, scripted):
+    said = {"revision": "1", "status": "approved", "storage_strategy": "trusted_publish"}
+    scripted.says(200, json.dumps(said).encode())
+    with pytest.raises(NotEscherServer, match="revision"):
+        client.set_status(REF, Status.APPROVED)
 
 
 def test_unknown_members_are_ignored(client, scripted):
     scripted.says(200, b'{"changes": [], "cursor": "c", "more": false, "new": {"in": "2.0"}}')
-    assert client.changes().cursor == "c"
+    assert client.change_page().cursor == "c"
 
 
 def test_only_a_problem_document_confirms_a_deletion(client, scripted):
@@ -281,7 +286,7 @@ def test_errors_repeat_neither_token_nor_signature(client, scripted):
     detail = "Bearer CANARY-TOKEN is bad, see https://h/p?X-Amz-Signature=CANARY-SIGNATURE"
     scripted.says(401, json.dumps({"title": "No", "detail": detail}).encode())
     with pytest.raises(ServerRejected, match="server_token") as caught:
-        client.changes()
+        client.change_page()
     assert "CANARY" not in str(caught.value)
 
 
@@ -328,7 +333,7 @@ def test_refused_bytes_that_are_not_the_announced_ones_start_over(scripted, slee
 def test_a_token_with_a_line_break_is_a_setting_to_mend(scripted, tmp_path):
     settings = Settings(home=tmp_path, server_url=scripted.url, server_token="CANARY\nTOKEN")
     with pytest.raises(SettingsError) as caught:
-        EscherServer(settings).changes()
+        EscherServer(settings).change_page()
     assert "CANARY" not in str(caught.value)
     assert scripted.asked == []
 

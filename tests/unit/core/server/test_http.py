@@ -15,8 +15,7 @@ from core.errors import (
     TransferInterrupted,
     UsageError,
 )
-from core.server.http import Http, url_label
-from core.server.retry import Deadline
+from core.server.http import Deadline, Http, url_label
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from core.errors import (
     ServerRejected,
     UrlExpired,
 )
-from core.server.problems import api_error, clean_words, retry_after, storage_error
+from core.server.answers import api_error, clean_words, retry_after, storage_error
 
 TOKEN = "CANARY-TOKEN-1"
 CALL = "POST https://escher.example/api/playbook/upload"

@@ -10,7 +10,7 @@ from core.errors import (
     TransferInterrupted,
     UrlExpired,
 )
-from core.server.retry import Deadline, Retrier, RetryPolicy
+from core.server.http import Deadline, Retrier, RetryPolicy
 
 
 class FakeTime:

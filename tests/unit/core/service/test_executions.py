@@ -288,8 +288,8 @@ class TestTheWholeService:
         shown = service.show(str(ref))
         assert (shown.execution_count, shown.success_count) == (3, 2)
         assert shown.last_executed == ran_at
-        [change] = service.server.changes().changes
-        assert change.metadata["execution_count"] == 3
+        [change] = service.server.change_page().changes
+        assert change["metadata"]["execution_count"] == 3
 
     def test_search_shows_counts_and_hides_the_broken(self, service):
         ref = service.create(draft()).ref
