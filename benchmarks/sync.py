@@ -58,7 +58,7 @@ sys.addaudithook(
 calls = service.server.reference_stats().get("requests", 0)
 begun = time.perf_counter()
 if sys.argv[2] == "edit":
-    report = service.finish_sync(service.look_at_both_sides())
+    report = service.finish_sync(service.sync.run())
 else:
     report = service.sync_all_metadata()
 taken = time.perf_counter() - begun

@@ -39,7 +39,7 @@ class LocalSearch:
         if jobs.is_running(self._service.settings):
             answer = jobs.search(self._service, query, filters, asked)
         else:  # the collection may be open once, so a process that stays leaves it alone
-            answer = self._service.search_by_keywords(query, dict(filters), asked)
+            answer = self._service.indexing.search_by_keywords(query, dict(filters), asked)
         refs = [Ref(result.playbook_id, result.version) for result in answer.results]
         records = self._service.journal.versions.get_many(refs)
         allowed = {ref for ref, record in records.items() if may_leave(record, shared=shared)}

@@ -21,7 +21,7 @@ def embed(self: ServiceTask, refs: list[str], job_id: str | None = None) -> dict
 def unindex(self: ServiceTask, refs: list[str], job_id: str | None = None) -> dict[str, Any]:
     """Remove the points of versions that are gone; those that are (again) there stay."""
     logger.info("job %s unindex: %d versions", job_id, len(refs))
-    self.service.tidy_points()
+    self.service.indexing.tidy()
     return {ref: DONE.as_json() for ref in refs}
 
 
@@ -34,7 +34,7 @@ def reindex(self: ServiceTask, job_id: str) -> dict[str, Any]:
     if service.journal.jobs.is_cancelled(job_id):
         return {"versions": 0}
     with whole_job(service, job_id):
-        service.drop_collection()
+        service.indexing.drop()
         refs = [str(ref) for ref in service.indexing.sources.refs()]
         service.journal.jobs.add_items(job_id, refs)
     batches = list(workflows.batched(refs, service.settings.publish_batch_size))
@@ -61,6 +61,6 @@ def search(
     self: ServiceTask, query: str, filters: dict[str, Any] | None = None, limit: int = 10
 ) -> dict[str, Any]:
     """Search the collection: metadata and scores, never script text."""
-    answer = self.service.search(query, filters or {}, limit)
+    answer = self.service.indexing.search(query, filters or {}, limit)
     logger.info("search answered with %d results", len(answer.results))
     return answer.as_json()

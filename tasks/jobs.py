@@ -28,6 +28,7 @@ from core.journal import Job, JobState
 from core.journal.leases import SYNC
 from core.models import Playbook, Ref, Strategy, SyncState
 from core.playbooks.decisions import Decision
+from core.playbooks.secrets_gate import check_level
 from core.publishing.conflicts import Resolution
 from core.publishing.publisher import OnFindings
 from core.reports import SearchAnswer
@@ -87,7 +88,7 @@ def submit(
             "as": as_,
             "path": path,
             "format": format_,
-            "secrets_gate": service.check_gate(secrets_gate),
+            "secrets_gate": check_level(secrets_gate),
             "accept_findings": [key for key, _ in accept_findings] or None,
             "accept_deletions": accept_deletions or None,
         }.items()
@@ -156,10 +157,16 @@ def _targets(
                 )
             return [str(ref) for ref in plan.accepted]
         case "embed":
-            chosen = service.indexing.sources.refs() if all_ else service.expand(list(refs or ()))
+            chosen = (
+                service.indexing.sources.refs()
+                if all_
+                else service.catalog.expand(list(refs or ()))
+            )
             return [str(ref) for ref in chosen]
         case "delete":
-            return [str(ref) for ref in service.request_delete(service.expand(list(refs or ())))]
+            return [
+                str(ref) for ref in service.request_delete(service.catalog.expand(list(refs or ())))
+            ]
         case "import":
             if not path:
                 raise UsageError("An import job needs path.", "Give a folder or a .tar.gz.")
@@ -294,8 +301,8 @@ def search(
         try:
             service.index_pending(on_indexing)
         except (ModelUnavailable, IndexCorrupt, TransientError):
-            return service.search_by_keywords(query, dict(filters or {}), limit)
-        return service.search(query, dict(filters or {}), limit)
+            return service.indexing.search_by_keywords(query, dict(filters or {}), limit)
+        return service.indexing.search(query, dict(filters or {}), limit)
     try:
         result = app.send_task(
             "playbooks.search",
@@ -306,7 +313,7 @@ def search(
         result.forget()
     except (CeleryTimeoutError, OperationalError, RuntimeError):
         # RuntimeError is Celery's word for a result store that went away and did not come back
-        return service.search_by_keywords(query, dict(filters or {}), limit)
+        return service.indexing.search_by_keywords(query, dict(filters or {}), limit)
     return SearchAnswer.from_json(body)
 
 
@@ -371,7 +378,7 @@ def cancel(service: PlaybookService, job_id: str) -> Job:
     """Stop what has not been done; what is published stays published."""
     job = service.journal.jobs.get(job_id)
     if job.kind == "publish":
-        service.withdraw_publish(
+        service.journal.versions.withdraw(
             [Ref.parse(item.ref) for item in job.items if item.state is not JobState.SUCCEEDED]
         )
     return service.journal.jobs.cancel(job_id)
@@ -390,7 +397,7 @@ def retry(
     """
     job = service.journal.jobs.get(job_id)
     if job.kind == SYNC:
-        service.retry_set_aside()
+        service.sync.retry_set_aside()
     elif job.state is JobState.SUCCEEDED:
         return job
     if job.kind == "publish":  # before its items are open: they follow what the versions want

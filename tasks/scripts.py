@@ -78,12 +78,12 @@ def evict(
     del refs
     service = self.service
     if job_id is None:
-        report = service.evict_cache().as_json()
+        report = service.script_manager.evict().as_json()
     else:
         if service.journal.jobs.is_cancelled(job_id):
             return {"bytes_freed": 0}
         with whole_job(service, job_id):
-            report = service.evict_cache().as_json()
+            report = service.script_manager.evict().as_json()
         service.journal.jobs.finish(job_id, JobState.SUCCEEDED, result=report)
     logger.info("evict: %s", report)
     return report

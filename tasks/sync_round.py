@@ -168,7 +168,7 @@ def _do(
     in_hand = set(_names(service.journal.leases.held_by_the_living())) if dead else None
     names = _under_way(messages, LOST_BATCH_SECONDS, in_hand)
     accepts = any(job.request.get("accept_deletions") for job in asked)
-    plan = service.look_at_both_sides(set(_refs(names)), accept_deletions=accepts)
+    plan = service.sync.run(set(_refs(names)), accept_deletions=accepts)
     gate = stricter(*(job.request.get("secrets_gate") for job in asked))
     service.publisher.tighten(plan.publish, gate)
     if plan.edits.findings:  # to be read by those who wait, before anything is uploaded

@@ -40,7 +40,7 @@ from core.models import (
 )
 from core.rag.collection import Collection
 from core.rag.edge import EdgeCollection
-from core.rag.embedding import SentenceTransformerEmbedder
+from core.rag.embedding import Embedder, SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
 from core.rag.points import (
     MAX_SCRIPT_TEXT,
@@ -261,15 +261,21 @@ class Indexing:
         contents: Contents,
         seal: Seal,
         library: LibraryContents,
+        *,
+        embedder: Embedder | None = None,
+        collection: Collection | None = None,
     ) -> None:
+        """``embedder`` and ``collection``: in place of those that the settings name."""
         self._settings = settings
+        self._given_embedder = embedder
+        self._given_collection = collection
         self._journal = journal
         self._seal = seal
         self.sources = PointSource(journal, contents, library, _allow_private(settings))
 
     @cached_property
-    def embedder(self) -> SentenceTransformerEmbedder:
-        return SentenceTransformerEmbedder(self._settings.embedding_model)
+    def embedder(self) -> Embedder:
+        return self._given_embedder or SentenceTransformerEmbedder(self._settings.embedding_model)
 
     @cached_property
     def _index(self) -> PlaybookIndex:
@@ -289,7 +295,9 @@ class Indexing:
     def _open_collection(self) -> Collection:
         settings = self._settings
         collection: Collection
-        if settings.qdrant_url is None:
+        if self._given_collection is not None:
+            collection = self._given_collection
+        elif settings.qdrant_url is None:
             collection = EdgeCollection.open(
                 settings.collection_path,
                 model=settings.embedding_model,
@@ -385,7 +393,7 @@ class Indexing:
         known = self._journal.vectors.get_many(list(set(keys.values())))
         return {ref: known[key] for ref, key in keys.items() if key in known}
 
-    def search(self, query: str, filters: Mapping[str, Any], limit: int) -> SearchAnswer:
+    def search(self, query: str, filters: Mapping[str, Any], limit: int = 10) -> SearchAnswer:
         """By meaning; by words, and said so, while the model or collection is out of reach."""
         chosen = SearchFilters.parse(filters)
         try:
@@ -398,7 +406,7 @@ class Indexing:
             return self.search_by_keywords(query, filters, limit)
 
     def search_by_keywords(
-        self, query: str, filters: Mapping[str, Any], limit: int
+        self, query: str, filters: Mapping[str, Any], limit: int = 10
     ) -> SearchAnswer:
         """BM25 over all metadata; needs neither model nor collection."""
         metadatas = [{**r.metadata, **r.state} for r in self.sources.all().values()]

@@ -1,7 +1,9 @@
-"""The parts of a home's service, each made when it is first needed."""
+"""Home: puts the parts of one home together, each made when it is first needed."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import cached_property
 
 from core.encryption import Envelope, MasterKey, Place, load_master_key
@@ -15,9 +17,12 @@ from core.playbooks.held import Held
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.scan import Scan
 from core.playbooks.store import PlaybookStore
+from core.playbooks.trash import Trash
 from core.publishing.conflicts import ConflictResolver
 from core.publishing.publisher import Publisher
 from core.publishing.pull import PublishedContents, Puller
+from core.rag.collection import Collection
+from core.rag.embedding import Embedder
 from core.rag.indexing import Indexing
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
@@ -29,11 +34,28 @@ from core.service.sync import Sync
 from core.settings import Settings
 
 
-class ServiceParts:
-    """What the methods of `core.service.playbook_service.PlaybookService` work with."""
+class Home:
+    """The parts of one home; `PlaybookService` is a home with the mission's methods.
 
-    def __init__(self, settings: Settings) -> None:
+    ``embedder``, ``server`` and ``collection`` stand in for the settings' own: another model, a
+    client that is open already, a collection that another process serves. ``clock`` gives Unix
+    seconds to what is timed here: cache, downloads, publishing, pulling, reported runs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        embedder: Embedder | None = None,
+        server: EscherServer | None = None,
+        collection: Collection | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.settings = settings
+        self._embedder = embedder
+        self._server = server
+        self._collection = collection
+        self._clock = clock
         take_home(settings)
         self.journal = Journal(settings.effective_journal_url)
         self._check_binding()
@@ -59,12 +81,19 @@ class ServiceParts:
 
     @cached_property
     def server(self) -> EscherServer:
-        return EscherServer(self.settings, on_contact=self.bind)
+        return self._server or EscherServer(self.settings, on_contact=self.bind)
 
     @cached_property
     def indexing(self) -> Indexing:
-        library = self.script_manager.library
-        return Indexing(self.settings, self.journal, self.store, self._seal, library)
+        return Indexing(
+            self.settings,
+            self.journal,
+            self.store,
+            self._seal,
+            self.script_manager.library,
+            embedder=self._embedder,
+            collection=self._collection,
+        )
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -75,11 +104,14 @@ class ServiceParts:
             vectors=self.indexing,
             settings=self.settings,
             folders=self.pulled_folders,
+            clock=self._clock,
         )
 
     @cached_property
     def executions(self) -> Executions:
-        return Executions(self.journal, is_library=self.script_manager.library.has)
+        return Executions(
+            self.journal, is_library=self.script_manager.library.has, clock=self._clock
+        )
 
     def _load_key(self) -> MasterKey:
         """The home's key; once it has one, another is neither made nor taken."""
@@ -101,7 +133,12 @@ class ServiceParts:
     @cached_property
     def script_manager(self) -> ScriptManager:
         return ScriptManager(
-            self.settings, self.journal, self.store, lambda: self.server, self._take_edit
+            self.settings,
+            self.journal,
+            self.store,
+            lambda: self.server,
+            self._take_edit,
+            clock=self._clock,
         )
 
     @property
@@ -132,6 +169,7 @@ class ServiceParts:
             self.server,
             self.pulled_folders,
             in_use=self.handed_out.must_wait,
+            clock=self._clock,
         )
 
     @cached_property
@@ -141,6 +179,10 @@ class ServiceParts:
     @cached_property
     def contents(self) -> PublishedContents:
         return PublishedContents(self.settings, self.journal, self.server)
+
+    @cached_property
+    def trash(self) -> Trash:
+        return Trash(self.settings.trash_path)
 
     @cached_property
     def edits(self) -> Edits:

@@ -1,17 +1,19 @@
-"""Many playbooks at once, from a folder or an archive."""
+"""Import many playbooks from a folder or an archive; claim versions of unknown origin as made here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import EscherError, Unchanged, UsageError
-from core.models import PlaybookDraft, Strategy
+from core.journal import Journal
+from core.models import PlaybookDraft, Ref, Strategy
 from core.playbooks.drafts import iter_drafts
 from core.playbooks.file_requests import asks_to_leave
 from core.playbooks.store import PlaybookStore
 from core.playbooks.validation import Limits
 from core.reports import ImportReport
+from core.service.catalog import Catalog
 
 BATCH = 64
 
@@ -66,3 +68,22 @@ def import_path(
     if batch:
         flush()
     return report
+
+
+def claim_origin(journal: Journal, catalog: Catalog, targets: Sequence[str] | None) -> list[Ref]:
+    """Say of versions that they were made here; returns those that were not known to be.
+
+    ``targets`` are ``id`` or ``id@version``. None: all whose origin is not known, as of a home from
+    before or of a lost journal; what was pulled is claimed by its name alone.
+    """
+    if targets is None:
+        unknown = {None, "adopt"}
+        records = [row for row in journal.versions.select() if row.intake in unknown]
+    else:
+        records = list(journal.versions.get_many(catalog.expand(targets)).values())
+    claimed = [record.ref for record in records if not record.made_here]
+    journal.versions.set_many([(ref, None, {"made_here": True}) for ref in claimed])
+    # edits of what one has published oneself go to review, as 0.1.0 had it
+    published = {record.ref for record in records if record.is_published}
+    journal.choices.claimed(ref for ref in claimed if ref in published)
+    return claimed

@@ -23,10 +23,12 @@ from core.errors import (
 from core.files import check_relative_path, sha256_bytes
 from core.handed_out import HandedOut
 from core.journal import Journal
+from core.journal.conflicts import ConflictRecord
 from core.journal.downloads import DownloadState
 from core.journal.script_lookup import ScriptRow
 from core.models import DONE, FORMATS, FileEntry, Outcome, OutcomeState, Ref
 from core.playbooks.store import PlaybookStore
+from core.publishing.conflicts import Choice, Resolution
 from core.reports import Finding
 from core.scripts.cache import ScriptCache
 from core.scripts.clear_text import ClearText
@@ -56,8 +58,11 @@ class ScriptManager:
         store: PlaybookStore,
         server: Callable[[], EscherServer],
         take_edit: Callable[[Ref], bool] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """``take_edit``: see `ScriptResolver`."""
+        """``take_edit``: see `ScriptResolver`; ``clock`` gives Unix seconds."""
+        self._clock = clock
         self._settings = settings
         self._journal = journal
         self._store = store
@@ -67,15 +72,17 @@ class ScriptManager:
     # -- the parts --------------------------------------------------------------------------
     @cached_property
     def cache(self) -> ScriptCache:
-        return ScriptCache(self._settings, self._journal)
+        return ScriptCache(self._settings, self._journal, clock=self._clock)
 
     @cached_property
     def downloads(self) -> ScriptDownloads:
-        return ScriptDownloads(self._settings, self._journal, self._server(), self.cache)
+        return ScriptDownloads(
+            self._settings, self._journal, self._server(), self.cache, clock=self._clock
+        )
 
     @cached_property
     def library(self) -> LibraryCache:
-        return LibraryCache(self._settings, self._journal, self._server)
+        return LibraryCache(self._settings, self._journal, self._server, clock=self._clock)
 
     @cached_property
     def clear(self) -> ClearText:
@@ -206,6 +213,34 @@ class ScriptManager:
         return key, check_relative_path(f"{key.format}/{found['path']}")
 
     # -- keeping house ----------------------------------------------------------------------
+    def settle_library(self, conflict: ConflictRecord, choice: Choice) -> Resolution:
+        """Settle a conflict of the Escher Library's: only ``take theirs`` can be chosen.
+
+        It is in no feed and no folder, so only the name can be pinned anew. `UsageError` for
+        another choice, `Refused` when the server's side changed since the conflict was shown.
+        """
+        ref = conflict.ref
+        if choice.take is None:
+            raise UsageError(
+                f"{ref} is the Escher Library's: its name can't be given to anything else.",
+                "Take theirs, or leave it: the known content goes on being used.",
+            )
+        digest = self.downloads.digest_of(ref)
+        if digest != conflict.server_digest:
+            self._journal.conflicts.open(ref, conflict.kind, conflict.reason, server_digest=digest)
+            raise Refused(
+                f"The server changed its side of {ref} again: it is {digest} now, not"
+                f" {conflict.server_digest}.",
+                "Look at the conflict again before you take it.",
+            )
+        self._journal.pins.replace(ref, digest)
+        for format_ in FORMATS:  # what the name stood for is not answered any more
+            if self.cache.find(key := ScriptKey(ref, format_)) is not None:
+                self.cache.quarantine(key, "theirs was taken")
+        self.library.forget([ref])
+        self._journal.conflicts.settle([ref], "take theirs")
+        return Resolution(ref, "take theirs")
+
     def evict(self) -> EvictReport:
         """Let go of what is too old or too much, and of what dead downloads left."""
         self.library.note_use()

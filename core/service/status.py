@@ -1,4 +1,4 @@
-"""How the home stands: its versions, its server, its last sync."""
+"""How the home stands: its versions, its server, its last sync, and whether all of it agrees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from core.errors import EscherError
 from core.journal import Journal
 from core.journal.leases import SYNC
 from core.models import Ref
+from core.playbooks.verify import verify
+from core.reports import Finding, VerifyReport
 from core.server.client import EscherServer
+from core.service.home import Home
 from core.service.sync import read_report
 from core.settings import Settings
 
@@ -87,3 +90,18 @@ def server_status(settings: Settings, journal: Journal, server: EscherServer) ->
     except EscherError:
         return body  # another server than the reference one has no such counters
     return body | {name: counters.get(name) for name in ("revisions", "bytes_received")}
+
+
+def verify_home(home: Home) -> VerifyReport:
+    """Check every file, row and point against each other; nothing is changed."""
+    problems = [
+        Finding(str(found.ref or ""), found.path, found.what, found.remedy)
+        for found in verify(home.store)
+    ]
+    problems.extend(
+        Finding(str(edit.ref), edit.folder, edit.as_text(), "Take it or drop it, as it says.")
+        for edit in home.journal.held_edits.entries()
+    )
+    problems.extend(home.indexing.verify())
+    problems.extend(home.script_manager.verify())
+    return VerifyReport(home.journal.versions.counts()["versions"], problems)

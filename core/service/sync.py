@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,25 +105,25 @@ class Sync:
         self._indexing = indexing
         self._executions = executions
         self._library = library
+        self.on_findings: OnFindings | None = None
+        """Told what looks like a secret in the edits that were taken in, before an upload."""
 
     def run(
         self,
         under_way: Collection[Ref] = (),
         *,
-        on_findings: OnFindings | None = None,
         accept_deletions: bool = False,
     ) -> SyncPlan:
         """Look, take in, and plan. ``under_way``: versions whose messages stand in the broker.
 
-        ``on_findings`` is told at once what looks like a secret in the edits that were taken in.
         ``accept_deletions``: the deletions of the server that wait are carried out.
 
         Raises `StorageError` when the home can't be read or written; everything else is in the plan.
         """
         plan = SyncPlan(started_at=time.time())
         self._look_here(plan)
-        if on_findings is not None:
-            on_findings(plan.edits.findings)
+        if plan.edits.findings and self.on_findings is not None:
+            self.on_findings(plan.edits.findings)
         self._look_there(plan, accept_deletions=accept_deletions)
         self._fetch_contents(plan)
         self._look_at_library(plan)
@@ -213,6 +214,20 @@ class Sync:
         plan.unindex = self._journal.stale_points.refs()
         return plan
 
+    def retry_set_aside(self) -> None:
+        """Make due, now, what failed or was put off: versions, the server's changes, reported runs."""
+        versions = self._journal.versions
+        rows = [
+            *versions.select(sync=SyncState.FAILED.value),
+            *versions.select(sync=SyncState.DEFERRED.value),
+        ]
+        self._publisher.request([row.ref for row in rows if row.publish_as is not None])
+        versions.set_many(
+            [(row.ref, None, {"next_attempt_at": None}) for row in rows if row.deleting]
+        )
+        self._journal.pull_state.want_full_pass("what was set aside is to be tried again")
+        self._executions.retry()
+
 
 class _Asked:
     """Fetches contents, and no more of them once nobody answers: a sync is not to wait for each."""
@@ -229,6 +244,32 @@ class _Asked:
         except ServerUnreachable as error:
             self._error = error
             raise
+
+
+class BackgroundSync:
+    """A thread that syncs at an interval until `stop`."""
+
+    def __init__(self, sync: Callable[[], object], interval_seconds: float) -> None:
+        self._sync = sync
+        self._interval = interval_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="escher-sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._sync()
+            except EscherError as error:  # the next one finds what this one left
+                log.warning("the background sync failed: %s", error)
+            except Exception:
+                log.exception("the background sync failed unexpectedly")
+            self._stopping.wait(self._interval)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End it after the sync that may be running; waits for that, ``timeout`` seconds at most."""
+        self._stopping.set()
+        self._thread.join(timeout)
 
 
 # The report that a sync leaves behind: ``cache/metadata/last_sync.json``, for people to read.

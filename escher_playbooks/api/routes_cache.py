@@ -18,4 +18,4 @@ def usage(
     limit: Annotated[int, Query(ge=1, le=10_000, description="Entries, the latest used.")] = 100,
 ) -> dict[str, Any]:
     """Use, hits, misses, entries and the next expiry; sizes in bytes, times in Unix seconds."""
-    return service.cache_usage(limit=limit)
+    return service.script_manager.usage(limit=limit)

@@ -24,7 +24,11 @@ def list_conflicts(
     ] = False,
 ) -> Json:
     """Open decisions and kept copies, the oldest first."""
-    return {"items": [item.as_json() for item in service.conflicts(everything=everything)]}
+    return {
+        "items": [
+            item.as_json() for item in service.journal.conflicts.entries(everything=everything)
+        ]
+    }
 
 
 @router.post("/{playbook_id}/{version}/resolution")

@@ -35,9 +35,9 @@ def settle_held(
     """Take an edit of sensitive content that is held, sealed, or drop it."""
     ref = known_ref(playbook_id, version)
     if body.decision == "discard":
-        service.discard_held(str(ref))
+        service.held.discard(service.held.of(str(ref)))
         return {"playbook_id": playbook_id, "version": version, "warnings": [], "job_id": None}
-    return _changed(service, service.accept_held(str(ref)))
+    return _changed(service, service.held.accept(service.held.of(str(ref))))
 
 
 @router.post("/{playbook_id}/versions/{version}/declassify")

@@ -24,5 +24,5 @@ def report(
     The same `execution_id` again counts nothing, so a report may be sent again.
     """
     run = body.model_dump()
-    counted = service.report_execution(known_ref(playbook_id, version), **run)
+    counted = service.executions.report(known_ref(playbook_id, version), **run)
     return jobs.executed(service, counted)

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from core.errors import EscherError, NotFound
+from core.service.sync import read_report
 from escher_playbooks.api.body_limit import BoundedRoute
 from escher_playbooks.api.dependencies import HomeOf, Service
 from tasks import jobs
@@ -51,7 +52,7 @@ def metrics(request: Request) -> Response:
 @router.get("/v1/sync", tags=["sync"])
 def last_sync(service: Service) -> Json:
     """The last SyncReport."""
-    report = service.last_sync()
+    report = read_report(service.settings)
     if report is None:
         raise NotFound("There was no sync yet.", 'POST /v1/jobs with {"kind": "sync"} makes one.')
     return report

@@ -41,7 +41,7 @@ def list_playbooks(
     ] = None,
 ) -> Json:
     """A page of playbooks, each by its latest matching version, without files."""
-    items, next_cursor = service.list_page(
+    items, next_cursor = service.catalog.list_page(
         status=status,
         strategy=Strategy.parse(strategy).value if strategy else None,
         cloud=cloud,
@@ -56,20 +56,20 @@ def list_playbooks(
 @router.get("/{playbook_id}")
 def show(playbook_id: str, service: Service) -> Json:
     """The latest version."""
-    return service.show(known_id(playbook_id)).as_json()
+    return service.catalog.show(known_id(playbook_id)).as_json()
 
 
 @router.get("/{playbook_id}/versions")
 def versions(playbook_id: str, service: Service) -> Json:
     """Every version, the lowest first, without files."""
-    items = service.versions_of(known_id(playbook_id))
+    items = service.catalog.versions_of(known_id(playbook_id))
     return {"items": [item.as_json(with_files=False) for item in items]}
 
 
 @router.get("/{playbook_id}/versions/{version}")
 def show_version(playbook_id: str, version: str, service: Service) -> Json:
     """One version."""
-    return service.show(str(known_ref(playbook_id, version))).as_json()
+    return service.catalog.show(str(known_ref(playbook_id, version))).as_json()
 
 
 @router.put("/{playbook_id}")

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 def list_trash(service: Service) -> Json:
     """What is in the trash, the newest first, and until when it is kept."""
     days = service.settings.trash_days
-    return {"items": [entry.as_json(days) for entry in service.trash()]}
+    return {"items": [entry.as_json(days) for entry in service.trash.entries()]}
 
 
 @router.post("/{playbook_id}/{version}/restoration", status_code=HTTPStatus.CREATED)

@@ -25,7 +25,7 @@ def list_cache(
 ) -> None:
     """What is in the cache, the latest used first, and how well it serves."""
     with open_service() as service:
-        body = service.cache_usage(limit=limit)
+        body = service.script_manager.usage(limit=limit)
     if as_json:
         output.print_json(body)
         return
@@ -52,7 +52,7 @@ def list_cache(
 def evict(as_json: options.Json = False) -> None:
     """Let go of what is older than the TTL or over the limit."""
     with open_service() as service:
-        report = service.evict_cache()
+        report = service.script_manager.evict()
     _print(report.as_json(), as_json=as_json)
 
 
@@ -60,7 +60,7 @@ def evict(as_json: options.Json = False) -> None:
 def clear(as_json: options.Json = False) -> None:
     """Let go of everything that is not in use."""
     with open_service() as service:
-        report = service.clear_cache()
+        report = service.script_manager.clear_cache()
     _print(report.as_json(), as_json=as_json)
 
 

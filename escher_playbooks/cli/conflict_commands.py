@@ -35,7 +35,7 @@ def list_conflicts(
     if context.invoked_subcommand is not None:
         return
     with open_service() as service:
-        found = service.conflicts(everything=everything)
+        found = service.journal.conflicts.entries(everything=everything)
     if as_json:
         output.print_json({"items": [item.as_json() for item in found]})
         return
@@ -71,7 +71,7 @@ def resolve(
     ref = Ref.parse(target)
     with open_service() as service:
         if take is not None and not yes:
-            _ask(service, service.open_conflict(ref))
+            _ask(service, service.conflict_resolver.find(ref))
         resolution = service.resolve_conflict(ref, as_version=as_version, rename=rename, take=take)
         body = jobs.resolved(service, resolution)
     if as_json:

@@ -35,7 +35,7 @@ def executed(
     from tasks import jobs
 
     with open_service() as service:
-        report = service.report_execution(
+        report = service.executions.report(
             Ref.parse(target),
             success=success,
             duration_ms=duration_ms,

@@ -34,7 +34,9 @@ def claim(
     if bool(targets) == all_:
         raise UsageError("Name versions, or give --all.", "Write ID@VERSION, or --all.")
     with open_service() as service:
-        claimed = service.claim(None if all_ else targets)
+        from core.service.importing import claim_origin
+
+        claimed = claim_origin(service.journal, service.catalog, None if all_ else targets)
     if as_json:
         output.print_json({"claimed": [str(ref) for ref in claimed]})
         return

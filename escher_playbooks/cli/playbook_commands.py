@@ -105,9 +105,13 @@ def _settle_held(
     if version is not None:
         raise UsageError("A held edit stays in its version.", "Leave --version out, or give DIR.")
     if not discard:
-        _report_stored(service, service.accept_held(target), Draft({}), as_json=as_json)
+        _report_stored(
+            service, service.held.accept(service.held.of(target)), Draft({}), as_json=as_json
+        )
         return
-    ref = service.discard_held(target)
+    edit = service.held.of(target)
+    service.held.discard(edit)
+    ref = edit.ref
     if as_json:
         output.print_json({"playbook_id": ref.playbook_id, "version": ref.version, "held": None})
     else:
@@ -160,7 +164,7 @@ def _report_stored(
     for name in draft.ignored:
         output.note(f"left out: {name} is no part of a playbook")
     if not job.is_finished:
-        state = service.show(str(result.ref)).sync.state
+        state = service.catalog.show(str(result.ref)).sync.state
         what = "publishing" if state is SyncState.PENDING else "indexing for search"
         output.note(f"queued: {what} (job {job.job_id})")
         if state is SyncState.PENDING and service.settings.secrets_gate == "block":
@@ -220,7 +224,7 @@ def delete(target: options.Target, as_json: options.Json = False) -> None:
     from tasks import jobs
 
     with open_service() as service:
-        found = service.expand([target])
+        found = service.catalog.expand([target])
         for words in filter(None, map(service.handed_out.warning, found)):
             output.note(f"warning: {words}")
         refs = [str(ref) for ref in found]

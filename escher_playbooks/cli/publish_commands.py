@@ -188,7 +188,7 @@ def sync(
 
     with open_service() as service:
         told = _EditFindings(quiet=as_json)
-        service.on_edit_findings = told.from_here
+        service.sync.on_findings = told.from_here
         with progress.following("Sync", quiet=as_json or not wait) as on_progress:
 
             def follow(job: Job) -> None:

@@ -46,7 +46,7 @@ def list_(
     items: list[Playbook] = []
     with open_service() as service:
         while True:
-            page, cursor = service.list_page(
+            page, cursor = service.catalog.list_page(
                 status=status,
                 strategy=str(options.read_strategy(strategy)) if strategy else None,
                 cloud=cloud,
@@ -70,7 +70,7 @@ def list_(
 def versions(playbook_id: options.PlaybookId, as_json: options.Json = False) -> None:
     """Every version of a playbook, the lowest first."""
     with open_service() as service:
-        items = service.versions_of(playbook_id)
+        items = service.catalog.versions_of(playbook_id)
     if as_json:
         output.print_json({"items": [playbook.as_json(with_files=False) for playbook in items]})
         return
@@ -97,7 +97,7 @@ def _print_playbooks(items: list[Playbook]) -> None:
 def show(target: options.Target, as_json: options.Json = False) -> None:
     """One version, its files, and where it stands."""
     with open_service() as service:
-        playbook = service.show(target)
+        playbook = service.catalog.show(target)
         folder = service.store.folder(playbook.ref)
         last_error = service.journal.executions.last_error(playbook.ref)
     if as_json:

@@ -22,7 +22,7 @@ def list_trash(as_json: options.Json = False) -> None:
     """What is in the trash, the newest first, and until when."""
     with open_service() as service:
         days = service.settings.trash_days
-        entries = [entry.as_json(days) for entry in service.trash()]
+        entries = [entry.as_json(days) for entry in service.trash.entries()]
     if as_json:
         output.print_json({"items": entries})
         return

@@ -44,7 +44,7 @@ def scenario(home: Path, step: int) -> None:
         resolve(service, NEW)
         # everything is too old by now
         service.settings.cache_ttl_days = 1e-9
-        service.evict_cache()
+        service.script_manager.evict()
 
 
 def check(home: Path, expected: dict[str, str]) -> None:
@@ -53,13 +53,13 @@ def check(home: Path, expected: dict[str, str]) -> None:
         assert report.clean, report.as_json()
         for ref in (NEW, *OLD):
             assert resolve(service, ref) == expected[ref], ref
-        service.evict_cache()
+        service.script_manager.evict()
         report = service.verify()
         assert report.clean, report.as_json()
         cache = service.settings.cache_path
         left = [p for d in ("staging", "trash") for p in (cache / d).rglob("*") if p.is_file()]
         assert not left, left
-        usage = service.cache_usage(limit=None)
+        usage = service.script_manager.usage(limit=None)
         assert usage["reserved_bytes"] == 0, usage
         assert usage["used_bytes"] <= usage["max_bytes"]
 

@@ -180,7 +180,7 @@ class Home:
         """Everything that stands in this home as a version, as a kept copy or in the trash."""
         found = {self.on_disk(ref) for ref in self.refs()}
         found |= {content_of(copy) for copy in self.copies()}
-        found |= {content_of(entry.path) for entry in self.service.trash()}
+        found |= {content_of(entry.path) for entry in self.service.trash.entries()}
         return {content for content in found if content is not None}
 
     def copies(self) -> list[Path]:

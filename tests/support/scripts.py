@@ -18,7 +18,7 @@ from core.scripts.insertion import insert
 from core.scripts.models import CacheHit, Listing, ScriptKey
 from core.server.client import EscherServer
 from core.server.http import Retrier, RetryPolicy
-from core.service.home import ServiceParts
+from core.service.home import Home
 from core.settings import Settings
 
 
@@ -62,7 +62,7 @@ def approve(settings: Settings, ref: Ref, token: str) -> None:
 
 
 def put_in_cache(
-    service: ServiceParts, key: ScriptKey, files: Mapping[str, bytes], status: str = "approved"
+    service: Home, key: ScriptKey, files: Mapping[str, bytes], status: str = "approved"
 ) -> Path:
     """An entry as a download leaves it, with the status that the server told; its folder."""
     told = ToldStatus(status, None, None, None, int(time.time()))

@@ -86,7 +86,7 @@ def _assert_every_script_comes_back_from_the_server(service: ServiceUnderTest) -
             with ThreadPoolExecutor(8) as pool:
                 wrong = [ref for ref in pool.map(resolve, wanted) if ref]
             assert wrong == []
-            cache = opened.cache_usage(limit=None)
+            cache = opened.script_manager.usage(limit=None)
         assert sizes
         assert max(sizes) <= CAP_MB * (1 << 20)
         assert 0 < cache["entry_count"] < len(wanted)

@@ -59,7 +59,7 @@ def test_fifty_downloads_for_sixteen_hundred_right_answers(
     with server_only.service() as opened:
         stats = opened.server.reference_stats()
         assert stats["bytes_sent"] - sent == sum(map(len, truth.values())), "each was sent once"
-        usage = opened.cache_usage(limit=None)
+        usage = opened.script_manager.usage(limit=None)
     # those who waited for another's download missed, too
     came_by_download = sum(source == "download" for a in answers for source, _ in a.values())
     assert SCRIPTS <= came_by_download < PROCESSES * SCRIPTS

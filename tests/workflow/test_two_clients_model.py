@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
             problems = home.service.verify().problems
             assert problems == [], (name, problems)
             self._agrees(home, theirs)
-            kept = {entry.folder for entry in home.service.conflicts()}
+            kept = {entry.folder for entry in home.service.journal.conflicts.entries()}
             assert {str(copy) for copy in home.copies()} <= kept, (
                 f"{name}: a copy that is not listed"
             )

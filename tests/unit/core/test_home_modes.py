@@ -14,7 +14,7 @@ import pytest
 from core import permissions
 from core.errors import Refused, StorageError
 from core.permissions import mend, open_to_others, writable_by_others
-from core.service.home import ServiceParts
+from core.service.home import Home
 from core.settings import Settings
 
 # what a home of before held, each as an ordinary umask made it
@@ -159,11 +159,11 @@ def test_a_folder_that_users_share_is_no_home_and_stays_open(
     (shared / "theirs").write_text("x")
     shared.chmod(mode_of_it)
     with pytest.raises(Refused, match="share") as refused:
-        ServiceParts(Settings(home=shared))
+        Home(Settings(home=shared))
     assert "ESCHER_HOME" in refused.value.remedy
     assert shared.stat().st_mode & 0o7777 == mode_of_it
     assert mode(shared / "theirs") == 0o644
-    ServiceParts(Settings(home=shared / "mine")).close()
+    Home(Settings(home=shared / "mine")).close()
 
 
 def test_a_folder_mounted_for_a_home_alone_is_taken(tmp_path: Path, umask: None) -> None:
@@ -173,7 +173,7 @@ def test_a_folder_mounted_for_a_home_alone_is_taken(tmp_path: Path, umask: None)
     mounted.chmod(0o1777)
     (mounted / "config.toml").write_text("")
     for _ in range(2):
-        ServiceParts(Settings(home=mounted)).close()
+        Home(Settings(home=mounted)).close()
         mounted.chmod(0o1777)  # mounted again
 
 
@@ -203,7 +203,7 @@ class TestAFolderThatASettingNames:
 
 
 def test_the_library_makes_private_files_whatever_the_umask(tmp_path: Path, umask: None) -> None:
-    parts = ServiceParts(Settings(home=tmp_path / "home", server_url="http://127.0.0.1:9"))
+    parts = Home(Settings(home=tmp_path / "home", server_url="http://127.0.0.1:9"))
     parts.journal.facts.set("key", "value")
     found = {path.name: mode(path) for path in parts.settings.home.iterdir()}
     parts.close()

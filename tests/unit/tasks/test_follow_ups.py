@@ -76,7 +76,7 @@ def test_a_broker_that_goes_away_spoils_no_answer(
 
     monkeypatch.setattr(workflows, "dispatch", gone)
     assert jobs.script_resolved(used, script())["source"] == "download"
-    assert used.plan_sync().embed == [REF], "the next sync"
+    assert used.sync.difference().embed == [REF], "the next sync"
 
 
 def test_a_run_that_breaks_it_is_brought_to_its_point(
@@ -84,7 +84,7 @@ def test_a_run_that_breaks_it_is_brought_to_its_point(
 ) -> None:
     used.index_refs([REF])
     for _ in range(3):
-        body = jobs.executed(used, used.report_execution(REF, success=False))
+        body = jobs.executed(used, used.executions.report(REF, success=False))
     assert (body["health"], body["execution_count"]) == ("broken", 3)
     assert sent == [("playbooks.embed", [str(REF)])]
 

@@ -154,13 +154,13 @@ class TestCancelAndRetry:
     def test_a_cancelled_publication_is_not_wanted_any_more(self, service) -> None:
         ref = service.create(draft(), **PUBLIC).ref
         job = jobs.submit(service, "publish", refs=[str(ref)])
-        assert service.plan_sync().publish == [ref]
+        assert service.sync.difference().publish == [ref]
         assert jobs.cancel(service, job.job_id).state is JobState.CANCELLED
-        assert service.plan_sync().publish == []
+        assert service.sync.difference().publish == []
 
         again = jobs.retry(service, job.job_id)
         assert (again.state, again.cancelled) == (JobState.QUEUED, 0)
-        assert service.plan_sync().publish == [ref]
+        assert service.sync.difference().publish == [ref]
 
     def test_what_succeeded_is_not_done_again(self, service, ref) -> None:
         job = jobs.submit(service, "embed", refs=[str(ref)], wait=True)

@@ -47,7 +47,9 @@ def test_a_job_without_a_message_is_done_by_the_next_sync(service):
     jobs.submit(service, "sync", wait=True)
     done = service.journal.jobs.get(job.job_id)
     assert (done.state, done.succeeded) == (JobState.SUCCEEDED, 1)
-    assert [entry["playbook_id"] for entry in service.cache_usage()["entries"]] == ["elsewhere"]
+    assert [entry["playbook_id"] for entry in service.script_manager.usage()["entries"]] == [
+        "elsewhere"
+    ]
     assert "CANARY" not in str(done)
 
 

@@ -63,7 +63,7 @@ class TestPublish:
         jobs.cancel(service, job.job_id)
         assert gate_of(service, clean) is None  # the wish was taken back
         service.publisher.request([clean], Strategy.REVIEW, gate="block")
-        service.retry_set_aside()
+        service.sync.retry_set_aside()
         assert gate_of(service, clean) == "block"
 
     def test_findings_are_accepted_with_the_job(self, service, leaky) -> None:

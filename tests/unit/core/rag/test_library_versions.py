@@ -74,7 +74,7 @@ def found(service: PlaybookService, query: str = QUERY, **filters: Any) -> list[
 
 
 def by_words(service: PlaybookService, query: str = QUERY) -> list[Ref]:
-    answer = service.search_by_keywords(query, {})
+    answer = service.indexing.search_by_keywords(query, {})
     return [Ref(result.playbook_id, result.version) for result in answer.results]
 
 
@@ -144,12 +144,12 @@ class TestStanding:
         for refused in (
             lambda: service.request_publish([REF.playbook_id], None),
             lambda: service.delete(str(REF)),
-            lambda: service.show(str(REF)),
+            lambda: service.catalog.show(str(REF)),
             lambda: service.update(REF.playbook_id, draft("Mine")),
         ):
             with pytest.raises(NotFound):
                 refused()
-        plan = service.plan_sync()
+        plan = service.sync.difference()
         assert (plan.publish, plan.delete) == ([], [])
         assert REF in plan.embed
         assert service.verify().checked == 1
@@ -157,19 +157,19 @@ class TestStanding:
     def test_reindexing_brings_it_back(self, service):
         keep(service)
         found(service)
-        service.drop_collection()
+        service.indexing.drop()
         assert service.indexing.sources.unindexed(missing_only=True) == [REF]
-        answer = service.search(QUERY, {})
+        answer = service.indexing.search(QUERY, {})
         assert answer.degraded, "the collection lacks it still"
         assert found(service) == [REF]
-        assert not service.search(QUERY, {}).degraded
+        assert not service.indexing.search(QUERY, {}).degraded
         assert service.verify().clean
 
     def test_remove_from_rag_and_back(self, service):
         keep(service)
         found(service)
         service.remove_from_rag(REF.playbook_id)
-        assert service.search(QUERY, {}).results == []
+        assert service.indexing.search(QUERY, {}).results == []
         assert service.add_to_rag(REF) == DONE
         assert found(service) == [REF]
 
@@ -179,7 +179,7 @@ class TestGoing:
         keep(service)
         assert found(service) == [REF]
         service.script_manager.library.forget([REF])
-        assert service.search(QUERY, {}).results == []
+        assert service.indexing.search(QUERY, {}).results == []
         assert by_words(service) == []
         assert service.verify().clean
         keep(service)
@@ -193,14 +193,14 @@ class TestGoing:
         [problem] = service.verify().problems
         assert problem.ref == str(REF)
         service.sync_all_metadata()
-        assert service.search(QUERY, {}).results == []
+        assert service.indexing.search(QUERY, {}).results == []
         assert service.verify().clean
 
     def test_clearing_the_cache_lets_go_of_it(self, service, monkeypatch):
         keep(service)
         found(service)
         monkeypatch.setattr(service.script_manager.library, "_lease_seconds", 0)
-        service.clear_cache()
+        service.script_manager.clear_cache()
         assert found(service) == by_words(service) == []
         assert service.verify().clean
 
@@ -215,31 +215,31 @@ class TestGoing:
             OutcomeState.DONE,
         ]
         assert [ref.playbook_id for ref in found(service)] == [own]
-        assert not service.search(QUERY, {}).degraded
+        assert not service.indexing.search(QUERY, {}).degraded
 
 
 class TestExecutions:
     def test_a_run_counts_and_three_failures_hide_it(self, service):
         keep(service)
         found(service)
-        report = service.report_execution(REF, success=True)
+        report = service.executions.report(REF, success=True)
         assert report.recorded.totals.execution_count == 1
-        [result] = service.search(QUERY, {}).results
+        [result] = service.indexing.search(QUERY, {}).results
         assert (result.execution_count, result.success_count) == (1, 1), "before its point has it"
         assert service.indexing.sources.pending_of_library() == [REF]
         assert found(service) == [REF]
         assert point(service)["execution_count"] == 1
 
         for _ in range(3):
-            report = service.report_execution(REF, success=False)
+            report = service.executions.report(REF, success=False)
         assert report.health_changed
-        assert service.search(QUERY, {}).results == [], "at once"
+        assert service.indexing.search(QUERY, {}).results == [], "at once"
         assert found(service) == by_words(service) == []
         assert point(service)["health"] == "broken"
-        service.report_execution(REF, success=True)
+        service.executions.report(REF, success=True)
         assert found(service) == [REF]
         assert service.verify().clean
 
     def test_an_unused_one_can_not_have_run(self, service):
         with pytest.raises(NotFound):
-            service.report_execution(REF, success=True)
+            service.executions.report(REF, success=True)

@@ -32,10 +32,10 @@ def publish(there, name="Stop idle databases", script=b"echo theirs\n"):
 
 def test_what_another_machine_published_is_found_here_before_its_scripts_are(here, there):
     publish(there)
-    report = here.pull()
+    report = here.puller.pull()
     assert report.pulled == report.changed == [REF]
     assert here.index_refs([REF]) == {REF: DONE}
-    [found] = here.search("idle databases", {}).results
+    [found] = here.indexing.search("idle databases", {}).results
     assert (found.playbook_id, found.status) == ("stop-idle-databases", "pending_review")
     assert here.journal.versions.unindexed() == []
     # when the content has come, the point is to hold it, too
@@ -48,15 +48,15 @@ def test_what_another_machine_published_is_found_here_before_its_scripts_are(her
 def test_a_conflict_is_listed_and_settled(here, there):
     publish(there)
     here.create(draft(files={"shell/main.sh": b"echo ours\n"}))
-    assert [decided.ref for decided in here.pull().conflicts] == [REF]
-    assert [found.ref for found in here.conflicts()] == [REF]
+    assert [decided.ref for decided in here.puller.pull().conflicts] == [REF]
+    assert [found.ref for found in here.journal.conflicts.entries()] == [REF]
     assert here.status()["journal"]["conflicts"] == 1
     with pytest.raises(UsageError):
         here.resolve_conflict(REF)
     done = here.resolve_conflict(REF, as_version="1.1.0")
     assert done.changed == [Ref(REF.playbook_id, "1.1.0"), REF]
-    assert here.conflicts() == []
-    assert len(here.conflicts(everything=True)) == 1
+    assert here.journal.conflicts.entries() == []
+    assert len(here.journal.conflicts.entries(everything=True)) == 1
     with pytest.raises(NotFound):
         here.resolve_conflict(REF, take="theirs")
 
@@ -76,4 +76,4 @@ def test_what_somebody_else_has_under_a_private_id_is_not_taken_into_the_cache(h
     with pytest.raises(NotFound, match="is private here"):
         here.cache_script(*REF, "shell", "main.sh", b"echo theirs\n")
     assert here.scripts.download([REF], "shell")[REF].error_type == "Refused"
-    assert here.cache_usage()["entries"] == []
+    assert here.script_manager.usage()["entries"] == []

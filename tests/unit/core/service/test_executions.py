@@ -274,18 +274,18 @@ class TestTheWholeService:
     def test_the_reference_server_counts_once_and_tells_its_totals(self, service, tmp_path):
         ref = service.create(draft(), strategy=Strategy.REVIEW).ref
         ran_at = int(time.time()) - 60
-        service.report_execution(
+        service.executions.report(
             ref, success=False, duration_ms=3, execution_id="before", at=ran_at - 1
         )
-        assert service.send_executions().sent == 0
+        assert service.executions.send(service.server).sent == 0
         service.publish_refs([ref])
-        service.report_execution(ref, success=True, at=ran_at)
+        service.executions.report(ref, success=True, at=ran_at)
         # another machine of the tenant has reported a run, too
         service.server.send_stats(
             ref, [{"execution_id": "elsewhere", "success": True, "duration_ms": 1, "at": 7}]
         )
-        assert service.send_executions().sent == 2
-        shown = service.show(str(ref))
+        assert service.executions.send(service.server).sent == 2
+        shown = service.catalog.show(str(ref))
         assert (shown.execution_count, shown.success_count) == (3, 2)
         assert shown.last_executed == ran_at
         [change] = service.server.change_page().changes
@@ -295,27 +295,27 @@ class TestTheWholeService:
         ref = service.create(draft()).ref
         service.index_refs([ref])
         for success in (True, False, False):
-            service.report_execution(ref, success=success)
-        [found] = service.search("stop idle databases", {}).results
+            service.executions.report(ref, success=success)
+        [found] = service.indexing.search("stop idle databases", {}).results
         assert (found.execution_count, found.success_count, found.health) == (3, 1, "ok")
-        [worded] = service.search_by_keywords("stop idle databases", {}).results
+        [worded] = service.indexing.search_by_keywords("stop idle databases", {}).results
         assert (worded.execution_count, worded.last_executed) == (3, found.last_executed)
 
-        assert service.report_execution(ref, success=False).health_changed
-        assert service.search("stop idle databases", {}).results == [], "at once"
+        assert service.executions.report(ref, success=False).health_changed
+        assert service.indexing.search("stop idle databases", {}).results == [], "at once"
         service.index_refs([ref])
-        assert service.search("stop idle databases", {}).results == []
-        service.report_execution(ref, success=True)
+        assert service.indexing.search("stop idle databases", {}).results == []
+        service.executions.report(ref, success=True)
         service.index_refs([ref])
-        assert len(service.search("stop idle databases", {}).results) == 1
+        assert len(service.indexing.search("stop idle databases", {}).results) == 1
 
     def test_new_counts_reach_the_point_without_embedding_or_reading(self, service, monkeypatch):
         ref = service.create(draft()).ref
         service.index_refs([ref])
-        service.report_execution(ref, success=True)
-        assert service.plan_sync().embed == [ref]
+        service.executions.report(ref, success=True)
+        assert service.sync.difference().embed == [ref]
         monkeypatch.setattr(service.store, "published_files", None)  # nothing is read
         service.index_refs([ref])
         [payload] = service.indexing._index.entries().values()
         assert (payload["execution_count"], payload["success_count"]) == (1, 1)
-        assert service.plan_sync().embed == []
+        assert service.sync.difference().embed == []

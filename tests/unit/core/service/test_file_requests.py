@@ -21,6 +21,7 @@ from core.errors import NotRunnable, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks.decisions import Decision
 from core.service import PlaybookService
+from core.service.importing import claim_origin
 from core.settings import Settings
 
 REF = Ref("stop-idle-databases", "1.0.0")
@@ -129,7 +130,7 @@ def test_what_a_file_asks_for_is_kept_and_not_followed(service, tmp_path, door, 
     row = service.store.get(REF)
     assert (row.sync_state, row.strategy, row.status) == (SyncState.LOCAL, "local_only", "ready")
     assert row.asked == WISHES[wish]
-    shown = service.show(str(REF)).as_json()
+    shown = service.catalog.show(str(REF)).as_json()
     assert shown["asked"] == WISHES[wish]
     assert "execution_count" not in shown["metadata"]
     assert service.verify().problems == []
@@ -312,7 +313,7 @@ class TestChoosing:
 
     def test_a_withdrawn_choice_is_none(self, service):
         service.create(draft(), strategy=Strategy.REVIEW)
-        service.withdraw_publish([REF])
+        service.journal.versions.withdraw([REF])
         service.update(REF.playbook_id, draft(files={"shell/main.sh": b"echo 2\n"}))
         assert service.store.get(REF).sync_state is SyncState.LOCAL
 
@@ -356,7 +357,7 @@ def test_who_claims_what_was_published_has_its_edits_reviewed(service):
     service.sync_all_metadata()
     for ref in service.journal.versions.refs():
         service.journal.versions.set(ref, made_here=False, intake=None)
-    assert len(service.claim(None)) == 2
+    assert len(claim_origin(service.journal, service.catalog, None)) == 2
     assert service.journal.choices.for_review([REF.playbook_id, "kept-private"]) == {
         REF.playbook_id
     }

@@ -42,7 +42,7 @@ def test_the_known_content_goes_on_being_answered_with_a_warning(here, target):
         script = here.locate_script(target, "shell")
         assert script.path.read_bytes() == b"echo old\n"
         assert any("the server" in words.lower() for words in script.info.warnings)
-    assert [c.ref for c in here.conflicts()] == [REF]
+    assert [c.ref for c in here.journal.conflicts.entries()] == [REF]
 
 
 def test_nothing_is_answered_where_nothing_of_it_is_here(here):
@@ -54,8 +54,8 @@ def test_nothing_is_answered_where_nothing_of_it_is_here(here):
 def test_a_full_pass_does_not_take_the_conflict_away(here):
     here.locate_script(str(REF), "shell")
     here.journal.pull_state.want_full_pass("a test")
-    here.pull()
-    assert [c.ref for c in here.conflicts()] == [REF]
+    here.puller.pull()
+    assert [c.ref for c in here.journal.conflicts.entries()] == [REF]
 
 
 def test_theirs_is_taken_only_as_the_conflict_shows_it(here, hostile):
@@ -69,7 +69,7 @@ def test_theirs_is_taken_only_as_the_conflict_shows_it(here, hostile):
     with pytest.raises(Refused):
         here.resolve_conflict(REF, take="theirs")
     assert here.resolve_conflict(REF, take="theirs").ref == REF
-    assert here.conflicts() == []
+    assert here.journal.conflicts.entries() == []
     script = here.locate_script(str(REF), "shell")
     assert script.path.read_bytes() == b"echo new\n"
     assert script.info.warnings == ()

@@ -142,7 +142,7 @@ def test_a_stored_version_that_was_spoilt_holds_back_no_other(
     assert str(folder) in plan.scan.broken or str(bad) in plan.edits.failed
     assert {problem.ref for problem in verify(service.store)} == {bad}
     again = open_home()  # and the home opens with it
-    assert {playbook.ref for playbook in again.list_page()[0]} == {bad, GOOD}
+    assert {playbook.ref for playbook in again.catalog.list_page()[0]} == {bad, GOOD}
 
 
 ENVELOPES = {
@@ -191,7 +191,7 @@ def test_what_is_stored_from_before_stays_what_it_is(
     assert later.store.get(deep).indexed_digest
     assert not verify(later.store)
     assert later.store.get(deep).content_digest == before
-    assert later.show(str(deep)).as_json()
+    assert later.catalog.show(str(deep)).as_json()
     assert later.resolve_script("deep-one", "shell", "1.0.0").is_file()
     # a lost journal is rebuilt from such folders, too
     with later.journal.database.write() as connection:
@@ -211,5 +211,5 @@ def test_a_row_that_cannot_be_shown_is_left_out_of_the_list(
         connection.exec_driver_sql(
             "UPDATE versions SET metadata = '{\"playbook_id\": 5}' WHERE playbook_id = 'bad-one'"
         )
-    assert [playbook.ref for playbook in service.list_page()[0]] == [GOOD]
+    assert [playbook.ref for playbook in service.catalog.list_page()[0]] == [GOOD]
     assert "bad-one@1.0.0" in caplog.text

@@ -10,6 +10,7 @@ from support.playbooks import draft, write_folder
 from core.errors import NotRunnable
 from core.models import Area, Move, Ref
 from core.service import PlaybookService
+from core.service.importing import claim_origin
 from core.settings import Settings
 
 ID = "stop-idle-databases"
@@ -63,17 +64,17 @@ def test_after_a_lost_journal_what_was_published_is_another_machines_until_it_is
     assert origin(service, Ref("mine-alone", "1.0.0")) == (True, "adopt")
     with pytest.raises(NotRunnable):
         service.locate_script(ID, "shell")
-    assert service.claim(None) == [FIRST]
+    assert claim_origin(service.journal, service.catalog, None) == [FIRST]
     assert service.locate_script(ID, "shell").ref == FIRST
-    assert service.claim(None) == []
+    assert claim_origin(service.journal, service.catalog, None) == []
 
 
 def test_what_was_pulled_is_claimed_by_its_name_alone(service):
     service.create(draft())
     publish(service, FIRST)
     service.journal.versions.set(FIRST, made_here=False, intake="pull")
-    assert service.claim(None) == []
+    assert claim_origin(service.journal, service.catalog, None) == []
     with pytest.raises(NotRunnable):
         service.locate_script(ID, "shell")
-    assert service.claim([str(FIRST)]) == [FIRST]
+    assert claim_origin(service.journal, service.catalog, [str(FIRST)]) == [FIRST]
     assert service.locate_script(ID, "shell").info.made_here

@@ -37,7 +37,7 @@ def test_a_version_of_the_server_comes_in_all_its_formats(service):
     publish(service.server, ELSEWHERE, {"shell/a.sh": b"a", "python/a.py": b"b"})
     assert service.scripts.download([ELSEWHERE]) == {ELSEWHERE: DONE}
     assert service.scripts.verify([ELSEWHERE]) == {ELSEWHERE: DONE}
-    formats = {entry["format"] for entry in service.cache_usage()["entries"]}
+    formats = {entry["format"] for entry in service.script_manager.usage()["entries"]}
     assert formats == {"shell", "python"}
 
 
@@ -57,7 +57,7 @@ def test_what_is_not_published_is_left_alone(service):
     secret = service.create(draft("Rotate the keys", sensitive=True)).ref
     for ref in (plain, secret):
         assert [state for state, _ in _steps(service, ref)] == ["skipped", "skipped"]
-    assert service.cache_usage()["entries"] == []
+    assert service.script_manager.usage()["entries"] == []
 
 
 def test_a_published_version_has_no_format_but_its_own(service):

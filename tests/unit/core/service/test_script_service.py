@@ -119,7 +119,7 @@ class TestResolving:
         assert (again.source, again.path) == (Source.CACHE, fetched.path)
         assert service.resolve_script(ID, "shell") == fetched.path
         assert service.resolve_script(ID, "shell", "1.0.0").read_bytes() == FILES["shell/main.sh"]
-        usage = service.cache_usage()
+        usage = service.script_manager.usage()
         assert (usage["hits"], usage["misses"], usage["entry_count"]) == (3, 1, 1)
         assert usage["entries"][0]["playbook_id"] == ID
         assert usage["used_bytes"] <= usage["max_bytes"]
@@ -135,7 +135,7 @@ class TestResolving:
         path.write_bytes(b"#!/bin/sh\n. lib/b.sh\n")
         found = service.locate_script(ID, "shell")
         assert (found.source, _files(found.folder)) == (Source.DOWNLOAD, FILES)
-        assert service.cache_usage()["quarantined_bytes"] > 0
+        assert service.script_manager.usage()["quarantined_bytes"] > 0
 
     def test_what_was_deleted_is_not_answered_in_place_of_its_successor(self, service, published):
         shutil.rmtree(published)
@@ -206,7 +206,7 @@ class TestHandingIn:
                 service.cache_script(*ELSEWHERE.ref, "shell", path, content)
         with pytest.raises(NotFound):
             service.cache_script("nobodys", "1.0.0", "shell", "main.sh", b"echo\n")
-        assert service.cache_usage()["entry_count"] == 0
+        assert service.script_manager.usage()["entry_count"] == 0
 
     def test_a_file_and_then_another(self, service):
         first = service.cache_script(*ELSEWHERE.ref, "shell", "main.sh", FILES["shell/main.sh"])
@@ -217,7 +217,7 @@ class TestHandingIn:
         found = service.locate_script("elsewhere@1.0.0", "shell")
         assert (found.source, found.path.name) == (Source.CACHE, "main.sh")
         assert _files(found.folder) == FILES
-        assert service.cache_usage()["reserved_bytes"] == 0
+        assert service.script_manager.usage()["reserved_bytes"] == 0
         assert service.journal.downloads.all() == []
 
     def test_a_published_version_takes_its_own_bytes_only(self, service, published):
@@ -250,7 +250,7 @@ class TestHandingIn:
                 service.cache_script(*arguments)
         with pytest.raises(Refused, match="more than the whole cache's"):
             service.cache_script(*large, "shell", "a.sh", b"x" * 20_000)
-        assert service.cache_usage()["used_bytes"] == 0
+        assert service.script_manager.usage()["used_bytes"] == 0
 
     def test_not_while_it_is_being_downloaded(self, service):
         staging = service.settings.cache_path / "staging"
@@ -270,7 +270,7 @@ class TestWhoMayBeRun:
         publish(service.server, ELSEWHERE.ref, FILES)
         with pytest.raises(NotRunnable, match="pending_review"):
             service.download_script(path)
-        assert service.cache_usage()["entry_count"] == 0
+        assert service.script_manager.usage()["entry_count"] == 0
         assert service.download_script(path, allow_unreviewed=True).read_bytes()
         approve(service.settings, ELSEWHERE.ref, reference.reviewer(service.settings.tenant_id))
         assert service.download_script(path).read_bytes() == FILES["shell/main.sh"]
@@ -280,7 +280,7 @@ class TestWhoMayBeRun:
         service.scripts.download([ELSEWHERE.ref])
         outcomes = service.scripts.verify([ELSEWHERE.ref])
         assert outcomes[ELSEWHERE.ref].state == "done"
-        assert service.cache_usage()["entry_count"] == 1
+        assert service.script_manager.usage()["entry_count"] == 1
         with pytest.raises(NotRunnable, match="pending_review"):
             service.locate_script("elsewhere@1.0.0", "shell")
         approve(service.settings, ELSEWHERE.ref, reference.reviewer(service.settings.tenant_id))
@@ -332,7 +332,7 @@ class TestAPathThatWasHandedOut:
             report = service.sync_all_metadata()
             assert script.read_bytes() == b"#!/bin/sh\necho edited\n"
             assert f"{ID}@1.0.0" in report["deferrals"]
-        versions = [playbook.ref.version for playbook in service.versions_of(ID)]
+        versions = [playbook.ref.version for playbook in service.catalog.versions_of(ID)]
         assert versions == ["1.0.0", "1.0.1"], "stored at once, and once"
         _over(service)
         service.sync_all_metadata()
@@ -377,9 +377,9 @@ class TestKeepingHouse:
 
     def test_clearing_leaves_what_is_in_use(self, service):
         path = self._cached(service)
-        assert service.clear_cache().in_use == 1
+        assert service.script_manager.clear_cache().in_use == 1
         os.utime(path.parent, (1, 1))
-        assert service.clear_cache().entries == 1
+        assert service.script_manager.clear_cache().entries == 1
         assert not path.exists()
 
     def test_verify_tells_of_a_wrong_byte(self, service):
@@ -398,7 +398,7 @@ class TestKeepingHouse:
         with service.journal.database.write() as connection:
             service.journal.script_cache.delete([ELSEWHERE], connection)
         again = new_service()
-        assert again.cache_usage()["entry_count"] == 1
+        assert again.script_manager.usage()["entry_count"] == 1
         assert again.resolve_script("elsewhere", "shell", "1.0.0") == path
 
     def test_what_a_dead_download_left_is_removed_when_the_home_is_opened(

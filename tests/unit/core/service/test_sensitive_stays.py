@@ -61,7 +61,7 @@ def test_an_edit_opens_nothing(service, tamper):
     assert service.status()["journal"]["held"] == 1
     assert [p.ref for p in service.verify().problems] == [str(REF)]
     assert service.store.get(REF).sensitive
-    service.discard_held(REF.playbook_id)
+    service.held.discard(service.held.of(REF.playbook_id))
     assert service.verify().clean
 
 

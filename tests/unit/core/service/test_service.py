@@ -20,6 +20,7 @@ from core.errors import (
 from core.files import sha256_bytes
 from core.models import DONE, Area, Ref, Status, Strategy, SyncState
 from core.service import PlaybookService
+from core.service.sync import read_report
 from core.settings import Settings
 
 NewService = Callable[..., PlaybookService]
@@ -89,7 +90,9 @@ class TestTheMissionsMethods:
             service.create(draft(), version=version)
         service.delete_playbook("stop-idle-databases", "1.1.0")
         assert service.get_playbook("stop-idle-databases").ref.version == "1.0.0"
-        assert [str(p.ref.version) for p in service.versions_of("stop-idle-databases")] == ["1.0.0"]
+        assert [str(p.ref.version) for p in service.catalog.versions_of("stop-idle-databases")] == [
+            "1.0.0"
+        ]
 
     def test_an_invalid_draft_leaves_nothing(self, service):
         with pytest.raises(InvalidPlaybook, match="description"):
@@ -124,7 +127,7 @@ class TestListing:
         service.create(draft("Ddd", status="draft"), version="2.0.0-rc.1")
 
     def _page(self, service, **options: Any) -> tuple[list[str], str | None]:
-        page, cursor = service.list_page(**options)
+        page, cursor = service.catalog.list_page(**options)
         return [str(playbook.ref) for playbook in page], cursor
 
     def test_is_of_the_latest_versions_by_id(self, service):
@@ -150,11 +153,11 @@ class TestListing:
         assert self._page(service, cloud="azure") == ([], None)
 
     def test_targets_are_expanded_once_each(self, service):
-        refs = service.expand(["bbb", "bbb@1.9.0", "aaa@1.0.0"])
+        refs = service.catalog.expand(["bbb", "bbb@1.9.0", "aaa@1.0.0"])
         assert [str(ref) for ref in refs] == ["bbb@1.0.0", "bbb@1.9.0", "bbb@1.10.0", "aaa@1.0.0"]
         for target in ("nope", "aaa@9.0.0"):
             with pytest.raises(NotFound, match=target):
-                service.expand(["aaa", target])
+                service.catalog.expand(["aaa", target])
 
 
 class TestImport:
@@ -212,7 +215,7 @@ class TestPublishing:
         ref = connected.create(draft(), **PUBLISHED).ref
         assert connected.publish_metadata(ref.playbook_id) == {ref: DONE}
         assert _state(connected, ref) == ("published", "synced")
-        published = connected.show(str(ref))
+        published = connected.catalog.show(str(ref))
         assert published.metadata.status is Status.PENDING_REVIEW
         assert published.sync.revision is not None
         assert connected.journal.versions.unindexed() == [], "the point has the new status"
@@ -229,7 +232,7 @@ class TestPublishing:
         connected.publish_metadata(ref.playbook_id)
         with pytest.raises(Refused, match="server's"):
             connected.set_status(ref, "archived")
-        assert connected.show(str(ref)).metadata.status is Status.PENDING_REVIEW
+        assert connected.catalog.show(str(ref)).metadata.status is Status.PENDING_REVIEW
 
     def test_a_published_version_is_changed_by_the_next(self, connected):
         ref = connected.create(draft(), **PUBLISHED).ref
@@ -243,10 +246,10 @@ class TestPublishing:
         connected.publish_metadata(ref.playbook_id)
         report = connected.delete(str(ref))
         assert (report.deleted, report.waiting) == ([], [ref])
-        assert connected.show(str(ref)).ref == ref
+        assert connected.catalog.show(str(ref)).ref == ref
         connected.sync_all_metadata()
         with pytest.raises(NotFound):
-            connected.show(str(ref))
+            connected.catalog.show(str(ref))
         assert connected.verify().clean
 
     def test_the_sync_does_whatever_is_to_be_done(self, connected):
@@ -259,7 +262,7 @@ class TestPublishing:
         assert _state(connected, public) == ("published", "synced")
         assert _state(connected, private) == ("local", "local")
         assert connected.journal.versions.unindexed() == []
-        assert connected.last_sync() == report
+        assert read_report(connected.settings) == report
         again = connected.sync_all_metadata()
         assert again["queued"] == {"publish": 0, "embed": 0, "delete": 0}
 
@@ -277,8 +280,8 @@ class TestPublishing:
 
     def test_what_has_a_message_under_way_is_left_to_it(self, connected):
         ref = connected.create(draft(), **PUBLISHED).ref
-        assert connected.plan_sync().publish == [ref]
-        plan = connected.plan_sync({ref})
+        assert connected.sync.difference().publish == [ref]
+        plan = connected.sync.difference(under_way={ref})
         assert (plan.publish, plan.embed, plan.delete) == ([], [], [])
 
     def test_a_home_stays_with_its_server(self, connected, new_service):
@@ -297,10 +300,10 @@ class TestOffline:
         assert _state(service, ref) == ("deferred", "local")
         service.request_publish([str(ref)], None)
         assert _state(service, ref)[0] == "pending"
-        assert service.plan_sync().publish == [ref]
-        service.withdraw_publish([ref])
+        assert service.sync.difference().publish == [ref]
+        service.journal.versions.withdraw([ref])
         assert _state(service, ref)[0] == "local"
-        assert service.plan_sync().publish == []
+        assert service.sync.difference().publish == []
 
     def test_the_status_says_since_when(self, service):
         service.create(draft())
@@ -314,11 +317,11 @@ class TestOffline:
         }  # fmt: skip
 
     def test_a_report_that_is_no_json_is_none(self, service):
-        service.finish_sync(service.plan_sync())
-        assert service.last_sync() is not None
+        service.finish_sync(service.sync.difference())
+        assert read_report(service.settings) is not None
         path = service.settings.cache_path / "metadata" / "last_sync.json"
         path.write_text("{")
-        assert service.last_sync() is None
+        assert read_report(service.settings) is None
 
 
 def test_the_server_that_answers_again_is_said(connected):
@@ -331,7 +334,7 @@ def test_the_server_that_answers_again_is_said(connected):
 
 def test_the_status_of_what_is_not_published_is_the_users(service):
     ref = service.create(draft()).ref
-    digest = service.show(str(ref)).content_digest
+    digest = service.catalog.show(str(ref)).content_digest
     playbook = service.set_status(ref, "deprecated", "Use the other one.")
     assert playbook.metadata.status is Status.DEPRECATED
     assert playbook.metadata.deprecation_reason == "Use the other one."

@@ -184,7 +184,7 @@ def test_what_syncs_set_aside_is_brought_back_when_asked(service: PlaybookServic
     rows.set(failed, sync_state=SyncState.FAILED, error="No.", publish_as="uploaded_for_review")
     rows.set(private, sync_state=SyncState.FAILED, error="Not deleted.", publish_as=None)
     rows.set(leaving, sync_state=SyncState.DEFERRED, deleting=True, next_attempt_at=later)
-    service.retry_set_aside()
+    service.sync.retry_set_aside()
     assert state(service, failed) is SyncState.PENDING
     assert state(service, private) is SyncState.FAILED, "it was not to be published"
     assert [row.ref for row in service.journal.versions.wanting_delete(0)] == [leaving]

@@ -59,16 +59,16 @@ def here(hostile, tmp_path) -> Iterator[PlaybookService]:
 )
 def test_it_is_taken_kept_and_stays_what_it_is(hostile, here, files, executable):
     hostile.add(REF, files, status="approved", executable=executable)
-    report = here.pull()
+    report = here.puller.pull()
     assert not report.failed
-    here.look_at_both_sides()
+    here.sync.run()
     script = here.locate_script("stop", "shell")
     assert {file.path for file in script.listing.files} == {p for p in files if p[:6] == "shell/"}
     here.pulled_folders.fetch_contents(REF, here.contents.fetch(REF))
     assert not here.pulled_folders.is_edited(REF)
     assert not here.scan.run().has_changes
     assert [f for f in here.verify().problems if f.ref] == []
-    shown = here.show("stop")
+    shown = here.catalog.show("stop")
     assert {f["path"] for f in shown.as_json()["files"] if f["executable"]} == set(executable)
     assert shown.content_digest == hostile.item(REF)["content_digest"]
     assert (
@@ -79,7 +79,7 @@ def test_it_is_taken_kept_and_stays_what_it_is(hostile, here, files, executable)
 
 def test_an_edit_of_it_is_kept_and_it_is_restored_as_it_was(hostile, here):
     hostile.add(REF, {"shell/run.sh": SCRIPT}, status="approved", executable=["shell/run.sh"])
-    here.pull()
+    here.puller.pull()
     here.pulled_folders.fetch_contents(REF, here.contents.fetch(REF))
     path = here.store.folder(REF) / "shell" / "run.sh"
     path.write_bytes(b"#!/bin/sh\necho edited\n")
@@ -87,15 +87,15 @@ def test_an_edit_of_it_is_kept_and_it_is_restored_as_it_was(hostile, here):
     here.edits.take(found, here.contents.fetch)
     assert path.read_bytes() == SCRIPT
     assert not here.scan.run().has_changes
-    [file] = here.show("stop@1.0.0").files
+    [file] = here.catalog.show("stop@1.0.0").files
     assert file.executable
 
 
 def test_what_the_server_lost_is_sent_again_with_its_bits(hostile, here):
     hostile.add(REF, {"shell/run.sh": SCRIPT}, status="approved", executable=["shell/run.sh"])
-    here.pull()
+    here.puller.pull()
     here.pulled_folders.fetch_contents(REF, here.contents.fetch(REF))
-    digest = here.show("stop").content_digest
+    digest = here.catalog.show("stop").content_digest
     here.journal.versions.set(
         REF, uploaded_digest=None, absent_since=1, sync_state=SyncState.PENDING
     )
@@ -111,10 +111,10 @@ def test_what_was_deleted_there_is_not_run_from_the_cache(hostile, here, pulled_
     hostile.add(REF, {"shell/run.sh": SCRIPT}, status="approved")
     assert here.locate_script(str(REF), "shell").path.read_bytes() == SCRIPT
     if pulled_before:
-        here.pull()
+        here.puller.pull()
     hostile.remove(REF)
     here.journal.pull_state.want_full_pass("a test")
-    here.pull()
+    here.puller.pull()
     for target in (str(REF), REF.playbook_id):
         with pytest.raises(NotFound):
             here.locate_script(target, "shell")
