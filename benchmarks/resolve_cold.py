@@ -19,8 +19,7 @@ import requests
 from resolve_corpus import PATH, draft, name
 
 from core.files import sha256_bytes
-from core.models import FileEntry, OutcomeState, Ref, content_digest
-from core.scripts.models import ScriptKey
+from core.models import FileEntry, OutcomeState, Ref, ScriptKey, content_digest
 from core.service import PlaybookService
 from core.settings import Settings
 

@@ -166,6 +166,21 @@ class Ref(NamedTuple):
         return cls(playbook_id, version)
 
 
+class ScriptKey(NamedTuple):
+    """One format of one version."""
+
+    ref: Ref
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.ref} {self.format}"
+
+    @property
+    def is_library(self) -> bool:
+        """Whether it is the Escher Library's: the prefix is reserved for it."""
+        return self.ref.playbook_id.startswith(RESERVED_PREFIX)
+
+
 def check_id(playbook_id: str) -> str:
     """Return a well-formed id, else raise `InvalidPlaybook`."""
     if not _ID_RE.fullmatch(playbook_id):

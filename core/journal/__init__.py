@@ -12,7 +12,6 @@ from core.errors import HomeMismatch
 from core.journal import tables
 from core.journal.conflicts import Conflicts, HeldEdits
 from core.journal.database import Database, HomeFacts
-from core.journal.downloads import Downloads
 from core.journal.executions import ExecutionQueue, ExecutionRows
 from core.journal.facts import Counters, Vectors
 from core.journal.jobs import Jobs
@@ -24,7 +23,7 @@ from core.journal.pull_state import PullState, WaitingChanges
 from core.journal.records import Intent, Job, JobItem, JobState, VersionRecord
 from core.journal.scan import ScanRows
 from core.journal.script_lookup import ScriptRows
-from core.journal.scripts import ProofRows, ScriptCacheRows, ScriptCopyRows
+from core.journal.scripts import CacheFolders, Downloads, ProofRows
 from core.journal.versions import Intents, Versions
 
 __all__ = ["Intent", "Job", "JobItem", "JobState", "Journal", "VersionRecord"]
@@ -49,8 +48,7 @@ class Journal:
         self.pull_state = PullState(self.facts)
         self.executions = ExecutionRows(self.database)
         self.execution_queue = ExecutionQueue(self.database)
-        self.script_cache = ScriptCacheRows(self.database)
-        self.script_copies = ScriptCopyRows(self.database)
+        self.cache_folders = CacheFolders(self.database)
         self.downloads = Downloads(self.database, self.leases)
         self.counters = Counters(self.database)
         self.proofs = ProofRows(self.database)

@@ -13,8 +13,6 @@ from core.journal.database import BUSY_TIMEOUT_SECONDS, Database
 from core.journal.tables import counters
 from core.journal.tables import vectors as table
 
-# No counter: a row that PostgreSQL can lock, for one reservation of room at a time.
-ROOM_LOCK = "room"
 _ADD = text(
     "INSERT INTO counters (name, value) VALUES (:name, :amount) "
     "ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value"
@@ -29,8 +27,7 @@ class Counters:
 
     def all(self) -> dict[str, int]:
         with self._database.read() as connection:
-            query = select(counters).where(counters.c.name != ROOM_LOCK)
-            return {row.name: int(row.value) for row in connection.execute(query)}
+            return {row.name: int(row.value) for row in connection.execute(select(counters))}
 
     def add(self, amounts: Mapping[str, int], connection: Connection) -> None:
         for name, amount in sorted(amounts.items()):  # in one order: rows are locked as they come

@@ -248,10 +248,71 @@ def _to_3(connection: Connection) -> None:
 
 
 def _drop_columns(connection: Connection, table: str, *names: str) -> None:
+    if not inspect(connection).has_table(table):
+        return  # of a format that has it no more
     known = {column["name"] for column in inspect(connection).get_columns(table)}
     for name in names:
         if name in known:
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
 
 
-STEPS = (Step(2, _to_2), Step(3, _to_3))
+def _to_4(connection: Connection) -> None:
+    """One row for each folder below ``cache/``, where there were four tables."""
+    tables.metadata.create_all(connection)
+    for table, columns in _CACHE_FOLDERS.items():
+        if inspect(connection).has_table(table):
+            values = {"source": "''", "entry_point": "''", "files": "'[]'", "error_type": "''",
+                      "reason": "''", "attempts": "0", "last_used": "0"} | columns  # fmt: skip
+            names, selected = ", ".join(values), ", ".join(values.values())
+            insert = f"INSERT INTO cache_folders ({names}) SELECT {selected} FROM {table}"  # noqa: S608  names of ours
+            connection.execute(text(f"{insert} WHERE true ON CONFLICT DO NOTHING"))
+            connection.execute(text(f"DROP TABLE {table}"))
+    connection.execute(text("DELETE FROM counters WHERE name = 'room'"))
+
+
+_PLACE = "playbook_id || '-v' || version || '/' || format"
+_KEY = {name: name for name in ("playbook_id", "version", "format")}
+_NO_KEY = dict.fromkeys(_KEY, "''")
+_CACHE_FOLDERS: dict[str, dict[str, str]] = {
+    "cache_entries": _KEY
+    | {
+        "name": f"'scripts/' || {_PLACE}",
+        "state": "'complete'",
+        "size_bytes": "size_bytes",
+        "since": "fetched_at",
+        "last_used": "last_used",
+        "source": "source",
+        "entry_point": "entry_point",
+        "files": "files",
+    },
+    "downloads": _KEY
+    | {
+        "name": f"'staging/' || COALESCE(staged, {_PLACE})",
+        "state": "CASE state WHEN 'running' THEN 'downloading' ELSE state END",
+        "size_bytes": "reserved_bytes",
+        "since": "COALESCE(ended_at, 0)",
+        "source": "COALESCE(source, '')",
+        "entry_point": "COALESCE(entry_point, '')",
+        "files": "COALESCE(files, '[]')",
+        "attempts": "fence",
+        "error_type": "COALESCE(error_type, '')",
+        "reason": "COALESCE(error, '')",
+    },
+    "quarantined": _KEY
+    | {
+        "name": "'quarantine/' || name",
+        "state": "'quarantined'",
+        "size_bytes": "size_bytes",
+        "since": "at",
+        "reason": "reason",
+    },
+    "script_copies": _NO_KEY
+    | {
+        "name": "'copies/' || name",
+        "state": "'copy'",
+        "size_bytes": "size_bytes",
+        "since": "made_at",
+    },
+}
+
+STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4))

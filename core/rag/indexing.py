@@ -171,9 +171,9 @@ class PointSource:
         if not rows:
             return {}
         cached = {ref: hashlib.sha256() for ref in rows}
-        for entry in self._journal.script_cache.of_library():
-            if entry.ref in cached:
-                cached[entry.ref].update(repr((entry.format, entry.files)).encode())
+        for entry in self._journal.cache_folders.of_library():
+            if entry.key.ref in cached:
+                cached[entry.key.ref].update(repr((entry.key.format, entry.files)).encode())
         runs = self._journal.executions.without_row(list(rows))
         found = {}
         for ref, row in rows.items():

@@ -19,15 +19,25 @@ from sqlalchemy import Connection
 from core.errors import EscherError, IntegrityError, StorageError, storage_error
 from core.journal import Journal
 from core.journal.facts import Counters
+from core.journal.scripts import DOWNLOADS, FolderState
+from core.models import ScriptKey
 from core.scripts.cache_owner import CacheOwner
 from core.scripts.copies import Copies
-from core.scripts.eviction import DAY_SECONDS, EVICTED_BYTES, CacheLock, CacheRoom, EvictReport
+from core.scripts.eviction import (
+    DAY_SECONDS,
+    EVICTED_BYTES,
+    MEBIBYTE,
+    CacheContext,
+    CacheLock,
+    Evictor,
+    EvictReport,
+)
 from core.scripts.integrity import PROOF_SECONDS, Proofs, files_beside, prove
 from core.scripts.manifest import Manifest, footprint, read_manifest, write_manifest
-from core.scripts.models import PARTIAL, CacheEntry, CacheHit, Listing, ScriptKey, Staged
+from core.scripts.models import PARTIAL, CacheEntry, CacheHit, Listing, Staged
 from core.scripts.paths import CacheLayout, Place, remove
-from core.scripts.promotion import Promotion
-from core.scripts.recovery import CacheProblem, Quarantine, Reconciler
+from core.scripts.promotion import Promotion, Quarantine
+from core.scripts.recovery import CacheProblem, Recovery
 from core.settings import Settings
 
 # Each flush is a commit: it waits for the disk, and ends what all processes remember of the journal
@@ -37,7 +47,7 @@ FLUSH_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-class Tally:
+class HitCounter:
     """Counts for all threads of a process; what is lost with a killed one is a few seconds' worth."""
 
     def __init__(self, counters: Counters) -> None:
@@ -65,17 +75,15 @@ class Tally:
         if not pending:
             return
         try:
-            added = True
+            if not wait and self._counters.add_now(pending):
+                return
             if wait:
                 self._counters.add_all(pending)
-            else:
-                added = self._counters.add_now(pending)
+                return
         except EscherError as error:
             log.debug("the cache's counters were not written: %s", error.detail)
-            added = False
-        if not added:
-            with self._lock:
-                self._pending.update(pending)
+        with self._lock:
+            self._pending.update(pending)
 
 
 # The fast half of the cache: an entry's manifest from memory, and the mark of its use.
@@ -179,28 +187,36 @@ class ScriptCache:
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._rows = journal.script_cache
+        self._rows = journal.cache_folders
         self._clock = clock
         self.layout = CacheLayout(settings)
         self.layout.check = CacheOwner(settings, journal, self.layout).check
         self.proofs = Proofs(journal.proofs, clock)
         self._lock = CacheLock(self.layout.lock, self.layout.check)
-        self._room = CacheRoom(settings, journal, self.layout, self._lock, clock)
-        self._quarantine = Quarantine(journal, self.layout, clock, self._room.max_bytes)
-        self._reconciler = Reconciler(
-            journal, self.layout, self._lock, self._room, self._quarantine, self.proofs, clock
+        self._context = CacheContext(
+            journal,
+            self.layout,
+            self._lock,
+            clock,
+            max_bytes=int(settings.cache_max_size_mb * MEBIBYTE),
+            ttl_seconds=settings.cache_ttl_days * DAY_SECONDS,
+            lease_seconds=settings.cache_lease_seconds,
         )
-        self._promotion = Promotion(journal, self.layout, self._quarantine, self.proofs, clock)
+        self._evictor = Evictor(self._context)
+        self._quarantine = Quarantine(self._context)
+        self._recovery = Recovery(self._context, self._evictor, self._quarantine, self.proofs)
+        self._promotion = Promotion(self._context, self._quarantine, self.proofs)
         self.copies = Copies(
-            settings, journal, self.layout, self.proofs, make_room=self._room.make, clock=clock
-        )
-        self._room.let_copies_go = self.copies.evict
+            settings, journal, self.layout, self.proofs,
+            make_room=self._evictor.make_room, clock=clock,
+        )  # fmt: skip
+        self._evictor.let_copies_go = self.copies.evict
         self._lookup = Lookup(self.layout, self._lock, clock)
-        self._tally = Tally(journal.counters)
+        self._counter = HitCounter(journal.counters)
 
     @property
     def max_bytes(self) -> int:
-        return self._room.max_bytes
+        return self._context.max_bytes
 
     # -- looking up -------------------------------------------------------------------------
     def find(self, key: ScriptKey) -> CacheHit | None:
@@ -233,11 +249,11 @@ class ScriptCache:
 
     def hit(self) -> None:
         """Count a resolve that was answered from the cache."""
-        self._tally.add(HITS)
+        self._counter.add(HITS)
 
     def miss(self) -> None:
         """Count a resolve that the cache could not answer."""
-        self._tally.add(MISSES)
+        self._counter.add(MISSES)
 
     # -- changing ---------------------------------------------------------------------------
     def footprint(self, listing: Listing) -> int:
@@ -250,7 +266,7 @@ class ScriptCache:
         Raises `CacheFull` (transient) when what may go does not suffice, and `Refused` when they
         are more than the cache may ever hold.
         """
-        self._room.make(size_bytes, connection)
+        self._evictor.make_room(size_bytes, connection)
 
     def promote(
         self, staged: Path, listing: Listing, source: str, *, settle: Settle | None = None
@@ -271,7 +287,7 @@ class ScriptCache:
         with self._journal.database.write() as connection:
             if settle is not None:
                 settle(connection)
-            self._room.make(sum(footprint(item.listing) for item in items), connection)
+            self._evictor.make_room(sum(footprint(item.listing) for item in items), connection)
             with self._lock.exclusive():
                 done = self._promotion.promote(items, connection)
             self.layout.sweep()
@@ -282,26 +298,26 @@ class ScriptCache:
     def refresh(self, key: ScriptKey) -> bool:
         """The server lists the same checksums still: it is fresh again; False when it is gone."""
         place = self.layout.place(key)
-        with self._rows.changing() as connection, self._lock.exclusive():
+        with self._journal.database.write() as connection, self._lock.exclusive():
             try:
                 manifest = read_manifest(place)
             except IntegrityError:
                 return False  # the next `find` puts it into quarantine
-            used = self._room.last_use(place.folder)
+            used = self._context.last_use(place.folder)
             if manifest is None or used is None:
                 return False
             manifest = replace(manifest, fetched_at=self._clock())
-            self._rows.put([manifest.row(used)], connection)
+            self._rows.put([manifest.row(place, used)], connection)
             write_manifest(place, manifest)
         return True
 
     def quarantine(self, key: ScriptKey, reason: str) -> None:
         """Put an entry aside whatever its bytes are."""
         self.layout.prepare()
-        with self._rows.changing() as connection:
+        with self._journal.database.write() as connection:
             with self._lock.exclusive():
                 self._quarantine.put_entry(key, reason, connection)
-            self._room.trim(connection)
+            self._evictor.trim(connection)
 
     def quarantine_staged(
         self, staged: Path, key: ScriptKey, reason: str, *, settle: Settle | None = None
@@ -311,87 +327,86 @@ class ScriptCache:
         with self._journal.database.write() as connection:
             if settle is not None:
                 settle(connection)
-            self._rows.lock_room(connection)
             with self._lock.exclusive():
                 self._quarantine.put(staged, key, reason, connection)
-            self._room.trim(connection)
+            self._evictor.trim(connection)
 
     def evict(self) -> EvictReport:
         """Let go of what is too old, and of what is over the limit; put the index right first."""
         report = self.reconcile()
-        with self._rows.changing() as connection:
+        with self._journal.database.write() as connection:
             entries = not self._settings.serve_stale
-            report += self._room.expire(connection, entries=entries)
+            report += self._evictor.expire(connection, entries=entries)
             report += EvictReport(self.copies.evict(None, connection))
         now = self._clock()
         self._journal.proofs.forget(now - PROOF_SECONDS, now)
-        self._tally.flush()
+        self._counter.flush()
         return report
 
     def clear(self) -> EvictReport:
         """Let go of everything that is not in use."""
         report = self.reconcile()
-        with self._rows.changing() as connection:
+        with self._journal.database.write() as connection:
             freed = self.copies.evict(self.max_bytes, connection)
-            return report + self._room.clear(connection) + EvictReport(freed)
+            return report + self._evictor.clear(connection) + EvictReport(freed)
 
     def reconcile(self) -> EvictReport:
-        """Bring index and disk together, after a crash or a lost journal; see `Reconciler`.
+        """Bring index and disk together, whatever crash or loss there was; see `Recovery`."""
+        return self._recovery.run()
 
-        To be called before the reservations of dead downloads are given back.
-        """
-        return self._reconciler.run()
+    def recover(self) -> None:
+        """`reconcile` when there are signs of a crash or a loss: few files are looked at."""
+        with suppress(StorageError):  # a home that can't be written: nothing is removed either
+            self.layout.check()
+        if self._recovery.is_needed():
+            self.reconcile()
 
     # -- telling ----------------------------------------------------------------------------
     def entries(self) -> list[CacheEntry]:
         """What is cached, the latest used first."""
         found = []
-        for row in self._rows.all():
-            key = ScriptKey(row.ref, row.format)
+        for row in self._rows.of(FolderState.COMPLETE):
             used = row.last_used
             with suppress(OSError):  # it may be gone by now
-                used = min(self._clock(), self.layout.place(key).folder.lstat().st_mtime_ns / 1e9)
+                used = min(self._clock(), (self.layout.root / row.name).lstat().st_mtime_ns / 1e9)
+            expires_at = row.since + self._context.ttl_seconds
             found.append(
                 CacheEntry(
-                    key,
-                    row.source,
-                    len(row.files),
-                    row.size_bytes,
-                    row.fetched_at,
-                    row.fetched_at + self._room.ttl_seconds,
-                    used,
-                    self._room.is_in_use(used),
+                    row.key, row.source, len(row.files), row.size_bytes, row.since, expires_at,
+                    used, self._context.is_in_use(used),
                 )
-            )
+            )  # fmt: skip
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def usage(self) -> dict[str, Any]:
         """Use and counters; ``used_bytes`` is what counts towards ``max_bytes``, all included."""
-        self._tally.flush()
-        sizes = self._rows.sizes()
+        self._counter.flush()
+        totals = self._rows.totals()
+        entries = totals[FolderState.COMPLETE]
         counters = self._journal.counters.all()
-        earliest = self._rows.earliest_fetch()
         return {
             "max_bytes": self.max_bytes,
-            "used_bytes": sizes.used,
-            "reserved_bytes": sizes.reserved,
-            "quarantined_bytes": sizes.quarantined,
-            "copies_bytes": sizes.copies,
-            "entries": sizes.rows,
+            "used_bytes": sum(total.size_bytes for total in totals.values()),
+            "reserved_bytes": sum(totals[state].size_bytes for state in DOWNLOADS),
+            "quarantined_bytes": totals[FolderState.QUARANTINED].size_bytes,
+            "copies_bytes": totals[FolderState.COPY].size_bytes,
+            "entries": entries.folders,
             "hits": counters.get(HITS, 0),
             "misses": counters.get(MISSES, 0),
             "evicted_bytes": counters.get(EVICTED_BYTES, 0),
-            "next_expiry": None if earliest is None else earliest + self._room.ttl_seconds,
-            "ttl_days": self._room.ttl_seconds / DAY_SECONDS,
+            "next_expiry": None
+            if entries.earliest is None
+            else entries.earliest + self._context.ttl_seconds,
+            "ttl_days": self._context.ttl_seconds / DAY_SECONDS,
         }
 
     def verify(self) -> list[CacheProblem]:
         """Everything that is not as it should be, every byte read; nothing is changed."""
-        return self._reconciler.problems()
+        return self._recovery.problems()
 
     def close(self) -> None:
         """Write what was counted."""
-        self._tally.flush(wait=True)
+        self._counter.flush(wait=True)
 
     def _hit(self, place: Place, manifest: Manifest) -> CacheHit:
         fetched_at = manifest.fetched_at
@@ -400,7 +415,7 @@ class ScriptCache:
             place.root,
             manifest.source,
             fetched_at,
-            self._room.is_fresh(fetched_at) and manifest.source != PARTIAL,
+            self._context.is_fresh(fetched_at) and manifest.source != PARTIAL,
         )
 
     def _set_aside(self, key: ScriptKey, wrong: str) -> None:
@@ -408,10 +423,10 @@ class ScriptCache:
         place = self.layout.place(key)
         try:
             self.layout.prepare()
-            with self._rows.changing() as connection:
+            with self._journal.database.write() as connection:
                 with self._lock.exclusive():
                     changed = self._promotion.set_aside_if_wrong(place, connection)
                 if changed:
-                    self._room.trim(connection)
+                    self._evictor.trim(connection)
         except StorageError as error:  # a read-only home: it is not served all the same
             log.warning("%s is not what it should be (%s) and stays: %s", key, wrong, error)

@@ -24,11 +24,11 @@ from core.bounded_json import read_object
 from core.errors import EscherError, Refused, storage_error
 from core.files import atomic_write, json_bytes, make_private_dir, read_bytes
 from core.journal import Journal
-from core.models import FORMATS
+from core.journal.scripts import FolderState
+from core.models import FORMATS, ScriptKey
 from core.scripts.manifest import read_manifest
-from core.scripts.models import ScriptKey
 from core.scripts.paths import CacheLayout, is_folder, listed, ref_of
-from core.scripts.recovery import UNKNOWN
+from core.scripts.promotion import UNKNOWN
 from core.settings import Settings
 
 MARKER = ".escher-cache"
@@ -126,7 +126,8 @@ class CacheOwner:
 
     @cached_property
     def _rows(self) -> frozenset[ScriptKey]:
-        return frozenset(ScriptKey(row.ref, row.format) for row in self._journal.script_cache.all())
+        rows = self._journal.cache_folders.of(FolderState.COMPLETE)
+        return frozenset(row.key for row in rows)
 
     def _strangers_in(self, folder: Path) -> Iterator[str]:
         for path in _of_somebody(listed(folder)):

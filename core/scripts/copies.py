@@ -3,7 +3,7 @@
 ::
 
     cache/copies/<hex of the listing's digest>/<format>/…     files 0400 or 0500, folders 0500
-    script_copies                                            one row each: its size
+    a row of ``cache_folders`` each, in the state copy        written before the folder is made
 
 For a caller who wants bytes that stay as they are while playbooks change under them, and where
 tools have left things in the format's folder. The folder's mtime is its last use, as in the cache;
@@ -27,6 +27,7 @@ from core.content import is_state
 from core.errors import IntegrityError, Refused, StateBesideContent, storage_error
 from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
+from core.journal.scripts import CacheFolder, FolderState
 from core.scripts.integrity import Proofs, prove
 from core.scripts.models import Listing, ResolvedScript, ResolveOptions
 from core.scripts.paths import CacheLayout, listed
@@ -53,7 +54,7 @@ class Copies:
     ) -> None:
         """``make_room(size_bytes, connection)`` evicts from the cache; `CacheFull` where it can't."""
         self._journal = journal
-        self._rows = journal.script_copies
+        self._rows = journal.cache_folders
         self._root = layout.copies
         self._proofs = proofs
         self._make_room = make_room
@@ -81,14 +82,17 @@ class Copies:
         built = self._root / f".{uuid.uuid4().hex}"
         with self._journal.database.write() as connection:
             self._make_room(size, connection)
-            self._rows.put(name, size, connection)
+            made = CacheFolder(
+                self._name(name), FolderState.COPY, size_bytes=size, since=time.time()
+            )
+            self._rows.put([made], connection)
         try:
             self._build(built, listing, source)
         except BaseException:
             self._remove(built)
             if not folder.exists():
                 with self._journal.database.write() as connection:
-                    self._rows.forget([name], connection)
+                    self._rows.delete([self._name(name)], connection)
             raise
         try:
             self._remove(folder)  # one whose bytes are wrong
@@ -126,7 +130,7 @@ class Copies:
         """
         now = self._clock()
         freed = 0
-        sizes = self._rows.all(connection)
+        rows = {row.name: row for row in self._rows.of(FolderState.COPY, connection=connection)}
         gone: list[str] = []
         for used, path in sorted((self._used(path), path) for path in listed(self._root)):
             idle = now - used
@@ -139,14 +143,19 @@ class Copies:
             if needed is not None and freed >= needed:
                 break
             self._remove(path)
-            gone.append(path.name)
-            freed += sizes.get(path.name, 0)
-        self._rows.forget(gone, connection)
-        there = {path.name for path in listed(self._root)}
-        self._rows.forget_lost(there, int(now - _BUILT_SECONDS), connection)
+            name = self._name(path.name)
+            gone.append(name)
+            freed += rows[name].size_bytes if name in rows else 0
+        there = {self._name(path.name) for path in listed(self._root)}
+        built = now - _BUILT_SECONDS  # one that is made later may be on its way
+        gone += [name for name, row in rows.items() if name not in there and row.since < built]
+        self._rows.delete(gone, connection)
         return freed
 
     # -- inside -----------------------------------------------------------------------------
+    def _name(self, folder: str) -> str:
+        return f"{self._root.name}/{folder}"
+
     def _is_there(self, folder: Path, listing: Listing) -> bool:
         used = int(self._clock() * 1e9)
         try:

@@ -21,24 +21,15 @@ from typing import Generic, TypeVar
 from core.backoff import outcome_of
 from core.errors import EscherError, NotEscherServer, TransferInterrupted, storage_error
 from core.journal import Journal
-from core.journal.downloads import DownloadState
 from core.journal.script_lookup import ToldStatus
-from core.models import DONE, FORMATS, FileEntry, Outcome, Ref
+from core.journal.scripts import FolderState
+from core.models import DONE, FORMATS, RESERVED_PREFIX, FileEntry, Outcome, Ref, ScriptKey
 from core.scripts.cache import ScriptCache
 from core.scripts.insertion import Claim
 from core.scripts.integrity import prove, version_digest
 from core.scripts.library import LibraryCache
-from core.scripts.models import (
-    LIBRARY_PREFIX,
-    WAITING,
-    CacheHit,
-    Listing,
-    ScriptKey,
-    Staged,
-    error_of,
-    in_words,
-)
-from core.scripts.paths import CacheLayout, listed, remove
+from core.scripts.models import WAITING, CacheHit, Listing, Staged, error_of, in_words
+from core.scripts.paths import CacheLayout, remove
 from core.scripts.run_policy import told_by
 from core.scripts.transfer import (
     Expected,
@@ -49,7 +40,6 @@ from core.scripts.transfer import (
     check_version,
     difference,
     in_threads,
-    row_key,
 )
 from core.server.answers import CHECK_URL, Script
 from core.server.client import EscherServer
@@ -222,8 +212,6 @@ def _copy(error: BaseException) -> BaseException:
 LATEST = "latest"
 BATCH = 128  # scripts; of `bring`. Between batches the connections idle while the journal commits
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
-STAGED_SECONDS = 3600.0  # what waits longer to be verified has lost its job
-FAILED_SECONDS = 86_400.0
 
 
 class ScriptDownloads:
@@ -282,7 +270,7 @@ class ScriptDownloads:
 
     def _note(self, ref: Ref, script: Script) -> ToldStatus:
         told = told_by(script, self._clock())
-        if told.status is None and ref.playbook_id.startswith(LIBRARY_PREFIX):
+        if told.status is None and ref.playbook_id.startswith(RESERVED_PREFIX):
             try:
                 told = told._replace(status=self.library.keep(ref).get("status"))
             except EscherError as error:
@@ -314,7 +302,7 @@ class ScriptDownloads:
             return outcomes
         with self._claim(todo) as claim:
             for key, row in claim.others.items():
-                outcomes[key] = DONE if row.state is DownloadState.STAGED else WAITING
+                outcomes[key] = DONE if row.state is FolderState.STAGED else WAITING
             results = self._staging_run(claim, wanted).run()
             for key, result in results.items():
                 outcomes[key] = self._outcome(claim, key, result)
@@ -337,8 +325,8 @@ class ScriptDownloads:
         outcomes |= known
         for key in unknown:
             row = claim.others.get(key)
-            if row is not None and row.state is DownloadState.FAILED:
-                attempts = max(0, row.fence - 1)
+            if row is not None and row.state is FolderState.FAILED:
+                attempts = max(0, row.attempts - 1)
                 outcomes[key] = outcome_of(error_of(row), attempts, self._clock(), self._random)
             else:
                 outcomes[key] = WAITING
@@ -368,26 +356,6 @@ class ScriptDownloads:
         Callers at the same time, anywhere, get what one attempt gives: its answer or its failure.
         """
         return self._flights.run(key, lambda: self._fetch(key, expected))
-
-    def recover(self) -> int:
-        """Remove what dead processes left in staging, and what nobody came back for.
-
-        Returns the number of folders removed.
-        """
-        names = [path.name for path in listed(self._layout.staging)]  # before the rows are read
-        if names:
-            self._cache.layout.check()
-        now = self._clock()
-        downloads = self._journal.downloads
-        old = {"staged_before": now - STAGED_SECONDS, "failed_before": now - FAILED_SECONDS}
-        with downloads.abandoned(**old) as (lease, rows):
-            left = {row.staged for row in rows if row.staged is not None}
-            known = {row.staged for row in downloads.all()} - left
-            gone = [name for name in names if name not in known]
-            for name in gone:
-                remove(self._layout.staging / name)
-            downloads.settle({row.key: None for row in rows}, lease)
-        return len(gone)
 
     # -- inside -----------------------------------------------------------------------------
     def _known(
@@ -419,7 +387,7 @@ class ScriptDownloads:
     ) -> Outcome:
         if not isinstance(result, EscherError):
             return DONE
-        return outcome_of(result, claim.rows[key].fence, self._clock(), self._random)
+        return outcome_of(result, claim.rows[key].attempts, self._clock(), self._random)
 
     def _fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None) -> CacheHit:
         began = self._clock()
@@ -436,7 +404,7 @@ class ScriptDownloads:
         self, claim: Claim, key: ScriptKey, expected: tuple[FileEntry, ...] | None, began: float
     ) -> CacheHit:
         row = claim.rows[key]
-        if row.state is DownloadState.FAILED and began <= (row.ended_at or 0) <= self._clock():
+        if row.state is FolderState.FAILED and began <= row.since <= self._clock():
             # it failed while this one was on its way here: that is this one's answer too
             claim.put_back(key)
             raise error_of(row)
@@ -466,7 +434,7 @@ class ScriptDownloads:
         return result
 
     def _staging_run(self, claim: Claim, expected: Expected) -> StagingRun:
-        reserved = any(row.reserved_bytes for row in claim.rows.values())
+        reserved = any(row.size_bytes for row in claim.rows.values())
         return StagingRun(self._means, claim.lease, claim.folders, expected, reserved=reserved)
 
     def _wait(self, key: ScriptKey) -> None:
@@ -474,11 +442,11 @@ class ScriptDownloads:
         downloads = self._journal.downloads
         for pause in pauses():
             self._sleep(pause)
-            row = downloads.get(row_key(key))
+            row = downloads.get(key)
             if row is None:
                 return
-            if downloads.is_free(row):
-                if row.state is DownloadState.FAILED:
+            if downloads.is_free(key):
+                if row.state is FolderState.FAILED:
                     raise error_of(row)
                 return
 

@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 from core.errors import EscherError, LeaseHeld
 from core.files import write_tree
 from core.journal import Journal
-from core.journal.downloads import DownloadKey, DownloadRow, DownloadState
 from core.journal.leases import Held
-from core.models import FileEntry
+from core.journal.scripts import CacheFolder, FolderState, Item
+from core.models import FileEntry, ScriptKey
 from core.scripts.cache import ScriptCache
-from core.scripts.models import PARTIAL, CacheHit, Listing, ScriptKey, Staged
+from core.scripts.models import PARTIAL, CacheHit, Listing, Staged
 from core.scripts.paths import remove
-from core.scripts.transfer import LIBRARY, TENANT, Result, row_key
+from core.scripts.transfer import LIBRARY, TENANT, Result
 
 INTERRUPTED = ("TransferInterrupted", "The attempt was interrupted. It is made again.")
 
@@ -27,7 +27,7 @@ class Claim:
     """Takes what is free of ``keys``; leaving the ``with`` gives back what was not settled.
 
     ``rows`` are the claimed ones as they stood before, ``others`` those that were not to be had.
-    ``fresh`` and ``staged`` as in `core.journal.downloads.Downloads.claim`.
+    ``fresh`` and ``staged`` as in `core.journal.scripts.Downloads.claim`.
     """
 
     def __init__(
@@ -39,39 +39,35 @@ class Claim:
         fresh: bool = True,
         staged: bool = False,
     ) -> None:
-        self.lease: Held[DownloadKey]
-        self.rows: dict[ScriptKey, DownloadRow] = {}
-        self.others: dict[ScriptKey, DownloadRow] = {}
+        self.lease: Held[Item]
+        self.rows: dict[ScriptKey, CacheFolder] = {}
+        self.others: dict[ScriptKey, CacheFolder] = {}
         self.folders: dict[ScriptKey, Path] = {}
         self._journal = journal
         self._downloads = journal.downloads
         self._staging = staging
-        self._keys = {row_key(key): key for key in keys}
+        self._keys = keys
         self._fresh = fresh
         self._staged = staged
         self._open: set[ScriptKey] = set()
 
     def __enter__(self) -> Self:
-        names = {key: uuid.uuid4().hex for key in self._keys}
+        names = {key: f"{self._staging.name}/{uuid.uuid4().hex}" for key in self._keys}
         claimed = self._downloads.claim(names, fresh=self._fresh, staged=self._staged)
-        self.lease = claimed.lease
-        self.others = {self._keys[key]: row for key, row in claimed.others.items()}
-        for row_name, row in claimed.mine.items():
-            key = self._keys[row_name]
-            is_staged = row.state is DownloadState.STAGED
-            name = row.staged if is_staged and row.staged else names[row_name]
-            self.rows[key] = row
-            self.folders[key] = self._staging / name
+        self.lease, self.rows, self.others = claimed.lease, claimed.mine, claimed.others
+        for key, row in self.rows.items():
+            name = row.name if row.state is FolderState.STAGED else names[key]
+            self.folders[key] = self._staging.parent / name
             self._open.add(key)
-            if row.staged is not None and row.staged != name:
-                remove(self._staging / row.staged)  # of an attempt that died
+            if row.name != name:
+                remove(self._staging.parent / row.name)  # of an attempt that died
         return self
 
     def __exit__(self, *_: object) -> None:
         left: dict[ScriptKey, dict[str, Any]] = {}
         try:
             for key in self._open:
-                if self.rows[key].state is DownloadState.STAGED:
+                if self.rows[key].state is FolderState.STAGED:
                     left[key] = {}  # it waits to be verified, as before
                 else:
                     remove(self.folders[key])
@@ -86,11 +82,11 @@ class Claim:
         return {
             key: Staged(
                 self.folders[key],
-                Listing(key, row.files, row.entry_point or ""),
+                Listing(key, row.files, row.entry_point),
                 row.source or TENANT,
             )
             for key, row in self.rows.items()
-            if row.state is DownloadState.STAGED
+            if row.state is FolderState.STAGED
         }
 
     def settle(self, results: Mapping[ScriptKey, Result]) -> None:
@@ -107,12 +103,12 @@ class Claim:
     def put_back(self, key: ScriptKey) -> None:
         """Leave a failed one as it was found, its time included: nothing has been tried since."""
         row = self.rows[key]
-        failed = self._downloads.failed(row.error_type or "", row.error or "")
-        self._write({key: {**failed, "ended_at": row.ended_at}})
+        failed = self._downloads.failed(row.error_type, row.reason)
+        self._write({key: {**failed, "since": row.since}})
 
     def done(self, keys: Iterable[ScriptKey], connection: Connection) -> None:
         """Give the room of ``keys`` back in the transaction that makes them entries."""
-        self._downloads.settle(dict.fromkeys(map(row_key, keys)), self.lease, connection)
+        self._downloads.settle(dict.fromkeys(keys), self.lease, connection)
 
     def close(self, keys: Iterable[ScriptKey]) -> None:
         """That transaction is through: nothing of them is left to settle."""
@@ -129,10 +125,9 @@ class Claim:
     def _write(self, endings: Mapping[ScriptKey, dict[str, Any] | None]) -> set[ScriptKey]:
         if not endings:
             return set()
-        rows = {row_key(key): ending for key, ending in endings.items()}
-        written = self._downloads.settle(rows, self.lease)
+        written = self._downloads.settle(endings, self.lease)
         self._open.difference_update(endings)
-        return {self._keys[key] for key in written}
+        return written
 
 
 # Bytes handed in by a caller, taken into the cache under the same rules as a download.
@@ -181,9 +176,9 @@ def _insert(
     key = listing.key
     size = cache.footprint(listing)
     with journal.database.write() as connection:
-        journal.downloads.reserve({row_key(key): 0}, claim.lease, connection)
+        journal.downloads.reserve({key: 0}, claim.lease, connection)
         cache.make_room(size, connection)
-        journal.downloads.reserve({row_key(key): size}, claim.lease, connection)
+        journal.downloads.reserve({key: size}, claim.lease, connection)
     write_tree(claim.folders[key], dict(files))
     source = PARTIAL
     if whole:

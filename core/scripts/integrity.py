@@ -22,8 +22,7 @@ from core.errors import EscherError, IntegrityError, OtherContent, Refused, stor
 from core.journal import Journal
 from core.journal.pins import LIBRARY, SERVER
 from core.journal.scripts import ProofRow, ProofRows
-from core.models import SERVER_OWNED_FIELDS, FileEntry, Ref, canonical_json
-from core.scripts.models import LIBRARY_PREFIX
+from core.models import RESERVED_PREFIX, SERVER_OWNED_FIELDS, FileEntry, Ref, canonical_json
 from core.server.answers import CHECK_URL, ManifestEntry, Script
 
 HASHED_BYTES = 1 << 20  # up to here a stat never stands in for the hash
@@ -302,7 +301,7 @@ def check_pinned(journal: Journal, ref: Ref, script: Script, *, is_known: bool) 
             f"The server's account of {ref} does not make the digest that it names.", CHECK_URL
         )
     if pinned is None:
-        is_library = ref.playbook_id.startswith(LIBRARY_PREFIX)
+        is_library = ref.playbook_id.startswith(RESERVED_PREFIX)
         journal.pins.put([(ref, digest)], LIBRARY if is_library else SERVER)
         pinned = journal.pins.get(ref)  # another process may have been first
     if pinned != digest:

@@ -38,8 +38,10 @@ from core.journal import Journal
 from core.journal.points import LibraryRow
 from core.models import (
     METADATA_FILE,
+    RESERVED_PREFIX,
     FileEntry,
     Ref,
+    ScriptKey,
     parse_json_object,
     parse_metadata,
     parse_version,
@@ -47,7 +49,6 @@ from core.models import (
 from core.scripts.cache_owner import CacheOwner
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
 from core.scripts.integrity import check_pinned
-from core.scripts.models import LIBRARY_PREFIX, ScriptKey
 from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
 from core.server.answers import CHECK_URL, Script, ScriptFile
 from core.server.client import EscherServer
@@ -115,10 +116,10 @@ class LibraryCache:
                 "The next download of it brings its metadata again.",
             )
         found: list[tuple[FileEntry, bytes | None]] = []
-        for entry in self._journal.script_cache.of_library():
-            if entry.ref != ref:
+        for entry in self._journal.cache_folders.of_library():
+            if entry.key.ref != ref:
                 continue
-            root = self._layout.place(ScriptKey(ref, entry.format)).root
+            root = self._layout.place(ScriptKey(ref, entry.key.format)).root
             for file in entry.files:
                 is_large = file.size_bytes > max_bytes
                 content = None if is_large else _regular(root / file.path, max_bytes)
@@ -137,7 +138,7 @@ class LibraryCache:
 
     def missing(self) -> list[Ref]:
         """Versions with a script in the cache and no metadata here, by id."""
-        cached = dict.fromkeys(entry.ref for entry in self._journal.script_cache.of_library())
+        cached = dict.fromkeys(entry.key.ref for entry in self._journal.cache_folders.of_library())
         return [ref for ref in cached if not self.has(ref)]
 
     def problems(self) -> list[tuple[Ref, str, str]]:
@@ -197,13 +198,13 @@ class LibraryCache:
         """Write down when the cached scripts were used; to be called before they are evicted."""
         known = self._rows.get()
         seen: dict[Ref, float] = {}
-        for entry in self._journal.script_cache.of_library():
+        for entry in self._journal.cache_folders.of_library():
             with suppress(OSError):  # gone by now
-                folder = self._layout.place(ScriptKey(entry.ref, entry.format)).folder
+                folder = self._layout.place(entry.key).folder
                 used = min(folder.lstat().st_mtime, self._clock())
-                row = known.get(entry.ref)
-                if row is not None and used > max(row.used_at, seen.get(entry.ref, 0.0)):
-                    seen[entry.ref] = used
+                row = known.get(entry.key.ref)
+                if row is not None and used > max(row.used_at, seen.get(entry.key.ref, 0.0)):
+                    seen[entry.key.ref] = used
         self._rows.note_use(seen)
 
     def expire(self, *, clear: bool = False) -> list[Ref]:
@@ -213,7 +214,7 @@ class LibraryCache:
         limit = self._lease_seconds if clear else KEPT_TTLS * self._ttl_seconds
         now = self._clock()
         with self._changing() as connection:
-            cached = {entry.ref for entry in self._journal.script_cache.of_library(connection)}
+            cached = {entry.key.ref for entry in self._journal.cache_folders.of_library(connection)}
             rows = self._rows.get(connection=connection)
             gone = []
             for ref in self.kept():
@@ -300,7 +301,7 @@ class LibraryCache:
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
         """Rows and files change together; the order of `CacheLock`."""
-        with self._journal.script_cache.changing() as connection, self._lock.exclusive():
+        with self._journal.database.write() as connection, self._lock.exclusive():
             yield connection
 
     def _forget(self, refs: Iterable[Ref], connection: Connection) -> None:
@@ -378,7 +379,7 @@ def _presentable(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _is_library(ref: Ref) -> bool:
-    return ref.playbook_id.startswith(LIBRARY_PREFIX)
+    return ref.playbook_id.startswith(RESERVED_PREFIX)
 
 
 def _regular(path: Path, max_bytes: int) -> bytes | None:

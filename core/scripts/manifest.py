@@ -26,10 +26,10 @@ from typing import Any
 from core.bounded_json import read_object
 from core.errors import EscherError, IntegrityError, storage_error
 from core.files import DIGEST_RE, check_relative_path
-from core.journal.scripts import CacheRow
-from core.models import FileEntry, Ref
+from core.journal.scripts import CacheFolder, FolderState
+from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.integrity import FILE_ERRNOS
-from core.scripts.models import Listing, ScriptKey
+from core.scripts.models import Listing
 from core.scripts.paths import Place
 
 FORMAT_VERSION = 1
@@ -70,24 +70,23 @@ class Manifest:
         }
         return _ENCODER.encode(body).encode()
 
-    def row(self, last_used: float) -> CacheRow:
+    def row(self, place: Place, last_used: float) -> CacheFolder:
         """As the index has it; its size counts the manifest itself."""
-        listing = self.listing
-        return CacheRow(
-            listing.key.ref,
-            listing.key.format,
-            self.source,
-            listing.entry_point,
-            listing.files,
-            footprint(listing),
+        return CacheFolder(
+            place.name,
+            FolderState.COMPLETE,
+            self.key,
+            footprint(self.listing),
             self.fetched_at,
             last_used,
+            self.source,
+            self.listing.entry_point,
+            self.listing.files,
         )
 
     @classmethod
-    def of_row(cls, row: CacheRow) -> Manifest:
-        listing = Listing(ScriptKey(row.ref, row.format), row.files, row.entry_point)
-        return cls(listing, row.source, row.fetched_at)
+    def of_row(cls, row: CacheFolder) -> Manifest:
+        return cls(Listing(row.key, row.files, row.entry_point), row.source, row.since)
 
 
 def footprint(listing: Listing) -> int:

@@ -17,25 +17,16 @@ from typing import Any, NamedTuple
 
 from core import errors
 from core.errors import EscherError, InvalidPlaybook, UsageError
-from core.journal.downloads import DownloadRow
-from core.models import FileEntry, Outcome, OutcomeState, Ref, check_id, parse_version
-
-LIBRARY_PREFIX = "escher-"
-
-
-class ScriptKey(NamedTuple):
-    """One format of one version."""
-
-    ref: Ref
-    format: str
-
-    def __str__(self) -> str:
-        return f"{self.ref} {self.format}"
-
-    @property
-    def is_library(self) -> bool:
-        """Whether it is the Escher Library's: the prefix is reserved for it."""
-        return self.ref.playbook_id.startswith(LIBRARY_PREFIX)
+from core.journal.scripts import CacheFolder
+from core.models import (
+    FileEntry,
+    Outcome,
+    OutcomeState,
+    Ref,
+    ScriptKey,
+    check_id,
+    parse_version,
+)
 
 
 class Source(StrEnum):
@@ -281,9 +272,9 @@ def in_words(key: ScriptKey, error: BaseException) -> EscherError:
     return errors.PermanentError(f"Unexpected {kind} at {place}.", "Please report it.")
 
 
-def error_of(row: DownloadRow) -> EscherError:
+def error_of(row: CacheFolder) -> EscherError:
     """The failure that a row tells of, as another process wrote it down."""
-    kind = getattr(errors, row.error_type or "", None)
+    kind = getattr(errors, row.error_type, None)
     if not (isinstance(kind, type) and issubclass(kind, EscherError)):
         kind = EscherError
-    return kind(row.error or "The last attempt failed.")
+    return kind(row.reason or "The last attempt failed.")

@@ -30,8 +30,7 @@ from pathlib import Path
 
 from core.errors import InvalidPlaybook, UsageError, storage_error
 from core.files import make_private_dir
-from core.models import FORMATS, Ref, check_id, parse_version
-from core.scripts.models import ScriptKey
+from core.models import FORMATS, Ref, ScriptKey, check_id, parse_version
 from core.settings import Settings
 
 # An id holds no dot, so the last "-v" before the first dot parts it from the version.
@@ -52,6 +51,11 @@ class Place:
     def folder(self) -> Path:
         """The format's folder."""
         return self.root / self.key.format
+
+    @property
+    def name(self) -> str:
+        """As the index has it: below the cache's folder."""
+        return f"{self.root.parent.name}/{self.root.name}/{self.key.format}"
 
     @cached_property
     def manifest(self) -> Path:
@@ -111,9 +115,9 @@ class CacheLayout:
         return places, strays
 
     def quarantined(self) -> list[str]:
-        """The names of what is in quarantine: ``<id>-v<version>/<format>-<hex>``."""
+        """The names of what is in quarantine: ``quarantine/<id>-v<version>/<format>-<hex>``."""
         return [
-            str(inner.relative_to(self.quarantine))
+            str(inner.relative_to(self.root))
             for path in listed(self.quarantine)
             for inner in (listed(path) if is_folder(path) else [path])
         ]
@@ -148,14 +152,14 @@ class CacheLayout:
             place.manifest.unlink(missing_ok=True)
 
     def set_aside(self, path: Path, name: str) -> None:
-        """Rename ``path`` into the quarantine as ``name``."""
-        target = self.quarantine / name
+        """Rename ``path`` into the quarantine; ``name`` as in `quarantined`."""
+        target = self.root / name
         target.parent.mkdir(mode=0o700, exist_ok=True)
         path.rename(target)
 
     def drop_quarantined(self, name: str) -> None:
-        """Take away what is in quarantine under ``name``."""
-        path = self.quarantine / name
+        """Take away what is in quarantine; ``name`` as in `quarantined`."""
+        path = self.root / name
         self.discard(path)
         if path.parent != self.quarantine:
             with suppress(OSError):  # more of the same version is there

@@ -1,39 +1,124 @@
-"""How staged bytes become an entry, and how an entry that turned out wrong stops being one."""
+"""Take staged bytes into the cache, and put aside what turned out wrong.
+
+Everything here runs under the exclusive lock, in a write transaction of the journal.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from core.errors import IntegrityError, storage_error
-from core.journal import Journal
+from core.journal.scripts import NOBODYS, CacheFolder, FolderState
+from core.models import ScriptKey
+from core.scripts.eviction import CacheContext
 from core.scripts.integrity import Proofs, prove
 from core.scripts.manifest import Manifest, read_manifest, write_manifest
 from core.scripts.models import Staged
-from core.scripts.paths import CacheLayout, Place, is_folder
-from core.scripts.recovery import Quarantine
+from core.scripts.paths import Place, folder_name, is_folder, ref_of, size_on_disk
+
+SHARE = 0.1  # of the cache's size
+UNKNOWN = "unknown"  # the folder of what belonged to no entry
+STRAY = "it was in the quarantine already, and nobody knows since when or why"
+
+log = logging.getLogger(__name__)
+
+
+class Quarantine:
+    """Puts things aside; a share of the cache at most is taken by them.
+
+    They are kept so that somebody can look at them, count towards the cache's size, are the first
+    to go when room is needed, and are gone after the TTL.
+    """
+
+    def __init__(self, context: CacheContext) -> None:
+        self._rows = context.journal.cache_folders
+        self._layout = context.layout
+        self._clock = context.clock
+        self._max_bytes = int(context.max_bytes * SHARE)
+
+    def put(self, path: Path, key: ScriptKey, reason: str, connection: Connection) -> None:
+        """Move what stands at ``path`` aside; nothing there is fine."""
+        if not os.path.lexists(path):
+            return
+        hex_ = uuid.uuid4().hex
+        inner = (
+            f"{UNKNOWN}/{hex_}" if key == NOBODYS else f"{folder_name(key.ref)}/{key.format}-{hex_}"
+        )
+        name = f"{self._layout.quarantine.name}/{inner}"
+        log.warning("%s goes into quarantine: %s", path if key == NOBODYS else key, reason)
+        try:
+            self._layout.set_aside(path, name)
+        except OSError as error:
+            raise storage_error(error, f"Putting {path} into quarantine") from error
+        self._enter(name, key, reason, connection)
+        self._bound(connection)
+
+    def put_entry(self, key: ScriptKey, reason: str, connection: Connection) -> None:
+        """Move a cached entry aside, its manifest and row gone with it."""
+        place = self._layout.place(key)
+        if not self._layout.drop_link(place):
+            self.put(place.folder, key, reason, connection)
+        try:
+            self._layout.remove_entry(place)
+        except OSError as error:
+            raise storage_error(error, f"Removing {place.manifest}") from error
+        self._rows.delete([place.name], connection)
+
+    def reconcile(self, connection: Connection) -> None:
+        """Make the rows say what is there."""
+        there = set(self._layout.quarantined())
+        rows = self._rows.of(FolderState.QUARANTINED, connection=connection)
+        known = {row.name for row in rows}
+        self._rows.delete(known - there, connection)
+        for name in sorted(there - known):
+            _, folder, *rest = name.split("/")
+            ref = ref_of(folder)
+            format_ = "".join(rest).rpartition("-")[0]
+            key = ScriptKey(ref, format_) if ref is not None and format_ else NOBODYS
+            self._enter(name, key, STRAY, connection)
+        self._bound(connection)
+
+    def _enter(self, name: str, key: ScriptKey, reason: str, connection: Connection) -> None:
+        row = CacheFolder(
+            name,
+            FolderState.QUARANTINED,
+            key,
+            size_on_disk(self._layout.root / name),
+            since=self._clock(),
+            reason=reason,
+        )
+        self._rows.put([row], connection)
+
+    def _bound(self, connection: Connection) -> None:
+        rows = self._rows.of(FolderState.QUARANTINED, connection=connection)
+        excess = sum(row.size_bytes for row in rows) - self._max_bytes
+        gone: list[str] = []
+        for row in rows:
+            if excess <= 0:
+                break
+            self._layout.drop_quarantined(row.name)
+            gone.append(row.name)
+            excess -= row.size_bytes
+        self._rows.delete(gone, connection)
+        self._layout.sweep()
 
 
 class Promotion:
-    """Changes of single entries; under the exclusive lock, in a write transaction."""
+    """Makes entries of staged folders."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        layout: CacheLayout,
-        quarantine: Quarantine,
-        proofs: Proofs,
-        clock: Callable[[], float],
-    ) -> None:
-        self._rows = journal.script_cache
-        self._layout = layout
+    def __init__(self, context: CacheContext, quarantine: Quarantine, proofs: Proofs) -> None:
+        self._rows = context.journal.cache_folders
+        self._layout = context.layout
         self._quarantine = quarantine
         self._proofs = proofs.without_writes()  # it would wait for the transaction it runs in
-        self._clock = clock
+        self._clock = context.clock
 
     def promote(
         self, items: Sequence[Staged], connection: Connection
@@ -68,7 +153,7 @@ class Promotion:
                 staged.rename(folder)
         except OSError as error:
             raise storage_error(error, "Taking a download into the cache") from error
-        self._rows.put([manifest.row(now) for _, manifest in done], connection)
+        self._rows.put([manifest.row(place, now) for place, manifest in done], connection)
         return done
 
     def set_aside_if_wrong(self, place: Place, connection: Connection) -> bool:
@@ -93,7 +178,8 @@ class Promotion:
     def _stands(self, place: Place, manifest: Manifest, connection: Connection) -> bool:
         """Whether the very entry stands there already; another one is moved out of the way."""
         if not is_folder(place.root):
-            self._quarantine.put(place.root, None, "a version's folder belongs here", connection)
+            reason = "a version's folder belongs here"
+            self._quarantine.put(place.root, NOBODYS, reason, connection)
             return False
         if not os.path.lexists(place.folder):
             self._layout.remove_manifest(place)

@@ -1,133 +1,33 @@
-"""Bytes that were not what they claimed, kept for a while so that somebody can look at them.
+"""Bring index and disk together after a crash or a lost journal, or only tell what is wrong.
 
-They count towards the cache's size, are the first to go when room is needed, never take more than a
-share of it, and are gone after the TTL.
+The disk decides. What proves to be what its manifest says (or, where that is lost, what the index
+says) is an entry; a folder that proves to be nothing goes into quarantine; a row without a folder
+goes. Of downloads the lease decides: what a dead process or nobody will come back to goes, with
+every folder in staging that no row names. So a lost journal, a lost folder and a process killed
+between the two all end well.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from core.errors import IntegrityError, Refused, StorageError, storage_error
-from core.journal import Journal
-from core.journal.scripts import CacheRow, EntryKey, QuarantineRow
-from core.scripts.eviction import CacheLock, CacheRoom, EvictReport
+from core.errors import IntegrityError, Refused, StorageError
+from core.journal.scripts import NOBODYS, CacheFolder, FolderState
+from core.models import ScriptKey
+from core.scripts.eviction import CacheContext, Evictor, EvictReport
 from core.scripts.integrity import Proofs, prove
 from core.scripts.manifest import Manifest, read_manifest, write_manifest
-from core.scripts.models import ScriptKey
-from core.scripts.paths import (
-    CacheLayout,
-    Place,
-    folder_name,
-    is_folder,
-    listed,
-    ref_of,
-    remove,
-    size_on_disk,
-)
+from core.scripts.paths import Place, is_folder, listed, remove, size_on_disk
+from core.scripts.promotion import Quarantine
 
-SHARE = 0.1  # of the cache's size
-UNKNOWN = "unknown"  # the folder of what belonged to no entry
-STRAY = "it was in the quarantine already, and nobody knows since when or why"
-
-log = logging.getLogger(__name__)
-
-
-class Quarantine:
-    """Puts things aside. Its methods run under the exclusive lock, in a write transaction."""
-
-    def __init__(
-        self, journal: Journal, layout: CacheLayout, clock: Callable[[], float], max_bytes: int
-    ) -> None:
-        self._rows = journal.script_cache
-        self._layout = layout
-        self._clock = clock
-        self._max_bytes = int(max_bytes * SHARE)
-
-    def put(self, path: Path, key: ScriptKey | None, reason: str, connection: Connection) -> None:
-        """Move what stands at ``path`` aside; nothing there is fine."""
-        if not os.path.lexists(path):
-            return
-        hex_ = uuid.uuid4().hex
-        name = f"{UNKNOWN}/{hex_}"
-        if key is not None:
-            name = f"{folder_name(key.ref)}/{key.format}-{hex_}"
-        log.warning("%s goes into quarantine: %s", key or path, reason)
-        try:
-            self._layout.set_aside(path, name)
-        except OSError as error:
-            raise storage_error(error, f"Putting {path} into quarantine") from error
-        self._enter(name, key, reason, connection)
-        self._bound(connection)
-
-    def put_entry(self, key: ScriptKey, reason: str, connection: Connection) -> None:
-        """Move a cached entry aside, its manifest and row gone with it."""
-        place = self._layout.place(key)
-        if not self._layout.drop_link(place):
-            self.put(place.folder, key, reason, connection)
-        try:
-            self._layout.remove_entry(place)
-        except OSError as error:
-            raise storage_error(error, f"Removing {place.manifest}") from error
-        self._rows.delete([(key.ref, key.format)], connection)
-
-    def reconcile(self, connection: Connection) -> None:
-        """Make the rows say what is there."""
-        there = set(self._layout.quarantined())
-        known = {row.name for row in self._rows.quarantined(connection)}
-        self._rows.delete_quarantined(sorted(known - there), connection)
-        for name in sorted(there - known):
-            folder, _, rest = name.partition("/")
-            ref = ref_of(folder)
-            format_ = rest.rpartition("-")[0]
-            key = ScriptKey(ref, format_) if ref is not None and format_ else None
-            self._enter(name, key, STRAY, connection)
-        self._bound(connection)
-
-    def _enter(self, name: str, key: ScriptKey | None, reason: str, connection: Connection) -> None:
-        row = QuarantineRow(
-            name=name,
-            playbook_id=key.ref.playbook_id if key else "",
-            version=key.ref.version if key else "",
-            format=key.format[:32] if key else "",
-            size_bytes=size_on_disk(self._layout.quarantine / name),
-            at=self._clock(),
-            reason=reason,
-        )
-        self._rows.put_quarantined(row, connection)
-
-    def _bound(self, connection: Connection) -> None:
-        rows = self._rows.quarantined(connection)
-        excess = sum(row.size_bytes for row in rows) - self._max_bytes
-        gone: list[str] = []
-        for row in rows:
-            if excess <= 0:
-                break
-            self._layout.drop_quarantined(row.name)
-            gone.append(row.name)
-            excess -= row.size_bytes
-        self._rows.delete_quarantined(gone, connection)
-        self._layout.sweep()
-
-
-# The index against the disk: put right, or only told.
-#
-# The disk decides. What proves to be what its manifest says (or, where that is lost, what the index
-# says) is an entry; a folder that proves to be nothing goes into quarantine; a row without a folder
-# goes. So a lost journal, a lost folder and a process killed between the two all end well.
-
-
-# A staging folder that no download has named may belong to a caller that has just made it.
-UNNAMED_STAGING_SECONDS = 600.0
+STAGED_SECONDS = 3600.0  # what waits longer to be verified has lost its job
+FAILED_SECONDS = 86_400.0  # for so long a failure is told, and its attempts are counted
 BATCH = 16  # entries that are put right in one transaction
 _RECOVER = "`escher-playbooks cache evict` puts it right."
 # an eviction reads no entry's bytes; a resolve does
@@ -164,51 +64,55 @@ class _Finding:
     present: bool = True
 
 
-class Reconciler:
+class Recovery:
     """Looks at the whole cache, and at each entry that is not as it should be once more, locked."""
 
     def __init__(
-        self,
-        journal: Journal,
-        layout: CacheLayout,
-        lock: CacheLock,
-        room: CacheRoom,
-        quarantine: Quarantine,
-        proofs: Proofs,
-        clock: Callable[[], float],
+        self, context: CacheContext, evictor: Evictor, quarantine: Quarantine, proofs: Proofs
     ) -> None:
-        self._database = journal.database
-        self._rows = journal.script_cache
-        self._layout = layout
-        self._lock = lock
-        self._room = room
+        self._context = context
+        self._database = context.journal.database
+        self._rows = context.journal.cache_folders
+        self._downloads = context.journal.downloads
+        self._layout = context.layout
+        self._evictor = evictor
         self._quarantine = quarantine
         self._proofs = proofs
-        self._clock = clock
 
     # -- putting right ----------------------------------------------------------------------
+    def is_needed(self) -> bool:
+        """Whether a download died, a folder in staging is nobody's, or the index was lost."""
+        staged = {path.name for path in listed(self._layout.staging)}  # before the rows are read
+        rows = self._downloads.all()
+        if staged - {Path(row.name).name for row in rows}:
+            return True
+        running = (row for row in rows if row.state is FolderState.DOWNLOADING)
+        if any(self._downloads.is_free(row.key) for row in running):
+            return True
+        return bool(listed(self._layout.scripts)) and not self._rows.of(FolderState.COMPLETE)
+
     def run(self) -> EvictReport:
-        """Bring index and disk together; what had to go for the cache to be within its limit."""
+        """Put everything right; what had to go for the cache to be within its limit."""
         self._layout.prepare()
-        rows = {row.key: row for row in self._rows.all()}
+        rows = self._complete()
         places, strays = self._layout.found()
         suspects = [
             place
             for place in self._places(places.values(), rows)
-            if not self._agree(place, rows.get((place.key.ref, place.key.format)))
+            if not self._agree(place, rows.get(place.name))
         ]
         for start in range(0, len(suspects), BATCH):
             self._mend(suspects[start : start + BATCH])
-        self._remove_unnamed_staging()
-        with self._rows.changing() as connection:
-            with self._lock.exclusive():
+        with self._database.write() as connection:
+            with self._context.lock.exclusive():
                 for path in strays:
                     self._put_away(path, connection)
                 self._quarantine.reconcile(connection)
-                self._rows.seen(self._last_uses(rows), connection)
-            return self._room.trim(connection)
+                self._clear_staging(connection)
+                self._rows.seen(self._last_uses(rows.values()), connection)
+            return self._evictor.trim(connection)
 
-    def _agree(self, place: Place, row: CacheRow | None) -> bool:
+    def _agree(self, place: Place, row: CacheFolder | None) -> bool:
         """Whether folder, manifest and row are all there and say the same; no byte is read."""
         if row is None or not is_folder(place.folder) or place.root.is_symlink():
             return False
@@ -221,20 +125,21 @@ class Reconciler:
     def _mend(self, suspects: list[Place]) -> None:
         for place in suspects:  # large files are hashed here, so that their proof serves below
             self._examine(place, None, self._proofs)
-        with self._rows.changing() as connection, self._lock.exclusive():
+        with self._database.write() as connection, self._context.lock.exclusive():
             for place in suspects:
-                key = place.key
-                row = self._rows.get((key.ref, key.format), connection)
+                row = self._rows.get(place.name, connection)
                 found = self._examine(place, row, self._proofs.without_writes())
                 if found.proven is not None:
                     self._adopt(place, found.proven, row, connection)
                 elif found.present:
-                    self._quarantine.put_entry(key, found.wrong or "", connection)
+                    self._quarantine.put_entry(place.key, found.wrong or "", connection)
                 else:
                     self._layout.remove_entry(place)
-                    self._rows.delete([(key.ref, key.format)], connection)
+                    self._rows.delete([place.name], connection)
 
-    def _adopt(self, place: Place, proven: Manifest, row: CacheRow | None, connection: Any) -> None:
+    def _adopt(
+        self, place: Place, proven: Manifest, row: CacheFolder | None, connection: Connection
+    ) -> None:
         try:
             same = read_manifest(place) == proven
         except IntegrityError:
@@ -243,91 +148,86 @@ class Reconciler:
             self._layout.remove_manifest(place)
             write_manifest(place, proven)
         if row is None or Manifest.of_row(row) != proven:
-            used = self._room.last_use(place.folder)
-            self._rows.put([proven.row(used or self._clock())], connection)
+            used = self._context.last_use(place.folder) or self._context.clock()
+            self._rows.put([proven.row(place, used)], connection)
 
-    def _put_away(self, path: Path, connection: Any) -> None:
+    def _put_away(self, path: Path, connection: Connection) -> None:
         if path.name.startswith(".") and path.name.endswith(".tmp"):
             remove(path)  # a manifest whose writer was killed; it is written under our lock
         else:
-            self._quarantine.put(path, None, "it is no part of the cache", connection)
+            self._quarantine.put(path, NOBODYS, "it is no part of the cache", connection)
 
-    def _last_uses(self, rows: dict[EntryKey, CacheRow]) -> dict[EntryKey, float]:
-        seen: dict[EntryKey, float] = {}
-        for key, row in rows.items():
-            used = self._room.last_use(self._layout.place(ScriptKey(*key)).folder)
-            if used is not None and used != row.last_used:
-                seen[key] = used
-        return seen
-
-    def _remove_unnamed_staging(self) -> None:
-        for path in self._unnamed_staging():
+    def _clear_staging(self, connection: Connection) -> None:
+        now = self._context.clock()
+        gone = self._downloads.forget_abandoned(
+            connection, staged_before=now - STAGED_SECONDS, failed_before=now - FAILED_SECONDS
+        )
+        for path in {self._layout.root / row.name for row in gone} | set(self._unnamed_staging()):
             remove(path)
+
+    def _last_uses(self, rows: Iterable[CacheFolder]) -> dict[str, float]:
+        seen: dict[str, float] = {}
+        for row in rows:
+            used = self._context.last_use(self._layout.root / row.name)
+            if used is not None and used != row.last_used:
+                seen[row.name] = used
+        return seen
 
     # -- telling ----------------------------------------------------------------------------
     def problems(self) -> list[CacheProblem]:
         """Everything that is wrong, every byte read; nothing is changed."""
-        rows = {row.key: row for row in self._rows.all()}
+        rows = self._complete()
         places, _ = self._layout.found()
         suspects = [
             place
             for place in self._places(places.values(), rows)
-            if self._examine(place, rows.get((place.key.ref, place.key.format)), None).wrong
+            if self._examine(place, rows.get(place.name), None).wrong
         ]
         try:
-            with self._database.write(), self._lock.exclusive():
+            with self._database.write(), self._context.lock.exclusive():
                 return self._told(suspects)
         except (
             StorageError,
             Refused,
-        ):  # can't be written, or is not ours: nobody changes it meanwhile
+        ):  # it can't be changed, or is not ours: nobody does meanwhile
             return self._told(suspects)
 
     def _told(self, suspects: list[Place]) -> list[CacheProblem]:
-        rows = {row.key: row for row in self._rows.all()}
+        rows = self._complete()
         problems = []
         for place in suspects:
-            key = place.key
-            row = rows.get((key.ref, key.format))
+            row = rows.get(place.name)
             found = self._examine(place, row, None)
             if found.wrong is not None:
                 remedy = _NOT_SERVED if self._agree(place, row) else _RECOVER
-                problems.append(CacheProblem(key, str(place.folder), found.wrong, remedy))
-        _, strays = self._layout.found()
+                problems.append(CacheProblem(place.key, str(place.folder), found.wrong, remedy))
+        layout, max_bytes = self._layout, self._context.max_bytes
+        _, strays = layout.found()
         left = [(path, "It is no part of the cache.") for path in strays]
+        staging = self._unnamed_staging()
+        left += [(path, "Left in staging by a process that was killed.") for path in staging]
+        left += [(path, "It waits to be removed.") for path in listed(layout.trash)]
+        known = {row.name for row in self._rows.of(FolderState.QUARANTINED)}
         left += [
-            (path, "Left in staging by a process that was killed.")
-            for path in self._unnamed_staging()
+            (layout.root / name, "The index and the quarantine do not agree on it.")
+            for name in sorted(known ^ set(layout.quarantined()))
         ]
-        left += [(path, "It waits to be removed.") for path in listed(self._layout.trash)]
-        problems += [CacheProblem(None, str(path), what, _RECOVER) for path, what in left]
-        return problems + self._wrong_sums()
-
-    def _wrong_sums(self) -> list[CacheProblem]:
-        rows = {row.name: row for row in self._rows.quarantined()}
-        there = {name: self._layout.quarantine / name for name in self._layout.quarantined()}
-        wrong = [name for name in {*rows, *there} if name not in rows or name not in there]
-        problems = [
-            CacheProblem(None, str(self._layout.quarantine / name), what, _RECOVER)
-            for name in sorted(wrong)
-            for what in ["The index and the quarantine do not agree on it."]
-        ]
-        folders = (self._layout.scripts, self._layout.staging, self._layout.quarantine)
-        size = sum(map(size_on_disk, folders))
-        if size > self._room.max_bytes:
-            what = f"It takes {size} bytes, and {self._room.max_bytes} are allowed."
-            problems.append(CacheProblem(None, str(self._layout.root), what, _RECOVER))
-        return problems
+        size = sum(map(size_on_disk, (layout.scripts, layout.staging, layout.quarantine)))
+        if size > max_bytes:
+            left.append((layout.root, f"It takes {size} bytes, and {max_bytes} are allowed."))
+        return problems + [CacheProblem(None, str(path), what, _RECOVER) for path, what in left]
 
     # -- looking ----------------------------------------------------------------------------
-    def _places(self, found: Iterable[Place], rows: dict[EntryKey, CacheRow]) -> list[Place]:
+    def _complete(self) -> dict[str, CacheFolder]:
+        return {row.name: row for row in self._rows.of(FolderState.COMPLETE)}
+
+    def _places(self, found: Iterable[Place], rows: dict[str, CacheFolder]) -> list[Place]:
         places = {place.key: place for place in found}
-        for ref, format_ in rows:
-            key = ScriptKey(ref, format_)
-            places.setdefault(key, self._layout.place(key))
+        for row in rows.values():
+            places.setdefault(row.key, self._layout.place(row.key))
         return [places[key] for key in sorted(places)]
 
-    def _examine(self, place: Place, row: CacheRow | None, proofs: Proofs | None) -> _Finding:
+    def _examine(self, place: Place, row: CacheFolder | None, proofs: Proofs | None) -> _Finding:
         """What an entry is. Without a lock it may be told wrong while it is being replaced."""
         if not os.path.lexists(place.folder):
             return _Finding("Its folder is missing.", present=False)
@@ -356,16 +256,7 @@ class Reconciler:
         return _Finding(wrong)
 
     def _unnamed_staging(self) -> list[Path]:
-        there = listed(self._layout.staging)  # first: a download names its folder before it is made
-        named = self._rows.staged_names() if there else set()
-        return [path for path in there if path.name not in named and _is_old(path)]
-
-
-def _is_old(path: Path) -> bool:
-    try:
-        # of the system's clock, whatever the cache's is: mkdir has marked it
-        return time.time() - path.lstat().st_mtime > UNNAMED_STAGING_SECONDS
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise storage_error(error, f"Looking at {path}") from error
+        """Folders in staging that no download names: a row is written before its folder is made."""
+        there = listed(self._layout.staging)  # first: its row may be written meanwhile
+        named = {row.name for row in self._downloads.all()} if there else set()
+        return [path for path in there if f"{self._layout.staging.name}/{path.name}" not in named]

@@ -25,7 +25,7 @@ from core.errors import (
     TransferInterrupted,
 )
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRows, ToldStatus
-from core.models import Ref
+from core.models import Ref, ScriptKey
 from core.scripts.cache import ScriptCache
 from core.scripts.copies import Copies
 from core.scripts.downloads import ScriptDownloads
@@ -36,7 +36,6 @@ from core.scripts.models import (
     Overrides,
     ResolvedScript,
     ResolveOptions,
-    ScriptKey,
     ScriptRequest,
     Source,
     VersionInfo,

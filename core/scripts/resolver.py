@@ -33,7 +33,7 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal.script_lookup import ScriptRow, ScriptRows, VersionFacts
-from core.models import FORMATS, Area, Ref
+from core.models import FORMATS, Area, Ref, ScriptKey
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
 from core.scripts.integrity import Proofs, files_beside, prove
@@ -44,7 +44,6 @@ from core.scripts.models import (
     Overrides,
     ResolvedScript,
     ResolveOptions,
-    ScriptKey,
     ScriptRequest,
     Source,
     VersionInfo,

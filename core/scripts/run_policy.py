@@ -27,8 +27,8 @@ from typing import Literal
 
 from core.errors import NotRunnable
 from core.journal.script_lookup import ToldStatus, VersionFacts
-from core.models import Area, Ref, Status, Strategy, parse_version, sorted_versions
-from core.scripts.models import LIBRARY_PREFIX, NO_OVERRIDES, Overrides, VersionInfo
+from core.models import RESERVED_PREFIX, Area, Ref, Status, Strategy, parse_version, sorted_versions
+from core.scripts.models import NO_OVERRIDES, Overrides, VersionInfo
 from core.server.answers import Script
 
 RunPolicy = Literal["approved", "own", "any"]
@@ -99,7 +99,7 @@ def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False)
     The Escher Library shows what was reviewed: approved, unless it says otherwise.
     """
     told = told or ToldStatus(None, None, None, None, 0)
-    is_library = ref.playbook_id.startswith(LIBRARY_PREFIX)
+    is_library = ref.playbook_id.startswith(RESERVED_PREFIX)
     status = told.status
     if status is None and is_library:
         status = Status.APPROVED.value

@@ -26,15 +26,15 @@ from core.errors import (
 )
 from core.files import PRIVATE_DIR, check_distinct, check_relative_path
 from core.journal import Journal
-from core.journal.downloads import DownloadKey
 from core.journal.leases import Held
 from core.journal.script_lookup import ToldStatus
-from core.models import FileEntry, Ref, parse_version
+from core.journal.scripts import Item
+from core.models import FileEntry, Ref, ScriptKey, parse_version
 from core.scripts.cache import ScriptCache
 from core.scripts.integrity import check_pinned
 from core.scripts.library import LibraryCache
 from core.scripts.manifest import footprint
-from core.scripts.models import CacheHit, Listing, ScriptKey, Staged, in_words
+from core.scripts.models import CacheHit, Listing, Staged, in_words
 from core.scripts.run_policy import told_by
 from core.server.answers import CHECK_URL, Script, ScriptFile, clean_words
 from core.server.client import EscherServer
@@ -226,18 +226,13 @@ class Means:
     traffic: Traffic
 
 
-def row_key(key: ScriptKey) -> DownloadKey:
-    """The journal's key of a script."""
-    return DownloadKey(*key.ref, key.format)
-
-
 class StagingRun:
     """One attempt at scripts that are claimed by ``lease``, each into its own folder."""
 
     def __init__(
         self,
         means: Means,
-        lease: Held[DownloadKey],
+        lease: Held[Item],
         folders: Mapping[ScriptKey, Path],
         expected: Expected,
         *,
@@ -356,7 +351,7 @@ class StagingRun:
                 self._fail(key, error)
 
     def _reserve(self, keys: Sequence[ScriptKey]) -> None:
-        sizes = {row_key(key): footprint(self._offers[key].listing) for key in keys}
+        sizes = {key: footprint(self._offers[key].listing) for key in keys}
         downloads = self._means.journal.downloads
         with self._means.journal.database.write() as connection:
             if self._reserved:  # the folder of that attempt is gone by now
@@ -364,7 +359,7 @@ class StagingRun:
             self._means.cache.make_room(sum(sizes.values()), connection)
             held = downloads.reserve(sizes, self._lease, connection)
         for key in keys:
-            if row_key(key) not in held:
+            if key not in held:
                 words = f"Another process took over the download of {key}."
                 self._fail(key, LeaseHeld(words, "It goes on there."))
 

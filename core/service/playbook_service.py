@@ -33,6 +33,7 @@ from core.models import (
     PlaybookDraft,
     PlaybookMetadata,
     Ref,
+    ScriptKey,
     Status,
     Strategy,
 )
@@ -52,7 +53,7 @@ from core.reports import (
     PlaybookSearchResult,
     VerifyReport,
 )
-from core.scripts.models import Overrides, ResolvedScript, ResolveOptions, ScriptKey
+from core.scripts.models import Overrides, ResolvedScript, ResolveOptions
 from core.secrets.findings import SecretFinding
 from core.service.home import Home
 from core.service.importing import Progress, import_path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,14 @@ from core.errors import (
     NotFound,
     PermanentError,
     Refused,
-    StorageError,
     UsageError,
 )
 from core.files import check_relative_path, sha256_bytes
 from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.conflicts import ConflictRecord
-from core.journal.downloads import DownloadState
 from core.journal.script_lookup import ScriptRow
-from core.models import DONE, FORMATS, FileEntry, Outcome, OutcomeState, Ref
+from core.models import DONE, FORMATS, FileEntry, Outcome, OutcomeState, Ref, ScriptKey
 from core.playbooks.store import PlaybookStore
 from core.publishing.conflicts import Choice, Resolution
 from core.reports import Finding
@@ -36,8 +33,7 @@ from core.scripts.downloads import ScriptDownloads
 from core.scripts.eviction import EvictReport
 from core.scripts.insertion import insert, with_file
 from core.scripts.library import LibraryCache
-from core.scripts.models import NO_OVERRIDES, PARTIAL, CacheHit, Listing, Overrides, ScriptKey
-from core.scripts.paths import CacheLayout, listed
+from core.scripts.models import NO_OVERRIDES, PARTIAL, CacheHit, Listing, Overrides
 from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.resolver import ScriptResolver
 from core.server.client import EscherServer
@@ -245,7 +241,6 @@ class ScriptManager:
         """Let go of what is too old or too much, and of what dead downloads left."""
         self.library.note_use()
         report = self.cache.evict()  # puts the index right, so it comes first
-        self.downloads.recover()
         self.library.reconcile()
         self.library.expire()
         return report
@@ -253,7 +248,6 @@ class ScriptManager:
     def clear_cache(self) -> EvictReport:
         """Let go of everything that is not in use, of the library's metadata too."""
         report = self.cache.clear()
-        self.downloads.recover()
         self.library.expire(clear=True)
         return report
 
@@ -269,19 +263,8 @@ class ScriptManager:
     def recover(self) -> None:
         """Clear up what a crash left: clear text, half downloads, an index that was lost."""
         self.clear.recover()
-        layout = CacheLayout(self._settings)
-        if not layout.root.is_dir():
-            return
-        with suppress(StorageError):  # a home that can't be written: nothing is removed either
-            self.cache.layout.check()
-        downloads = self._journal.downloads
-        rows = downloads.all()
-        died = any(row.state is DownloadState.RUNNING and downloads.is_free(row) for row in rows)
-        lost = bool(listed(layout.scripts)) and not self._journal.script_cache.sizes().rows
-        if died or lost:
-            self.cache.reconcile()
-        if died or {path.name for path in listed(layout.staging)} - {row.staged for row in rows}:
-            self.downloads.recover()
+        if self.cache.layout.root.is_dir():
+            self.cache.recover()
 
     def verify(self) -> list[Finding]:
         """What is wrong with the cache; changes nothing."""

@@ -12,9 +12,9 @@ from typing import IO, Any
 from sqlalchemy import update
 
 from core.journal import Journal
-from core.journal.downloads import Downloads
 from core.journal.heartbeats import Heartbeats
 from core.journal.leases import Leases
+from core.journal.scripts import Downloads
 from core.journal.tables import leases
 from core.processes import Deaths, OpenedHere, Owner, this_process
 

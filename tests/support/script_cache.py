@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert
-
 from core.files import sha256_bytes, write_tree
 from core.journal import Journal
-from core.journal.tables import downloads
-from core.models import FileEntry, Ref
+from core.journal.leases import Held
+from core.journal.scripts import CacheFolder, FolderState, Item
+from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.cache import CacheHit, ScriptCache, Staged
-from core.scripts.models import Listing, ScriptKey
+from core.scripts.models import Listing
 from core.scripts.paths import size_on_disk
 from core.settings import Settings
 
@@ -31,6 +30,26 @@ def listing_of(key: ScriptKey, files: Mapping[str, bytes]) -> Listing:
     return Listing(key, entries, entries[0].path)
 
 
+def index(
+    journal: Journal, ref: Ref, *files: FileEntry, source: str = "library", format_: str = "shell"
+) -> None:
+    """Let the index say that a script is cached; nothing is written below ``cache/``."""
+    name = f"scripts/{ref.playbook_id}-v{ref.version}/{format_}"
+    key = ScriptKey(ref, format_)
+    row = CacheFolder(
+        name, FolderState.COMPLETE, key, 9, 1.0, 1.0, source, f"{format_}/a.sh", files
+    )
+    with journal.database.write() as connection:
+        journal.cache_folders.put([row], connection)
+
+
+def unindex(journal: Journal, ref: Ref, format_: str = "shell") -> None:
+    """Let the index lose a script."""
+    with journal.database.write() as connection:
+        name = f"scripts/{ref.playbook_id}-v{ref.version}/{format_}"
+        journal.cache_folders.delete([name], connection)
+
+
 class CacheUnderTest:
     """``max_kib``, ``ttl`` and ``lease`` in KiB and seconds; ``now`` is the clock."""
 
@@ -38,6 +57,7 @@ class CacheUnderTest:
         self, home: Path, *, max_kib: float = 64, ttl: float = DAY, lease: float = 10, **more: Any
     ) -> None:
         self.now = 1_800_000_000.0
+        self._claims: dict[ScriptKey, Held[Item]] = {}
         self.settings = Settings(
             home=home,
             cache_max_size_mb=max_kib / KIBIBYTE,
@@ -59,14 +79,24 @@ class CacheUnderTest:
 
     def reserve(self, key: ScriptKey, size_bytes: int, staged: str) -> None:
         """What a download does before its first byte."""
-        row = {**_columns(key), "state": "running", "staged": staged}
-        with self.journal.database.write() as connection:
-            self.cache.make_room(size_bytes, connection)
-            connection.execute(insert(downloads).values(**row, reserved_bytes=size_bytes))
+        downloads = self.journal.downloads
+        lease = downloads.claim({key: f"staging/{staged}"}).lease
+        try:
+            with self.journal.database.write() as connection:
+                self.cache.make_room(size_bytes, connection)
+                downloads.reserve({key: size_bytes}, lease, connection)
+        except BaseException:
+            downloads.settle({key: None}, lease)
+            raise
+        self._claims[key] = lease
 
     def forget(self, key: ScriptKey, connection: Any) -> None:
-        matches = [downloads.c[name] == value for name, value in _columns(key).items()]
-        connection.execute(delete(downloads).where(*matches))
+        """What a download does in the transaction that makes its bytes an entry."""
+        self.journal.downloads.settle({key: None}, self._claims[key], connection)
+
+    def aside(self) -> list[CacheFolder]:
+        """What is in quarantine, the oldest first."""
+        return self.journal.cache_folders.of(FolderState.QUARANTINED)
 
     def stage(self, key: ScriptKey, files: Mapping[str, bytes], *, name: str = "") -> Staged:
         self.cache.layout.prepare()
@@ -102,11 +132,3 @@ class CacheUnderTest:
         layout = self.cache.layout
         folders = (layout.scripts, layout.staging, layout.quarantine, layout.trash)
         return sum(map(size_on_disk, folders))
-
-
-def _columns(key: ScriptKey) -> dict[str, str]:
-    return {
-        "playbook_id": key.ref.playbook_id,
-        "version": key.ref.version,
-        "format": key.format,
-    }

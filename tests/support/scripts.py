@@ -11,11 +11,11 @@ from pydantic import SecretStr
 from core.files import sha256_bytes
 from core.journal import Journal
 from core.journal.script_lookup import ToldStatus
-from core.models import FileEntry, Ref, Status, content_digest
+from core.models import FileEntry, Ref, ScriptKey, Status, content_digest
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
 from core.scripts.insertion import insert
-from core.scripts.models import CacheHit, Listing, ScriptKey
+from core.scripts.models import CacheHit, Listing
 from core.server.client import EscherServer
 from core.server.http import Retrier, RetryPolicy
 from core.service.home import Home

@@ -12,8 +12,7 @@ import pytest
 from support.scripts import put_in_cache
 
 from core.errors import UsageError
-from core.models import Ref
-from core.scripts.models import ScriptKey
+from core.models import Ref, ScriptKey
 from core.service import PlaybookService
 from core.settings import Settings
 

@@ -11,8 +11,8 @@ from support.rag import metadata
 
 from core.errors import BrokerUnreachable
 from core.journal import JobState
-from core.models import DONE, FileEntry, Ref
-from core.scripts.models import Listing, ResolvedScript, ScriptKey, Source, VersionInfo
+from core.models import DONE, FileEntry, Ref, ScriptKey
+from core.scripts.models import Listing, ResolvedScript, Source, VersionInfo
 from core.service import PlaybookService
 from tasks import jobs, workflows
 from tasks.sync_round import close_settled

@@ -7,12 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
 from support.homes_before import unpack_home
+from support.postgres import ENGINES
 
 from core.errors import StorageError
 from core.journal import Journal, migrations
+from core.journal.scripts import CacheFolder, FolderState
 from core.journal.tables import FORMAT_VERSION
-from core.models import Ref, Strategy
+from core.models import FileEntry, Ref, ScriptKey, Strategy
 
 
 @pytest.fixture
@@ -90,6 +93,11 @@ class TestAHomeFromBefore:
         pinned = rows(home / "journal.db", "SELECT playbook_id, version, content_digest FROM pins")
         assert {Ref(*row[:2]): row[2] for row in pinned} == published
 
+    def test_keeps_what_is_cached(self, home: Path):
+        before = rows(home / "journal.db", "SELECT playbook_id, version, format FROM cache_entries")
+        entries = open_journal(home).cache_folders.of(FolderState.COMPLETE)
+        assert {(*row.key.ref, row.key.format) for row in entries} == set(before) != set()
+
     def test_is_upgraded_once_by_many_first_starts(self, home: Path):
         failures: list[BaseException] = []
 
@@ -155,3 +163,62 @@ def test_a_first_start_that_was_killed_before_its_number(tmp_path: Path):
     with closing(sqlite3.connect(tmp_path / "journal.db")) as journal, journal:
         journal.execute("DELETE FROM home")
     assert open_journal(tmp_path).facts.get("format_version") == str(FORMAT_VERSION)
+
+
+OF_FORMAT_3 = """
+DROP TABLE cache_folders;
+CREATE TABLE cache_entries (playbook_id VARCHAR(100), version VARCHAR(64), format VARCHAR(32),
+    source VARCHAR(16), entry_point TEXT, files TEXT, size_bytes BIGINT, fetched_at FLOAT,
+    last_used FLOAT, PRIMARY KEY (playbook_id, version, format));
+CREATE TABLE quarantined (name TEXT PRIMARY KEY, playbook_id VARCHAR(100), version VARCHAR(64),
+    format VARCHAR(32), size_bytes BIGINT, at FLOAT, reason TEXT);
+CREATE TABLE downloads (playbook_id VARCHAR(100), version VARCHAR(64), format VARCHAR(32),
+    fence BIGINT, state VARCHAR(12), reserved_bytes BIGINT, staged TEXT, files TEXT,
+    entry_point TEXT, source VARCHAR(16), error_type VARCHAR(40), error TEXT, ended_at FLOAT,
+    PRIMARY KEY (playbook_id, version, format));
+CREATE TABLE script_copies (name VARCHAR(64) PRIMARY KEY, size_bytes BIGINT, made_at BIGINT);
+INSERT INTO cache_entries VALUES ('a', '1.0.0', 'shell', 'tenant', 'shell/a.sh',
+    '[["shell/a.sh", 7, "sha256:00"]]', 300, 5.5, 6.5);
+INSERT INTO quarantined VALUES ('a-v1.0.0/shell-ff', 'a', '1.0.0', 'shell', 40, 7.0, 'odd');
+INSERT INTO downloads VALUES ('a', '1.0.0', 'shell', 2, 'running', 500, 'f1', NULL, NULL, NULL,
+    'ServerUnreachable', 'away', 3.0);
+INSERT INTO downloads VALUES ('b', '1.0.0', 'shell', 1, 'staged', 60, 'f2',
+    '[["shell/a.sh", 7, "sha256:00"]]', 'shell/a.sh', 'tenant', NULL, NULL, 4.0);
+INSERT INTO downloads VALUES ('c', '1.0.0', 'shell', 3, 'failed', 0, NULL, NULL, NULL, NULL,
+    'NotFound', 'no such', 5.0);
+INSERT INTO script_copies VALUES ('dd', 9, 8);
+INSERT INTO counters VALUES ('room', 0);
+UPDATE home SET value = '3' WHERE key = 'format_version'
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_four_tables_said_of_the_cache_is_said_by_one(journal_url: str):
+    journal = Journal(journal_url)
+    with journal.database.write() as connection:
+        for statement in OF_FORMAT_3.split(";"):
+            connection.exec_driver_sql(statement)
+    journal.close()
+    journal = Journal(journal_url)
+    a, b, c = (ScriptKey(Ref(name, "1.0.0"), "shell") for name in "abc")
+    files = (FileEntry("shell/a.sh", 7, "sha256:00"),)
+    entry = CacheFolder("scripts/a-v1.0.0/shell", FolderState.COMPLETE, a, 300, 5.5, 6.5, "tenant",
+                        "shell/a.sh", files)  # fmt: skip
+    assert journal.cache_folders.of(FolderState.COMPLETE) == [entry]
+    running = CacheFolder("staging/f1", FolderState.DOWNLOADING, a, 500, 3.0, attempts=2,
+                          error_type="ServerUnreachable", reason="away")  # fmt: skip
+    staged = CacheFolder("staging/f2", FolderState.STAGED, b, 60, 4.0, 0.0, "tenant",
+                         "shell/a.sh", files, 1)  # fmt: skip
+    failed = CacheFolder("staging/c-v1.0.0/shell", FolderState.FAILED, c, 0, 5.0, attempts=3,
+                         error_type="NotFound", reason="no such")  # fmt: skip
+    assert journal.downloads.all() == [running, staged, failed]
+    aside = CacheFolder("quarantine/a-v1.0.0/shell-ff", FolderState.QUARANTINED, a, 40, 7.0,
+                        reason="odd")  # fmt: skip
+    copy = CacheFolder("copies/dd", FolderState.COPY, size_bytes=9, since=8.0)
+    assert journal.cache_folders.of(FolderState.QUARANTINED, FolderState.COPY) == [aside, copy]
+    assert journal.counters.all() == {}
+    assert journal.downloads.claim({c: "staging/f3"}).mine == {c: failed}
+    with journal.database.read() as connection:
+        left = set(inspect(connection).get_table_names())
+    assert left.isdisjoint({"cache_entries", "quarantined", "downloads", "script_copies"})
+    journal.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from support.script_cache import index
 
-from core.journal.scripts import CacheRow
-from core.models import FileEntry, Ref
+from core.models import FileEntry, Ref, ScriptKey
 
 OWN_A, OWN_B = Ref("a", "1.0.0"), Ref("b", "1.0.0")
 A, B = Ref("escher-a", "1.0.0"), Ref("escher-b", "1.0.0")
@@ -55,12 +55,10 @@ def test_forgetting_leaves_word_for_the_collection(rows, journal):
 
 
 def test_only_the_librarys_formats_are_cached_ones(rows, journal):
-    with journal.database.write() as connection:
-        for ref, source in ((A, "library"), (Ref("mine", "1.0.0"), "tenant")):
-            row = CacheRow(ref, "shell", source, "shell/a.sh", (ENTRY,), 1, 1.0, 1.0)
-            journal.script_cache.put([row], connection)
-    found = journal.script_cache.of_library()
-    assert [(row.ref, row.format, row.files) for row in found] == [(A, "shell", (ENTRY,))]
+    for ref, source in ((A, "library"), (Ref("mine", "1.0.0"), "tenant")):
+        index(journal, ref, ENTRY, source=source)
+    found = journal.cache_folders.of_library()
+    assert [(row.key, row.files) for row in found] == [(ScriptKey(A, "shell"), (ENTRY,))]
 
 
 def test_points_are_forgotten_for_some_or_for_all(journal, put):

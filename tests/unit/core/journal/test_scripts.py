@@ -4,52 +4,58 @@ import pytest
 from support.postgres import on_sqlite
 
 from core.journal import scripts as module
-from core.journal.scripts import CacheRow, ProofRow, QuarantineRow
-from core.models import FileEntry, Ref
+from core.journal.scripts import DOWNLOADS, NOBODYS, CacheFolder, FolderState, ProofRow
+from core.models import FileEntry, Ref, ScriptKey
 
 FILE = FileEntry("shell/a.sh", 7, "sha256:" + "a" * 64)
 
 
-def _row(name: str, used: float, fetched: float = 0.0) -> CacheRow:
-    return CacheRow(Ref(name, "1.0.0"), "shell", "tenant", FILE.path, (FILE,), 10, fetched, used)
+def _row(name: str, used: float, fetched: float = 0.0) -> CacheFolder:
+    key = ScriptKey(Ref(name, "1.0.0"), "shell")
+    place = f"scripts/{name}-v1.0.0/shell"
+    return CacheFolder(
+        place, FolderState.COMPLETE, key, 10, fetched, used, "tenant", FILE.path, (FILE,)
+    )
 
 
 def test_entries_come_by_last_use_page_by_page(journal, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 3)
     rows = [_row(f"p-{number}", float(number // 4)) for number in range(10)]
     with journal.database.write() as connection:
-        journal.script_cache.put(list(reversed(rows)), connection)
-        assert list(journal.script_cache.by_last_use(connection)) == rows
-    assert [row.last_used for row in journal.script_cache.all()] == [2, 2, 1, 1, 1, 1, 0, 0, 0, 0]
+        journal.cache_folders.put(reversed(rows), connection)
+        assert list(journal.cache_folders.by_last_use(connection)) == rows
 
 
 def test_a_row_is_replaced_looked_up_marked_and_forgotten(journal):
-    rows = journal.script_cache
+    rows = journal.cache_folders
     with journal.database.write() as connection:
         rows.put([_row("a", 1.0), _row("b", 1.0)], connection)
         rows.put([_row("a", 2.0, fetched=5.0)], connection)
-        rows.seen({_row("b", 0).key: 9.5}, connection)
-        assert rows.get(_row("a", 0).key, connection) == _row("a", 2.0, fetched=5.0)
-        assert rows.get((Ref("b", "1.0.0"), "python"), connection) is None
+        rows.seen({_row("b", 0).name: 9.5}, connection)
+        assert rows.get(_row("a", 0).name, connection) == _row("a", 2.0, fetched=5.0)
+        assert rows.get("scripts/b-v1.0.0/python", connection) is None
         assert rows.expired(4.9, 100.0, connection) == [_row("b", 9.5)]
         assert rows.expired(-1.0, 4.0, connection) == [_row("a", 2.0, fetched=5.0)]
-        rows.delete([_row("a", 0).key], connection)
-    assert rows.all() == [_row("b", 9.5)]
+        rows.delete([_row("a", 0).name], connection)
+    assert rows.of(FolderState.COMPLETE) == [_row("b", 9.5)]
     assert rows.versions("b", "shell") == ["1.0.0"]
-    assert rows.earliest_fetch() == 0.0
 
 
 def test_all_that_counts_is_summed(journal):
-    rows = journal.script_cache
-    assert rows.sizes() == (0, 0, 0, 0, 0)
-    aside = QuarantineRow("a-v1.0.0/shell-1", "a", "1.0.0", "shell", 5, 1.0, "odd")
+    rows = journal.cache_folders
+    assert set(rows.totals().values()) == {(0, 0, None)}
+    aside = CacheFolder("quarantine/unknown/1", FolderState.QUARANTINED, NOBODYS, 5, 1.0)
+    copy = CacheFolder("copies/1", FolderState.COPY, size_bytes=7, since=1.0)
+    lease = journal.downloads.claim({_row("a", 0).key: "staging/1"}).lease
     with journal.database.write() as connection:
-        rows.put([_row("a", 1.0), _row("b", 1.0)], connection)
-        rows.put_quarantined(aside, connection)
-        rows.lock_room(connection)
-    assert rows.sizes() == (20, 5, 0, 2, 0)
-    assert rows.sizes().used == 25
-    assert rows.quarantined() == [aside]
+        rows.put([_row("a", 1.0, fetched=4.0), _row("b", 1.0, fetched=3.0)], connection)
+        rows.put([aside, copy], connection)
+        journal.downloads.reserve({_row("a", 0).key: 100}, lease, connection)
+        assert rows.used_bytes(connection) == 20 + 5 + 7 + 100
+    totals = rows.totals()
+    assert totals[FolderState.COMPLETE] == (2, 20, 3.0)
+    assert [totals[state].size_bytes for state in DOWNLOADS] == [100, 0, 0]
+    assert rows.of(FolderState.QUARANTINED, FolderState.COPY) == [copy, aside]
 
 
 def test_counters_add_up_with_and_without_waiting(journal):

@@ -15,8 +15,7 @@ from support.hostile_server import (
 from support.machines import Machine
 from support.scripts import ScriptDesk
 
-from core.models import OutcomeState, Ref, SyncState
-from core.scripts.models import ScriptKey
+from core.models import OutcomeState, Ref, ScriptKey, SyncState
 from core.settings import Settings
 
 REF = Ref("stop-rds", "1.0.0")

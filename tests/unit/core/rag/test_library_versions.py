@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from support.playbooks import draft
 from support.rag import WordEmbedder, metadata
+from support.script_cache import index, unindex
 
 from core.errors import NotFound
 from core.files import sha256_bytes
-from core.journal.scripts import CacheRow
 from core.models import DONE, METADATA_FILE, FileEntry, OutcomeState, Ref
 from core.service import PlaybookService
 from core.settings import Settings
@@ -63,9 +63,7 @@ def cache(service: PlaybookService, ref: Ref = REF) -> None:
     folder.mkdir(parents=True)
     (folder / "run.sh").write_bytes(SCRIPT)
     entry = FileEntry("shell/run.sh", len(SCRIPT), sha256_bytes(SCRIPT))
-    row = CacheRow(ref, "shell", "library", entry.path, (entry,), 9, 1.0, 1.0)
-    with service.journal.database.write() as connection:
-        service.journal.script_cache.put([row], connection)
+    index(service.journal, ref, entry)
 
 
 def found(service: PlaybookService, query: str = QUERY, **filters: Any) -> list[Ref]:
@@ -125,8 +123,7 @@ class TestSearch:
         assert found(service) == [REF]
         [script] = json.loads(sealed[-1])["scripts"]
         assert (script["path"], script["text"]) == ("shell/run.sh", SCRIPT.decode())
-        with service.journal.database.write() as connection:
-            service.journal.script_cache.delete([(REF, "shell")], connection)
+        unindex(service.journal, REF)
         assert found(service) == [REF]
         assert json.loads(sealed[-1])["scripts"] == []
         assert service.indexing.sources.pending_of_library() == []

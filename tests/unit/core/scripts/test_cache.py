@@ -11,7 +11,7 @@ import pytest
 from support.script_cache import CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, InvalidPlaybook, Refused, UsageError
-from core.scripts.models import ScriptKey
+from core.models import ScriptKey
 
 STOP = key_of("stop-rds@1.0.0")
 FILES = {"shell/stop.sh": b"#!/bin/sh\necho stop\n"}
@@ -114,9 +114,9 @@ def test_what_is_not_what_it_was_is_quarantined_and_can_be_had_anew(under, damag
     damage(under.folder(STOP))
     assert under.cache.find(STOP) is None
     assert not os.path.lexists(under.folder(STOP))
-    (aside,) = under.journal.script_cache.quarantined()
-    assert aside.name.startswith("stop-rds-v1.0.0/shell-")
-    assert os.path.lexists(under.cache.layout.quarantine / aside.name)
+    (aside,) = under.aside()
+    assert aside.name.startswith("quarantine/stop-rds-v1.0.0/shell-")
+    assert os.path.lexists(under.cache.layout.root / aside.name)
     assert under.cache.usage()["entries"] == 0
     under.add(STOP, FILES)
     assert under.bytes_of(STOP) == FILES
@@ -236,13 +236,13 @@ def test_quarantine_goes_first_and_stays_within_its_share(make):
         under.add(key, files)
         under.cache.quarantine(key, "it looked odd")
         under.now += 1
-    rows = under.journal.script_cache.quarantined()
+    rows = under.aside()
     assert len(rows) == 2, "a tenth of the cache"
     assert under.cache.usage()["quarantined_bytes"] == sum(row.size_bytes for row in rows)
     under.add(*_numbered(1, 80_000))
     under.add(*_numbered(2, 14_000))
     assert len(under.cache.entries()) == 2
-    assert len(under.journal.script_cache.quarantined()) < 2
+    assert len(under.aside()) < 2
 
 
 def test_wrong_downloads_are_set_aside(under):
@@ -251,8 +251,8 @@ def test_wrong_downloads_are_set_aside(under):
     under.cache.quarantine_staged(
         staged.folder, STOP, "wrong checksum", settle=lambda c: under.forget(STOP, c)
     )
-    (row,) = under.journal.script_cache.quarantined()
-    assert (row.playbook_id, row.version, row.format) == ("stop-rds", "1.0.0", "shell")
+    (row,) = under.aside()
+    assert row.key == STOP
     assert row.reason == "wrong checksum"
     assert under.cache.usage()["reserved_bytes"] == 0
     assert under.cache.find(STOP) is None
@@ -267,7 +267,7 @@ def test_the_same_again_keeps_the_folder_and_other_bytes_take_its_place(under):
     assert under.folder(STOP).stat().st_ino == inode
     under.add(STOP, other := {"shell/stop.sh": b"other", "shell/lib.sh": b"lib"})
     assert under.bytes_of(STOP) == other
-    assert under.journal.script_cache.quarantined() == []
+    assert under.aside() == []
     assert under.cache.verify() == []
 
 
@@ -345,7 +345,7 @@ def test_usage_says_what_counts(under):
 def test_counters_wait_for_nobody_and_lose_nothing(under):
     under.cache.hit()
     with under.journal.database.write():
-        under.cache._tally.flush()
+        assert under.cache.usage()["hits"] == 0
     assert under.cache.usage()["hits"] == 1
 
 
@@ -396,5 +396,5 @@ def test_finding_and_evicting_at_once_never_gives_a_wrong_byte(make):
         for thread in threads:
             thread.join(20)
     assert not wrong
-    assert under.journal.script_cache.quarantined() == [], "an evicted entry is no damaged one"
+    assert under.aside() == [], "an evicted entry is no damaged one"
     assert under.cache.verify() == []

@@ -1,7 +1,7 @@
-"""The journal's locks come before the lock on the files, whatever changes the cache.
+"""The journal's lock comes before the lock on the files, whatever changes the cache.
 
-On PostgreSQL two transactions that take them in another order wait for each other: it ends one by a
-deadlock, or, where the files' lock is part of it, sees none.
+Two who take them in another order wait for each other, and no database sees a deadlock of which the
+files' lock is part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from support.script_cache import CacheUnderTest, key_of
 
-from core.journal.scripts import ScriptCacheRows
 from core.scripts.eviction import CacheLock
 
 STOP, START = key_of("stop-rds@1.0.0"), key_of("start-rds@1.0.0")
@@ -53,35 +52,28 @@ def under(tmp_path: Path) -> Iterator[CacheUnderTest]:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_rooms_lock_is_taken_before_the_files(
+def test_the_journals_lock_is_taken_before_the_files(
     under: CacheUnderTest, change: Callable[[CacheUnderTest], object], monkeypatch
 ) -> None:
-    locked: set[int] = set()  # transactions, by their connection, that hold the room's lock
+    writing: list[object] = []  # transactions that are open
     taken: list[bool] = []
-    lock_room, write, exclusive = (
-        ScriptCacheRows.lock_room,
-        under.journal.database.write,
-        CacheLock.exclusive,
-    )
+    write, exclusive = under.journal.database.write, CacheLock.exclusive
 
     @contextmanager
-    def writing() -> Iterator[object]:
-        with write() as connection:
+    def noted(**options: bool) -> Iterator[object]:
+        with write(**options) as connection:
+            if options.get("alone", True):
+                writing.append(connection)
             yield connection
-        locked.discard(id(connection))
-
-    def locking(rows: ScriptCacheRows, connection: object) -> None:
-        locked.add(id(connection))
-        lock_room(rows, connection)  # type: ignore[arg-type]  # a connection it is
+        writing.clear()
 
     @contextmanager
     def excluding(lock: CacheLock) -> Iterator[None]:
-        taken.append(bool(locked))
+        taken.append(bool(writing))
         with exclusive(lock):
             yield
 
-    monkeypatch.setattr(under.journal.database, "write", writing)
-    monkeypatch.setattr(ScriptCacheRows, "lock_room", locking)
+    monkeypatch.setattr(under.journal.database, "write", noted)
     monkeypatch.setattr(CacheLock, "exclusive", excluding)
     change(under)
     assert taken

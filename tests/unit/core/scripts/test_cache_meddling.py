@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.script_cache import CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
-from core.scripts.models import ScriptKey
+from core.models import ScriptKey
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
 TOLERANCE = 300.0

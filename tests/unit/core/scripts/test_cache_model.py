@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.script_cache import KIBIBYTE, CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
-from core.scripts.models import ScriptKey
-from core.scripts.recovery import SHARE
+from core.models import ScriptKey
+from core.scripts.promotion import SHARE
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
 KEYS = [key_of(f"{name}@1.0.0", form) for name in "abcd" for form in ("shell", "terraform")]

@@ -9,8 +9,7 @@ from support.script_cache import KIBIBYTE, CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, IntegrityError, Refused
 from core.files import write_tree
-from core.models import Ref
-from core.scripts.models import ScriptKey
+from core.models import Ref, ScriptKey
 
 LEASE = 10
 

@@ -17,11 +17,9 @@ from core.errors import (
     ServerUnreachable,
     UsageError,
 )
-from core.journal.downloads import DownloadState
 from core.journal.leases import DOWNLOAD
-from core.models import OutcomeState, Ref, Status
-from core.scripts.models import ScriptKey
-from core.scripts.transfer import row_key
+from core.journal.scripts import FolderState
+from core.models import OutcomeState, Ref, ScriptKey, Status
 from core.server.client import EscherServer
 
 CANARY = b"echo CANARY-SCRIPT\n"
@@ -48,7 +46,7 @@ def states(outcomes):
 
 def assert_nothing_left(desk):
     assert desk.staging == []
-    assert [row for row in desk.journal.downloads.all() if row.reserved_bytes] == []
+    assert desk.cache.usage()["reserved_bytes"] == 0
     assert desk.cache.verify() == []
 
 
@@ -203,8 +201,8 @@ def test_a_batch_is_downloaded_then_verified(desk):
     assert set(states(desk.downloads.download(keys)).values()) == {"done"}
     assert desk.cache.entries() == []
     rows = desk.journal.downloads.all()
-    assert {row.state for row in rows} == {DownloadState.STAGED}
-    assert all(desk.journal.downloads.is_free(row) for row in rows)
+    assert {row.state for row in rows} == {FolderState.STAGED}
+    assert all(desk.journal.downloads.is_free(row.key) for row in rows)
     assert set(states(desk.downloads.verify(keys)).values()) == {"done"}
     assert len(desk.cache.entries()) == 20
     assert desk.journal.downloads.all() == []
@@ -329,12 +327,11 @@ def test_a_fetch_never_takes_staged_bytes_of_other_content(desk):
 
 def claim_and_die(desk, key):
     """What a process leaves behind that was killed while bytes flowed."""
-    row = row_key(key)
     downloads = downloads_of(desk.journal, dead_owner())
-    claimed = downloads.claim({row: "dead"})
+    claimed = downloads.claim({key: "staging/dead"})
     assert claimed.mine
     with desk.journal.database.write() as connection:
-        downloads.reserve({row: 5000}, claimed.lease, connection)
+        downloads.reserve({key: 5000}, claimed.lease, connection)
     folder = desk.cache.layout.staging / "dead" / key.format
     folder.mkdir(parents=True)
     (folder / "run.sh").write_bytes(b"echo hal")
@@ -362,9 +359,10 @@ def test_recovery_removes_what_the_dead_left_and_nothing_else(desk):
     desk.downloads.download([staged])
     claim_and_die(desk, dead)
     (desk.cache.layout.staging / "nobodys").mkdir()
-    assert desk.downloads.recover() == 2
-    assert [row.key for row in desk.journal.downloads.all()] == [row_key(staged)]
-    assert desk.downloads.recover() == 0
+    assert len(desk.staging) == 3
+    desk.cache.recover()
+    assert len(desk.staging) == 1
+    assert [row.key for row in desk.journal.downloads.all()] == [staged]
     assert states(desk.downloads.verify([staged])) == {staged: "done"}
     assert_nothing_left(desk)
 
@@ -374,14 +372,14 @@ def test_what_nobody_verified_for_an_hour_is_let_go(desk, now):
     desk.downloads.download([key])
     desk.journal.downloads._clock = lambda: now[0]
     now[0] = time.time() + 3700
-    assert desk.downloads.recover() == 1
+    desk.cache.reconcile()
     assert_nothing_left(desk)
     assert states(desk.downloads.verify([key])) == {key: "waiting"}
 
 
 def test_the_lease_of_another_process_holds_until_it_dies(desk):
     key = desk.add("elsewhere")
-    downloads_of(desk.journal, far_owner()).claim({row_key(key): "theirs"})
+    downloads_of(desk.journal, far_owner()).claim({key: "staging/theirs"})
     assert states(desk.downloads.download([key])) == {key: "waiting"}
     assert states(desk.downloads.verify([key])) == {key: "waiting"}
     leave_dead(desk.journal)
@@ -396,14 +394,14 @@ def test_who_lost_his_lease_writes_nothing(desk, monkeypatch):
     def taken_over_meanwhile(file, target, **options):
         count = fetch(file, target, **options)
         leave_dead(desk.journal)
-        downloads_of(desk.journal, far_owner()).claim({row_key(key): "theirs"})
+        downloads_of(desk.journal, far_owner()).claim({key: "staging/theirs"})
         return count
 
     monkeypatch.setattr(desk.server, "download", taken_over_meanwhile)
     desk.downloads.download([key])
-    row = desk.journal.downloads.get(row_key(key))
-    assert (row.staged, row.state.value) == ("theirs", "running")
-    assert desk.journal.leases.holder(DOWNLOAD, row.key) == far_owner()
+    row = desk.journal.downloads.get(key)
+    assert (row.name, row.state) == ("staging/theirs", FolderState.DOWNLOADING)
+    assert desk.journal.leases.holder(DOWNLOAD, (*key.ref, key.format)) == far_owner()
     assert desk.staging == []
 
 
@@ -413,9 +411,9 @@ def test_an_interrupted_batch_gives_its_claims_back(desk, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         desk.downloads.download([key])
     monkeypatch.undo()
-    row = desk.journal.downloads.get(row_key(key))
+    row = desk.journal.downloads.get(key)
     assert (row.state.value, row.error_type) == ("failed", "TransferInterrupted")
-    assert desk.journal.downloads.is_free(row)
+    assert desk.journal.downloads.is_free(key)
     assert desk.downloads.fetch(key).fresh
 
 

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.script_cache import index
 
 from core.errors import IntegrityError, NotEscherServer, NotFound, Refused, ServerUnreachable
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.scripts import CacheRow
 from core.models import METADATA_FILE, Ref
 from core.scripts.library import MAX_METADATA_BYTES, LibraryCache
 from core.server.answers import Script, ScriptFile
@@ -19,12 +19,6 @@ from core.settings import Settings
 REF = Ref("escher-stop-v2", "1.0.0-v1.2")
 
 DAY = 86_400
-
-
-def cache(journal, ref, *files, source="library", format_="shell"):
-    row = CacheRow(ref, format_, source, f"{format_}/a.sh", files, 1, 1.0, 1.0)
-    with journal.database.write() as connection:
-        journal.script_cache.put([row], connection)
 
 
 class Server:
@@ -163,8 +157,8 @@ def test_what_is_older_than_the_ttl_is_asked_for_again(library, server, clock):
 
 def test_what_could_not_be_kept_is_fetched_as_soon_as_it_goes(library, server, journal):
     other = Ref("escher-away", "1.0.0")
-    cache(journal, REF)
-    cache(journal, other)
+    index(journal, REF)
+    index(journal, other)
     server.error = ServerUnreachable("away")
     assert library.fetch_missing() == []
     assert len(server.asked) == 1, "who does not answer is not asked again"

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import pytest
 from support.rag import metadata
+from support.script_cache import index, unindex
 
 from core.errors import IntegrityError, NotFound
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.scripts import CacheRow
 from core.models import METADATA_FILE, FileEntry, Ref
 from core.scripts.library import KEPT_TTLS, LibraryCache
 from core.settings import Settings
@@ -76,9 +76,7 @@ def cache(settings: Settings, journal: Journal) -> Cache:
         if used is not None:
             os.utime(folder, (used, used))
         entry = FileEntry("shell/run.sh", len(content), sha256_bytes(content))
-        row = CacheRow(ref, "shell", "library", "shell/run.sh", (entry,), 9, 1.0, 1.0)
-        with journal.database.write() as connection:
-            journal.script_cache.put([row], connection)
+        index(journal, ref, entry)
         return folder
 
     return put
@@ -188,8 +186,7 @@ class TestExpire:
         cache(REF, used=now + 5 * DAY)
         clock.ahead = 6 * DAY
         library.note_use()
-        with journal.database.write() as connection:
-            journal.script_cache.delete([(REF, "shell")], connection)
+        unindex(journal, REF)
         clock.ahead = KEPT_SECONDS + 4 * DAY
         assert library.expire() == []
         clock.ahead = KEPT_SECONDS + 6 * DAY

@@ -12,8 +12,7 @@ from support.rag import metadata
 from support.reference import Reference, running_reference
 from support.scripts import ScriptDesk
 
-from core.models import METADATA_FILE, OutcomeState, Ref
-from core.scripts.models import ScriptKey
+from core.models import METADATA_FILE, OutcomeState, Ref, ScriptKey
 from core.settings import Settings
 
 REF = Ref("escher-stop", "1.0.0")
@@ -62,7 +61,7 @@ def test_a_script_brings_its_versions_metadata(desk):
     hit = desk.downloads.fetch(SHELL)
     assert (hit.source, desk.read(hit)) == ("library", {"shell/main.sh": b"echo stop\n"})
     assert kept(desk) == [REF]
-    assert [entry.format for entry in desk.journal.script_cache.of_library()] == ["shell"]
+    assert [entry.key.format for entry in desk.journal.cache_folders.of_library()] == ["shell"]
 
 
 @pytest.mark.parametrize("keys", [[SHELL, ARM], [ARM, SHELL]])

@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again_and_leaves_nothing_beside_it(place):
 
 
 def test_a_row_of_the_index_has_the_same(place):
-    assert Manifest.of_row(MANIFEST.row(1.0)) == MANIFEST
+    assert Manifest.of_row(MANIFEST.row(place, 1.0)) == MANIFEST
 
 
 @given(st.integers(0, 10**6), st.integers(0, 7))

@@ -9,10 +9,9 @@ from support.hostile_server import HostileServer, running_hostile
 
 from core.errors import IntegrityError, Refused
 from core.journal import Journal
-from core.models import Ref
+from core.models import Ref, ScriptKey
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
-from core.scripts.models import ScriptKey
 from core.server.client import EscherServer
 from core.settings import Settings
 

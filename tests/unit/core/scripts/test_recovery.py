@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,31 +73,29 @@ def test_rows_and_manifests_without_a_folder_go(under):
 
 def test_a_quarantine_that_was_emptied_by_hand_or_filled(under):
     under.cache.quarantine(STOP, "odd")
-    (row,) = under.journal.script_cache.quarantined()
-    aside = under.cache.layout.quarantine / row.name
+    (row,) = under.aside()
+    aside = under.cache.layout.root / row.name
     aside.rename(aside.parent / "python-by-hand")
     (under.cache.layout.quarantine / "note.txt").write_bytes(b"12345")
     assert len(_told(under)) == 3
     under.cache.reconcile()
-    names = {row.name for row in under.journal.script_cache.quarantined()}
-    assert names == {"stop-rds-v1.0.0/python-by-hand", "note.txt"}
+    names = {row.name for row in under.aside()}
+    assert names == {"quarantine/stop-rds-v1.0.0/python-by-hand", "quarantine/note.txt"}
     assert _told(under) == []
 
 
 def test_leftovers_of_killed_processes_go(under):
     layout = under.cache.layout
-    old, young, named = (layout.staging / name for name in ("old", "young", "named"))
-    for folder in (old, young, named, layout.trash / "x"):
+    nobodys, named = (layout.staging / name for name in ("nobodys", "named"))
+    for folder in (nobodys, named, layout.trash / "x"):
         (folder / "shell").mkdir(parents=True)
         (folder / "shell" / "a").write_bytes(b"x")
     under.reserve(START, 10, "named")
-    for folder in (old, named):
-        os.utime(folder, (1, 1))
     (layout.place(STOP).root / ".shell.json.1234.tmp").write_bytes(b"{")
     assert len(_told(under)) == 3 - 1  # making room has swept the trash
     under.cache.evict()
-    assert sorted(path.name for path in layout.staging.iterdir()) == ["named", "young"]
-    assert under.journal.script_cache.quarantined() == []
+    assert sorted(path.name for path in layout.staging.iterdir()) == ["named"]
+    assert under.aside() == []
     assert _told(under) == []
 
 

@@ -30,19 +30,12 @@ from core.files import sha256_bytes
 from core.journal import Journal
 from core.journal.records import DiskFile
 from core.journal.script_lookup import ScriptRows, ToldStatus
-from core.models import Area, FileEntry, Move, Ref
+from core.models import Area, FileEntry, Move, Ref, ScriptKey
 from core.playbooks.store import PlaybookStore
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
 from core.scripts.integrity import Proofs
-from core.scripts.models import (
-    CacheHit,
-    Listing,
-    Overrides,
-    ResolveOptions,
-    ScriptKey,
-    Source,
-)
+from core.scripts.models import CacheHit, Listing, Overrides, ResolveOptions, Source
 from core.scripts.paths import CacheLayout
 from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.resolver import ScriptResolver

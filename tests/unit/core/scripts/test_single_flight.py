@@ -16,11 +16,9 @@ from support.service import eventually
 
 from core.errors import IntegrityError, NotFound, TransferInterrupted
 from core.files import sha256_bytes
-from core.journal.downloads import DownloadState
-from core.models import Ref
+from core.journal.scripts import FolderState
+from core.models import Ref, ScriptKey
 from core.scripts.downloads import SingleFlight, pauses
-from core.scripts.models import ScriptKey
-from core.scripts.transfer import row_key
 
 
 @pytest.fixture
@@ -181,9 +179,9 @@ def test_a_failure_reaches_those_who_waited_in_other_processes(desk, monkeypatch
             with pytest.raises(IntegrityError, match="wrong bytes, twice"):
                 call.result(20)
     other.close()
-    row = desk.journal.downloads.get(row_key(key))
-    assert row.state is DownloadState.FAILED
-    assert desk.journal.downloads.is_free(row)
+    row = desk.journal.downloads.get(key)
+    assert row.state is FolderState.FAILED
+    assert desk.journal.downloads.is_free(key)
 
 
 def test_a_killed_owner_is_taken_over_at_once_by_who_waits(desk, reference):
@@ -201,7 +199,7 @@ def test_a_killed_owner_is_taken_over_at_once_by_who_waits(desk, reference):
     with ThreadPoolExecutor(1) as pool:
         try:
             eventually(
-                lambda: (row := desk.journal.downloads.get(row_key(key))) and row.reserved_bytes,
+                lambda: (row := desk.journal.downloads.get(key)) and row.size_bytes,
                 30,
                 "a download under way",
             )
@@ -220,15 +218,14 @@ def test_a_killed_owner_is_taken_over_at_once_by_who_waits(desk, reference):
 def test_who_comes_just_after_a_failure_that_began_before_shares_it(desk, monkeypatch):
     """No stampede: one that was getting ready while the attempt failed does not make another."""
     key = ScriptKey(Ref("late", "1.0.0"), "shell")
-    row = row_key(key)
     downloads = desk.journal.downloads
     find = desk.cache.find
 
     def fails_meanwhile(asked):
         found = find(asked)
-        if downloads.get(row) is None:
-            lease = downloads.claim({row: "x"}).lease
-            downloads.settle({row: downloads.failed("IntegrityError", "wrong twice")}, lease)
+        if downloads.get(key) is None:
+            lease = downloads.claim({key: "staging/x"}).lease
+            downloads.settle({key: downloads.failed("IntegrityError", "wrong twice")}, lease)
         return found
 
     monkeypatch.setattr(desk.cache, "find", fails_meanwhile)
@@ -244,10 +241,10 @@ def test_a_failure_that_is_shared_grows_no_younger(desk):
     downloads = desk.journal.downloads
     with pytest.raises(NotFound):
         desk.downloads.fetch(key)
-    failed = downloads.get(row_key(key))
+    failed = downloads.get(key)
     with desk.downloads._claim([key], staged=True) as claim, pytest.raises(NotFound):
-        desk.downloads._attempt(claim, key, None, failed.ended_at - 1)
-    after = downloads.get(row_key(key))
-    assert (after.ended_at, after.error) == (failed.ended_at, failed.error)
-    assert downloads.is_free(after)
-    assert after.staged is None
+        desk.downloads._attempt(claim, key, None, failed.since - 1)
+    after = downloads.get(key)
+    assert (after.since, after.reason) == (failed.since, failed.reason)
+    assert downloads.is_free(key)
+    assert desk.staging == []

@@ -57,8 +57,8 @@ def tamper(kind, folder):
 def test_only_exactly_the_listed_bytes_are_promoted(desk, kind):
     wrong, right = desk.add("wrong", FILES), desk.add("right", FILES)
     desk.downloads.download([wrong, right])
-    staged = {row.key.playbook_id: row.staged for row in desk.journal.downloads.all()}
-    tamper(kind, desk.cache.layout.staging / staged["wrong"])
+    staged = {row.key.ref.playbook_id: row.name for row in desk.journal.downloads.all()}
+    tamper(kind, desk.cache.layout.root / staged["wrong"])
     results = verify(desk, wrong, right)
     assert isinstance(results[right], CacheHit)
     assert isinstance(results[wrong], TransferInterrupted)

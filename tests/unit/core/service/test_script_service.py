@@ -13,6 +13,7 @@ import pytest
 from support.playbooks import draft
 from support.processes import dead_owner, downloads_of
 from support.rag import WordEmbedder
+from support.script_cache import unindex
 from support.scripts import approve, publish, put_in_cache
 
 from core.errors import (
@@ -26,12 +27,11 @@ from core.errors import (
     UsageError,
 )
 from core.files import sha256_bytes
-from core.journal.downloads import DownloadKey
 from core.journal.pull_state import DELETION, WaitingChange
-from core.models import Ref, Strategy
+from core.models import Ref, ScriptKey, Strategy
 from core.scripts.cache import ScriptCache
 from core.scripts.insertion import Claim
-from core.scripts.models import ScriptKey, Source
+from core.scripts.models import Source
 from core.service import PlaybookService
 from core.settings import Settings
 
@@ -395,8 +395,7 @@ class TestKeepingHouse:
 
     def test_a_lost_index_is_rebuilt_when_the_home_is_opened(self, service, new_service):
         path = self._cached(service)
-        with service.journal.database.write() as connection:
-            service.journal.script_cache.delete([ELSEWHERE], connection)
+        unindex(service.journal, *ELSEWHERE)
         again = new_service()
         assert again.script_manager.usage()["entry_count"] == 1
         assert again.resolve_script("elsewhere", "shell", "1.0.0") == path
@@ -408,7 +407,7 @@ class TestKeepingHouse:
         staging = service.settings.cache_path / "staging"
         name = "0" * 32
         downloads = downloads_of(service.journal, dead_owner())
-        downloads.claim({DownloadKey("dead", "1.0.0", "shell"): name})
+        downloads.claim({ScriptKey(Ref("dead", "1.0.0"), "shell"): f"staging/{name}"})
         (staging / name).mkdir()
         again = new_service()
         assert not (staging / name).exists()
