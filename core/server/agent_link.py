@@ -1,4 +1,15 @@
-"""Where the agent link goes, and whom it trusts there."""
+"""Keep the client's end of the agent link (WebSocket): searches are answered, changes passed on.
+
+::
+
+    run ── connect ── hello / welcome ─┬─ read ── search.request ──► search(…) in a thread
+     ▲                                 │       └─ playbook.changed ─► changed(…)
+     │                                 └─ ping every 20 s
+     └── full jitter, 1 s to 60 s ◄──── two pongs missed, or the connection is gone
+
+It knows neither Celery nor the disk: both callables are given. Exceptions of `websockets` may hold
+what the server said, or headers of ours, so they are turned into errors of ours and dropped.
+"""
 
 from __future__ import annotations
 
@@ -36,45 +47,33 @@ from core.server.answers import CHECK_URL, api_error, clean_words
 from core.settings import LOOPBACK_HOSTS, Settings
 
 PATH = "/api/agent/ws"
-
-
-def link_url(settings: Settings) -> str:
-    """``wss://…/api/agent/ws?tenant_id=``; ``ws`` only where plain http may go, too."""
-    parts = urlsplit(settings.server_url)
-    if parts.scheme != "https" and not settings.may_go_in_clear(parts.hostname or ""):
-        raise SettingsError(
-            f"The agent link to {parts.hostname} would not be encrypted.", "Use an https URL."
-        )
-    scheme = "wss" if parts.scheme == "https" else "ws"
-    query = urlencode({"tenant_id": settings.tenant_id})
-    return urlunsplit((scheme, parts.netloc, parts.path + PATH, query, ""))
-
-
-def tls_context() -> ssl.SSLContext:
-    """The authorities that the other calls to the server trust, too."""
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    bundle = Path(named or DEFAULT_CA_BUNDLE_PATH)
-    try:
-        if bundle.is_dir():
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:
-        raise SettingsError(
-            f"The certificates of {bundle} can't be read: {error.strerror}.",
-            "Check REQUESTS_CA_BUNDLE.",
-        ) from error
-
-
-# Searches for the agent link: in threads, a few at once, each answered within its deadline.
-
-AT_ONCE = 4
-WAY_BACK = 0.1  # of the time, for the answer to travel
+COLLECTIONS = ("user_playbooks",)
+AT_ONCE = 4  # searches
+WAY_BACK = 0.1  # of the time of a search, for the answer to travel
+LATER = "It is tried again; sync goes on without the link, every sync_interval_minutes."
 Search = Callable[[str, Mapping[str, Any], int], Sequence[Mapping[str, Any]]]
+Changed = Callable[[str, str, int], None]
 _log = logging.getLogger(__name__)
+_wire = logging.getLogger(__name__ + ".wire")
+_wire.setLevel(logging.INFO)  # its debug lines hold the token and every frame
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds; ``missed_pongs`` in a row end a connection."""
+
+    open: float = 10.0
+    welcome: float = 10.0
+    ping: float = 20.0
+    missed_pongs: int = 2
+    close: float = 2.0
+    first_delay: float = 1.0
+    longest_delay: float = 60.0
+    steady: float = 30.0  # a link that lived so long starts its back-off anew
 
 
 class Searches:
-    """Runs ``search(query, filters, limit)``; belongs to one event loop."""
+    """Runs ``search(query, filters, limit)`` in threads, each within its deadline; for one event loop."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
@@ -117,41 +116,6 @@ class Searches:
         self._running -= 1
         if not search.cancelled():
             search.exception()  # of one that came too late: looked at, so nobody complains
-
-
-# The client's end of the agent link (WebSocket): searches are answered, changes are passed on.
-#
-# ::
-#
-#     run ── connect ── hello / welcome ─┬─ read ── search.request ──► search(…) in a thread
-#      ▲                                 │       └─ playbook.changed ─► changed(…)
-#      │                                 └─ ping every 20 s
-#      └── full jitter, 1 s to 60 s ◄──── two pongs missed, or the connection is gone
-#
-# It knows neither Celery nor the disk: both callables are given. Exceptions of `websockets` may hold
-# what the server said, or headers of ours, so they are turned into errors of ours and dropped.
-
-
-COLLECTIONS = ("user_playbooks",)
-LATER = "It is tried again; sync goes on without the link, every sync_interval_minutes."
-_wire = logging.getLogger(__name__ + ".wire")
-_wire.setLevel(logging.INFO)  # its debug lines hold the token and every frame
-
-Changed = Callable[[str, str, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds; ``missed_pongs`` in a row end a connection."""
-
-    open: float = 10.0
-    welcome: float = 10.0
-    ping: float = 20.0
-    missed_pongs: int = 2
-    close: float = 2.0
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
-    steady: float = 30.0  # a link that lived so long starts its back-off anew
 
 
 class _Connect(connect):
@@ -362,3 +326,30 @@ class AgentLink:
         frame = await reply
         with contextlib.suppress(ConnectionClosed):  # the reader tells
             await socket.send(frames.to_text(frame))
+
+
+def link_url(settings: Settings) -> str:
+    """Make ``wss://…/api/agent/ws?tenant_id=``; ``ws`` only where plain http may go, else `SettingsError`."""
+    parts = urlsplit(settings.server_url)
+    if parts.scheme != "https" and not settings.may_go_in_clear(parts.hostname or ""):
+        raise SettingsError(
+            f"The agent link to {parts.hostname} would not be encrypted.", "Use an https URL."
+        )
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    query = urlencode({"tenant_id": settings.tenant_id})
+    return urlunsplit((scheme, parts.netloc, parts.path + PATH, query, ""))
+
+
+def tls_context() -> ssl.SSLContext:
+    """Trust the authorities that the other calls to the server trust; raises `SettingsError`."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    bundle = Path(named or DEFAULT_CA_BUNDLE_PATH)
+    try:
+        if bundle.is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise SettingsError(
+            f"The certificates of {bundle} can't be read: {error.strerror}.",
+            "Check REQUESTS_CA_BUNDLE.",
+        ) from error

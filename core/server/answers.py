@@ -95,21 +95,18 @@ class Announcement(Reply):
         return {target.path: target.s3_path for target in self.targets}
 
 
-class Published(Reply):
-    """What the server made of a publication."""
-
-    revision: Revision
-    status: Status
-    storage_strategy: Strategy
-    published_at: int
-
-
 class StatusSet(Reply):
     """The answer to setting a status."""
 
     revision: Revision
     status: Status
     storage_strategy: Strategy
+
+
+class Published(StatusSet):
+    """What the server made of a publication."""
+
+    published_at: int
 
 
 class Deleted(Reply):

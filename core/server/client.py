@@ -1,4 +1,4 @@
-"""The Escher server's HTTP interface (``contract/server.md``), one method a call.
+"""Speak to the Escher server (``contract/server.md``): one method a call.
 
 Every call is retried by the `Retrier` and ends in a checked answer or in one of `core.errors`; errors
 name the call without its query and never hold a token.
@@ -52,7 +52,7 @@ from core.server.http import (
     RetryPolicy,
     url_label,
 )
-from core.server.uploads import Transfers
+from core.server.uploads import Uploads
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 
@@ -86,12 +86,12 @@ class EscherServer:
         self._retrier = retrier or Retrier()
         policy = UrlPolicy(settings)
         self._http = Http(CONNECTIONS, read_seconds, addresses=policy.addresses)
-        self._transfers = Transfers(self._http, self._retrier, policy)
+        self._uploads = Uploads(self._http, self._retrier, policy)
         self._downloads = Downloads(self._http, self._retrier, policy)
 
     # -- publishing -------------------------------------------------------------------------
     def announce(self, ref: Ref, files: Sequence[FileEntry]) -> Announcement:
-        """Say which files will come; one target for each, where it goes and what it becomes."""
+        """Announce files; answers one target for each: where it goes and what it becomes."""
         answer = self._call(
             Announcement,
             "POST",
@@ -108,20 +108,21 @@ class EscherServer:
     def upload(
         self, ref: Ref, contents: Mapping[str, bytes], files: Sequence[FileEntry] = ()
     ) -> dict[str, str]:
-        """Bring ``{path: content}`` into the tenant space, what is there already left out.
+        """Send ``{path: content}`` to the tenant space, but for what is there; ``{path: s3_path}``.
 
-        ``files``: what is known of them, for the executable ones. Returns ``{path: s3_path}``. An expired URL is asked for anew once; so are lost parts.
+        ``files``: what is known of them, for the executable ones. An expired URL is asked for anew
+        once; so are lost parts.
         """
         marked = {file.path for file in files if file.executable}
         entries = [
             FileEntry(path, len(content), sha256_bytes(content), path in marked)
             for path, content in sorted(contents.items())
         ]
-        return self._transfers.put_files(contents, lambda: self.announce(ref, entries), str(ref))
+        return self._uploads.put_files(contents, lambda: self.announce(ref, entries), str(ref))
 
     def take_sent(self) -> int:
         """Bytes of content sent by `upload` since this was last asked."""
-        return self._transfers.take_sent()
+        return self._uploads.take_sent()
 
     def publish(
         self,
@@ -203,7 +204,7 @@ class EscherServer:
     def script(
         self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
     ) -> Script:
-        """Files with pre-signed GETs, named by ref (and format) or by S3 path.
+        """Ask for files with pre-signed GETs, named by ref (and format) or by S3 path.
 
         `NotFound` when the server has none of that name.
         """
@@ -228,7 +229,7 @@ class EscherServer:
         renew: Callable[[], ScriptFile],
         sync: bool = True,
     ) -> DownloadCount:
-        """Bring a file of `script` into the new file ``target``: see `Downloads.fetch`."""
+        """Fetch a file of `script` into the new file ``target``: see `Downloads.fetch`."""
         return self._downloads.fetch(file, target, renew=renew, sync=sync)
 
     def reachable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Bytes from pre-signed URLs: streamed into a new file, hashed on their way, resumed after a cut.
+"""Fetch bytes from pre-signed URLs: into a new file, hashed on their way, resumed after a cut.
 
 What can happen on the way, and what is done about it, all under the one `Retrier`:
 
@@ -73,7 +73,7 @@ class Downloads:
         renew: Callable[[], ScriptFile],
         sync: bool = True,
     ) -> DownloadCount:
-        """Bring ``file`` into ``target``, a new file (0600) that is right and synced on return.
+        """Fetch ``file`` into ``target``, a new file (0600) that is right and synced on return.
 
         ``sync`` False: the caller syncs it, so that no connection waits for the disk.
 
@@ -162,7 +162,7 @@ class _Download:
         return {"Range": f"bytes={self._partial.size}-", "If-Range": self._etag}
 
     def _begin(self, file: ScriptFile, incoming: Incoming) -> None:
-        """Judge status and headers; afterwards the body continues what is in the partial file."""
+        """Check status and headers; afterwards the body continues what is in the partial file."""
         status, headers = incoming.status, incoming.headers
         resuming = self._partial.size > 0
         if resuming and status == _NO_SUCH_RANGE:

@@ -314,7 +314,7 @@ class Http:
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         if self._addresses is not None:
-            session.mount(_PINNED, pinned_adapter(self._addresses, self._connections))
+            session.mount(_PINNED, _pinned_adapter(self._addresses, self._connections))
         return session
 
     def _timeouts(self, deadline: Deadline) -> tuple[float, float]:
@@ -364,28 +364,14 @@ def _in_words(call: Callable[[], T], what: str) -> T:
         return call()
     except EscherError as error:
         failure = error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        failure = transport_failure(error, what)
-    except ValueError:  # a header or a URL that can't be sent; its text may hold a secret
-        failure = NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        failure = _transport_failure(error, what)
     failure.__context__ = None
     raise failure
 
 
-def transport_failure(error: Exception, what: str) -> EscherError:
+def _transport_failure(error: Exception, what: str) -> EscherError:
     """What went wrong without the exception's own text, which holds the URL."""
-    interrupted = (
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        urllib3.exceptions.IncompleteRead,
-        urllib3.exceptions.ProtocolError,
-    )
-    wrong_url = (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.InvalidHeader,
-    )
     later = "Jobs that wait for the server stay queued; ask for anything else again later."
     match error:
         case requests.exceptions.SSLError():
@@ -399,15 +385,20 @@ def transport_failure(error: Exception, what: str) -> EscherError:
             return ServerUnreachable(f"{what}: no connection within {CONNECT_SECONDS:g} s.", later)
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             return ServerUnreachable(f"{what}: no answer in time.", later)
-        case _ if isinstance(error, wrong_url):
-            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
-        case _ if isinstance(error, interrupted):
+        case (
+            requests.exceptions.ChunkedEncodingError()
+            | requests.exceptions.ContentDecodingError()
+            | urllib3.exceptions.ProtocolError()
+            | urllib3.exceptions.IncompleteRead()
+        ):
             return TransferInterrupted(f"{what}: the answer ended early.", later)
+        case ValueError():  # a header or a URL that can't be sent; its text may hold a secret
+            return NotEscherServer(f"{what} can't be sent as given.", CHECK_URL)
         case _:
             return ServerUnreachable(f"{what}: no connection, or it was cut.", later)
 
 
-def pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
+def _pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
     """An adapter whose direct connections go only to what ``addresses`` answers.
 
     Through a proxy it is not asked: the proxy looks up.

@@ -1,4 +1,4 @@
-"""Bytes to pre-signed URLs: whole files, and large ones in parts.
+"""Send bytes to pre-signed URLs: whole files, and large ones in parts.
 
 Where they go is for `core.server.url_policy` to allow. Of the headers that the server asks for, those
 are sent that tell what the bytes are; the others could speak for us to whoever listens there.
@@ -51,7 +51,7 @@ _SENT_HEADERS = re.compile(
 log = logging.getLogger(__name__)
 
 
-class Transfers:
+class Uploads:
     """PUTs with the retries of ``retrier``; safe in threads."""
 
     def __init__(self, http: Http, retrier: Retrier, policy: UrlPolicy) -> None:
@@ -104,20 +104,17 @@ class Transfers:
         the bytes here still have the announced digest; otherwise `IntegrityError`: start over.
         """
         if target.complete_url is not None:
-            self._check_parts(target, content)
-            for part in target.parts or []:
+            parts = target.parts or []
+            if sum(part.size_bytes for part in parts) > len(content):
+                raise NotEscherServer(
+                    f"The server wants more parts of {target.path} than it has bytes.", CHECK_URL
+                )
+            for part in parts:
                 self._put_part(target, part, content)
-            self._complete(target, content)
+            what = f"the end of {target.path}"
+            self._send("POST", target.complete_url, target, content, {}, b"", what)
         elif target.url is not None:
             self._send("PUT", target.url, target, content, target.headers, content, target.path)
-
-    @staticmethod
-    def _check_parts(target: UploadTarget, content: bytes) -> None:
-        """`NotEscherServer` for parts that would send the content more than once."""
-        if sum(part.size_bytes for part in target.parts or []) > len(content):
-            raise NotEscherServer(
-                f"The server wants more parts of {target.path} than it has bytes.", CHECK_URL
-            )
 
     def _put_part(self, target: UploadTarget, part: UploadPart, content: bytes) -> None:
         piece = content[part.offset : part.offset + part.size_bytes]
@@ -129,11 +126,6 @@ class Transfers:
         digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
         what = f"part {part.number} of {target.path}"
         self._send("PUT", part.url, target, content, {CHECKSUM_HEADER: digest}, piece, what)
-
-    def _complete(self, target: UploadTarget, content: bytes) -> None:
-        assert target.complete_url is not None
-        what = f"the end of {target.path}"
-        self._send("POST", target.complete_url, target, content, {}, b"", what)
 
     def _send(
         self,
@@ -163,14 +155,14 @@ class Transfers:
             if answer.is_ok:
                 return
             if answer.status == _BAD_REQUEST:
-                self._judge_refusal(target, whole, what)
+                self._check_refused(target, whole, what)
             raise storage_error(answer.status, answer.headers, answer.body, what)
 
         self._retrier.call(attempt, extra_seconds=len(body) / FLOOR_BYTES_PER_SECOND)
 
     @staticmethod
-    def _judge_refusal(target: UploadTarget, whole: bytes, what: str) -> None:
-        """A 400: the bytes changed on the way (again, then), or here (start over)."""
+    def _check_refused(target: UploadTarget, whole: bytes, what: str) -> None:
+        """Raise for a 400: the bytes changed on the way (sent again), or here (`IntegrityError`)."""
         if sha256_bytes(whole) != target.checksum:
             raise IntegrityError(
                 f"{target.path} is not what was announced any more.", "It is sent anew."

@@ -24,7 +24,7 @@ from core.models import FileEntry, Ref, Status, Strategy, content_digest
 from core.server.answers import UploadTarget
 from core.server.client import EscherServer
 from core.server.http import Http, Retrier
-from core.server.uploads import Transfers
+from core.server.uploads import Uploads
 from core.server.url_policy import UrlPolicy
 from core.settings import Settings
 
@@ -306,9 +306,9 @@ def test_content_never_goes_to_plain_http_elsewhere(client, scripted):
     assert "CANARY" not in str(caught.value)
 
 
-def transfers(scripted, retrier: Retrier) -> Transfers:
+def transfers(scripted, retrier: Retrier) -> Uploads:
     policy = UrlPolicy(Settings(server_url=scripted.url))
-    return Transfers(Http(1, addresses=policy.addresses), retrier, policy)
+    return Uploads(Http(1, addresses=policy.addresses), retrier, policy)
 
 
 def put_target(url: str, content: bytes) -> UploadTarget:
