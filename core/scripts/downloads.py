@@ -270,11 +270,8 @@ class ScriptDownloads:
 
     def _note(self, ref: Ref, script: Script) -> ToldStatus:
         told = told_by(script, self._clock())
-        if told.status is None and ref.playbook_id.startswith(RESERVED_PREFIX):
-            try:
-                told = told._replace(status=self.library.keep(ref).get("status"))
-            except EscherError as error:
-                log.info("the status of %s is taken for approved: %s", ref, error)
+        if told.status is None and ref.playbook_id.startswith(RESERVED_PREFIX) and script.metadata:
+            told = told._replace(status=script.metadata.get("status"))
         self._journal.script_rows.note_told({ref: told})
         return told
 

@@ -1,8 +1,8 @@
-"""Keeps the metadata of the Escher Library's versions that were used here, and fetches it.
+"""Keeps the metadata of the Escher Library's versions that were used here, so that it is found offline.
 
-::
+The server tells it with each answer about a version's scripts::
 
-    cache/library/<id>-v<version>/metadata.json     as the library has it; replaced as a whole
+    cache/library/<id>-v<version>/metadata.json     as it was told last; replaced as a whole
     library_versions                                one row for each that can be shown and found
 
 The file decides: one that is gone takes its row along, one without a row gets it, one with other
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +30,6 @@ from core.errors import (
     NotFound,
     Refused,
     TransientError,
-    storage_error,
 )
 from core.files import atomic_write, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
@@ -42,6 +40,7 @@ from core.models import (
     FileEntry,
     Ref,
     ScriptKey,
+    canonical_json,
     parse_json_object,
     parse_metadata,
     parse_version,
@@ -50,14 +49,12 @@ from core.scripts.cache_owner import CacheOwner
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
 from core.scripts.integrity import check_pinned
 from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
-from core.server.answers import CHECK_URL, Script, ScriptFile
+from core.server.answers import CHECK_URL, Script
 from core.server.client import EscherServer
 from core.settings import Settings
 
-LIBRARY_PATH = "s3://escher-library/playbooks"
 MAX_METADATA_BYTES = 1 << 20
 KEPT_TTLS = 4
-USE_SECONDS = 60.0  # uses nearer to each other are one
 FETCHED_AT_ONCE = 16  # versions a sync
 
 log = logging.getLogger(__name__)
@@ -66,7 +63,7 @@ log = logging.getLogger(__name__)
 class LibraryCache:
     """Metadata of library versions, on disk with a row for each; safe in threads and processes.
 
-    ``server`` is asked by `keep`, `try_keep` and `fetch_missing` alone; the rest works offline.
+    ``server`` is asked by `fetch_missing` alone.
     """
 
     def __init__(
@@ -88,17 +85,13 @@ class LibraryCache:
         self._clock = clock
 
     # -- looking ----------------------------------------------------------------------------
-    def get(self, ref: Ref) -> dict[str, Any] | None:
-        """The metadata that is kept of a version; None when there is none, or it is damaged."""
+    def shown(self, ref: Ref) -> dict[str, Any] | None:
+        """The metadata of a version as search and point show it; None when there is none to show."""
         content = self._read(ref)
         row = self._rows.get([ref]).get(ref)
         if content is None or (row is not None and sha256_bytes(content) != row.digest):
             return None
-        return _parsed(content, ref)
-
-    def shown(self, ref: Ref) -> dict[str, Any] | None:
-        """`get` as search and point show it: valid, and marked as the library's."""
-        return _presentable(self.get(ref))
+        return _presentable(_parsed(content, ref))
 
     def read(
         self, ref: Ref, max_bytes: int
@@ -153,13 +146,15 @@ class LibraryCache:
         ]
 
     # -- changing ---------------------------------------------------------------------------
-    def put(self, ref: Ref, content: bytes) -> dict[str, Any]:
-        """Keep the library's ``metadata.json`` of a version, as used now.
+    def put(self, ref: Ref, content: bytes) -> None:
+        """Keep the ``metadata.json`` of a version, as used now.
 
-        `IntegrityError` when it is none. What breaks the contract's rules is kept, and not found.
+        Raises `IntegrityError` when it is none of that version, `Refused` when it is too large.
+        What breaks the contract's rules is kept, and not shown.
         """
-        metadata = check_metadata(content, ref)
-        is_shown = _presentable(metadata) is not None
+        if len(content) > MAX_METADATA_BYTES:
+            raise Refused(f"{METADATA_FILE} of {ref} has {len(content)} bytes.")
+        is_shown = _presentable(check_metadata(content, ref)) is not None
         if not is_shown:
             log.warning("the library's %s of %s breaks rules: not searchable", METADATA_FILE, ref)
         with self._changing() as connection:
@@ -168,7 +163,6 @@ class LibraryCache:
                 self._rows.put(ref, sha256_bytes(content), self._clock(), connection)
             else:
                 self._rows.delete([ref], connection)
-        return metadata
 
     def forget(self, refs: Iterable[Ref]) -> None:
         """Remove what is kept of versions."""
@@ -226,41 +220,30 @@ class LibraryCache:
         return gone
 
     # -- from the server --------------------------------------------------------------------
-    def keep(self, ref: Ref) -> dict[str, Any]:
-        """The metadata of a version that is used now, fetched unless it is here within the TTL.
+    def take(self, ref: Ref, script: Script) -> None:
+        """Keep the metadata that the server tells with the scripts of a version, as used now.
 
-        Errors as of a download; none where an older one is here.
+        A script is of use without it: what can't be kept is logged.
         """
-        kept = self.get(ref)
-        age = self._clock() - (self._modified(ref) or 0.0)
-        if kept is None or not -CLOCK_TOLERANCE_SECONDS <= age < self._ttl_seconds:
-            try:
-                return self._fetch(ref)
-            except EscherError as error:
-                if kept is None:
-                    raise
-                log.warning("the metadata of %s stays as it is: %s", ref, error)
-        now, row = self._clock(), self._rows.get([ref]).get(ref)
-        if row is not None and abs(now - row.used_at) > USE_SECONDS:
-            self._rows.note_use({ref: now})
-        return kept
-
-    def try_keep(self, ref: Ref) -> None:
-        """`keep` where it goes: a script is of use without its metadata, and this says so."""
         try:
-            self.keep(ref)
+            self._take(ref, script)
         except EscherError as error:
             log.warning("the metadata of %s could not be kept: %s", ref, error)
 
     def fetch_missing(self) -> list[Ref]:
-        """Fetch what is missing of versions whose scripts are cached, as far as the server answers.
-
-        Returns those that came.
-        """
+        """Ask for what is missing of versions whose scripts are cached; returns those that came."""
         came = []
         for ref in self.missing()[:FETCHED_AT_ONCE]:
             try:
-                self.keep(ref)
+                script = self._server().script(ref)
+                if Ref(script.playbook_id, script.version) != ref:
+                    raise NotEscherServer(
+                        f"The server answered for another version than {ref}.", CHECK_URL
+                    )
+                # no file of it is taken, and the library lists metadata.json among them
+                told = script.model_copy(update={"files": []})
+                check_pinned(self._journal, ref, told, is_known=False)
+                self._take(ref, script)
                 came.append(ref)
             except TransientError as error:
                 log.warning("the metadata of %s is fetched later: %s", ref, error)
@@ -269,33 +252,10 @@ class LibraryCache:
                 log.info("the metadata of %s can't be had: %s", ref, error)
         return came
 
-    def _fetch(self, ref: Ref) -> dict[str, Any]:
-        script, file = self._offer(ref)
-        if file.size_bytes > MAX_METADATA_BYTES:
-            raise Refused(f"{METADATA_FILE} of {ref} has {file.size_bytes} bytes.")
-        try:
-            with tempfile.TemporaryDirectory(prefix="escher-library-") as folder:
-                target = Path(folder) / METADATA_FILE
-                self._server().download(file, target, renew=lambda: self._offer(ref)[1])
-                content = read_bytes(target)
-        except OSError as error:
-            raise storage_error(error, f"Fetching the metadata of {ref}") from error
-        if script.manifest is not None:  # else nothing tells what it belongs to
-            told = script.model_copy(
-                update={"metadata": check_metadata(content, ref), "files": [], "format": None}
-            )
-            check_pinned(self._journal, ref, told, is_known=True)
-        return self.put(ref, content)
-
-    def _offer(self, ref: Ref) -> tuple[Script, ScriptFile]:
-        path = f"{LIBRARY_PATH}/{ref.playbook_id}/v{ref.version}/{METADATA_FILE}"
-        script = self._server().script(s3_path=path)
-        if Ref(script.playbook_id, script.version) != ref:
-            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
-        for file in script.files:
-            if file.path == METADATA_FILE:
-                return script, file
-        raise NotFound(f"The Escher Library has no {METADATA_FILE} of {ref}.")
+    def _take(self, ref: Ref, script: Script) -> None:
+        if script.metadata is None:
+            raise NotFound(f"The server does not tell the metadata of {ref}.")
+        self.put(ref, canonical_json(script.metadata))
 
     # -- inside -----------------------------------------------------------------------------
     @contextmanager

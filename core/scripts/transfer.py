@@ -251,6 +251,7 @@ class StagingRun:
         self._offers: dict[ScriptKey, Offer] = {}
         self._made: set[str] = set()
         self._told: dict[Ref, ToldStatus] = {}
+        self._of_library: dict[Ref, Script] = {}
 
     def run(self) -> dict[ScriptKey, Result]:
         """Do it; no error is raised for a script's sake."""
@@ -266,6 +267,8 @@ class StagingRun:
         self._means.journal.script_rows.note_told(
             {ref: told for ref, told in self._told.items() if told.status is not None}
         )
+        for ref, script in self._of_library.items():
+            self._means.library.take(ref, script)
         self._make_room()
         if self._offers:
             self._means.cache.layout.prepare()
@@ -308,6 +311,8 @@ class StagingRun:
         offer = check_offer(script, key, self._means.settings)
         is_known = self._expected.get(key) is not None
         check_pinned(self._means.journal, key.ref, script, is_known=is_known)
+        if key.is_library:
+            self._of_library[key.ref] = script
         if script.manifest is None and not is_known:
             self._check_cached(key, offer)
         return offer
@@ -365,23 +370,14 @@ class StagingRun:
 
     # -- bytes ------------------------------------------------------------------------------
     def _fetch(self) -> None:
-        tasks: list[tuple[ScriptKey, str | None]] = [
-            (key, path) for key, offer in self._offers.items() for path in offer.files
-        ]
-        # the library's metadata once a version, whichever of its formats come
-        wanted = self._folders.keys() - self._failed.keys()
-        library = {key.ref: key for key in wanted if key.is_library}
-        tasks += [(key, None) for key in library.values()]
+        tasks = [(key, path) for key, offer in self._offers.items() for path in offer.files]
         for (key, _), answer in in_threads(self._get, tasks, self._threads).items():
             if isinstance(answer, BaseException):
                 self._fail(key, in_words(key, answer))
 
-    def _get(self, task: tuple[ScriptKey, str | None]) -> None:
+    def _get(self, task: tuple[ScriptKey, str]) -> None:
         key, path = task
         if key in self._failed:
-            return
-        if path is None:
-            self._means.library.try_keep(key.ref)
             return
         offer = self._offers.get(key)
         if offer is None:

@@ -11,11 +11,13 @@ import pytest
 from support.rag import metadata
 from support.script_cache import index, unindex
 
-from core.errors import IntegrityError, NotFound
+from core.errors import EscherError, IntegrityError, NotFound, ServerUnreachable
 from core.files import sha256_bytes
 from core.journal import Journal
+from core.journal.pins import LIBRARY
 from core.models import METADATA_FILE, FileEntry, Ref
-from core.scripts.library import KEPT_TTLS, LibraryCache
+from core.scripts.library import KEPT_TTLS, MAX_METADATA_BYTES, LibraryCache
+from core.server.answers import Script
 from core.settings import Settings
 
 REF, OTHER = Ref("escher-stop", "1.0.0"), Ref("escher-start", "2.0.0-rc.1")
@@ -102,7 +104,6 @@ def test_what_is_put_is_shown_as_the_librarys(library, journal, path):
 
 def test_what_breaks_the_rules_is_kept_and_not_shown(library, journal):
     library.put(REF, content(name="x"))
-    assert library.get(REF)["name"] == "x"
     assert library.shown(REF) is None
     assert rows(journal) == []
     library.reconcile()
@@ -224,3 +225,99 @@ def test_metadata_that_is_gone_is_forgotten_when_it_is_read(library, journal, pa
     with pytest.raises(NotFound):
         library.read(REF, 100)
     assert (rows(journal), journal.stale_points.refs()) == ([], [REF])
+
+
+class Server:
+    """The library's side: tells the metadata that it was given."""
+
+    def __init__(self) -> None:
+        self.error: EscherError | None = None
+        self.asked: list[Ref] = []
+        self.changes: dict[str, Any] = {}
+
+    def script(self, ref: Ref) -> Script:
+        self.asked.append(ref)
+        if self.error is not None:
+            raise self.error
+        return script(ref, **self.changes)
+
+
+def script(ref: Ref = REF, **changes: Any) -> Script:
+    said = {"playbook_id": ref[0], "version": ref[1], "files": [], "manifest": []}
+    return Script(**{**said, "metadata": metadata(*ref), **changes})
+
+
+class TestFromTheServer:
+    @pytest.fixture
+    def server(self) -> Server:
+        return Server()
+
+    @pytest.fixture
+    def library(self, settings, journal, clock, server) -> LibraryCache:
+        return LibraryCache(settings, journal, lambda: server, clock=clock)
+
+    def test_what_is_told_with_a_script_is_kept_and_found_offline(self, library, server, path):
+        library.take(REF, script())
+        assert json.loads(path.read_bytes()) == metadata(*REF)
+        assert library.shown(REF)["name"] == metadata(*REF)["name"]
+        assert server.asked == []
+
+    def test_the_latest_is_kept_and_mends_what_was_damaged(self, library, path):
+        library.take(REF, script())
+        path.write_bytes(path.read_bytes()[:-5])
+        assert library.shown(REF) is None
+        library.take(REF, script(metadata=metadata(*REF, name="Halt")))
+        assert library.shown(REF)["name"] == "Halt"
+
+    def test_it_counts_as_a_use(self, library, clock):
+        library.take(REF, script())
+        clock.ahead = KEPT_SECONDS - 60
+        library.take(REF, script())
+        clock.ahead = KEPT_SECONDS + 60
+        assert library.expire() == []
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            None,
+            {},
+            metadata(REF[0], "1.0.1"),
+            metadata(*REF, note="\ud800"),
+            metadata(*REF, note="x" * MAX_METADATA_BYTES),
+        ],
+        ids=["older server", "empty", "other version", "no Unicode", "too large"],
+    )
+    def test_what_is_no_metadata_of_that_version_is_not_kept(self, library, told, caplog):
+        library.take(REF, script(metadata=told))
+        assert library.kept() == []
+        assert "could not be kept" in caplog.text
+
+    def test_what_is_missing_is_asked_for_as_soon_as_it_goes(self, library, server, cache):
+        cache(REF)
+        cache(OTHER)
+        server.error = ServerUnreachable("away")
+        assert library.fetch_missing() == []
+        assert len(server.asked) == 1, "who does not answer is not asked again"
+        server.error = None
+        assert library.fetch_missing() == [OTHER, REF]
+        assert library.missing() == []
+
+    @pytest.mark.parametrize(
+        "changes", [{"version": "9.0.0"}, {"metadata": metadata(*OTHER)}, {"metadata": None}]
+    )
+    def test_an_answer_about_something_else_is_not_kept(
+        self, library, server, cache, journal, changes
+    ):
+        cache(REF)
+        server.changes = changes
+        assert library.fetch_missing() == []
+        assert (library.kept(), library.missing()) == ([], [REF])
+
+    def test_other_content_than_the_name_stands_for_is_not_kept(
+        self, library, server, cache, journal
+    ):
+        cache(REF)
+        journal.pins.put([(REF, "sha256:" + "0" * 64)], LIBRARY)
+        assert library.fetch_missing() == []
+        assert library.kept() == []
+        assert journal.conflicts.open_refs() == {REF}

@@ -71,14 +71,10 @@ def test_a_format_that_is_not_there_keeps_no_other_from_it(desk, keys):
     assert kept(desk) == [REF]
 
 
-def test_without_the_metadata_the_script_comes_and_that_later(desk, library_server):
-    library_server.faults(
-        {"path": "metadata.json", "action": "status", "status": 500, "count": None}
-    )
+def test_metadata_that_is_gone_is_fetched_while_its_scripts_are_cached(desk):
     desk.downloads.fetch(SHELL)
-    assert kept(desk) == []
+    desk.downloads.library.forget([REF])
     assert desk.downloads.library.missing() == [REF]
-    library_server.faults()
     assert desk.downloads.library.fetch_missing() == [REF]
     assert kept(desk) == [REF]
 
