@@ -51,6 +51,7 @@ FROM server_statuses WHERE playbook_id = :id AND version = :version
 _CONFLICT = """
 SELECT COUNT(*) FROM conflicts WHERE state = 'open' AND playbook_id = :id AND version = :version
 """
+# the rule of `Pins.private_ids`; that one's three selects would be most of a cached resolve
 _SHARED = """
 SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
        (SELECT COUNT(*) FROM versions WHERE playbook_id = :id

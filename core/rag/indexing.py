@@ -190,32 +190,22 @@ class PointSource:
     def document(self, record: PointRecord) -> IndexDocument:
         """All that the index is told; an `EscherError` when it can't be read."""
         files: dict[str, bytes] = {}
+        found: list[CachedFile]
         if record.is_library:
-            metadata, cached = self._library.read(record.ref, MAX_SCRIPT_TEXT)
-            scripts = [
-                ScriptText(file.path, file.size_bytes, file.checksum, None)
-                if content is None
-                else ScriptText.from_bytes(file.path, content, file.checksum)
-                for file, content in cached
-            ]
+            metadata, found = self._library.read(record.ref, MAX_SCRIPT_TEXT)
         else:
             metadata = dict(record.metadata)
             with suppress(NotFound):  # pulled, and not fetched: found by its metadata
                 files = self._contents.published_files(record.ref)
-            rows = self._journal.versions.files(record.ref)
-            checksums = {row.entry.path: row.entry.checksum for row in rows}
-            scripts = [
-                ScriptText.from_bytes(path, content, checksums[path])
-                for path, content in files.items()
-                if "/" in path
-            ]
+            entries = [row.entry for row in self._journal.versions.files(record.ref)]
+            found = [(e, files[e.path]) for e in entries if "/" in e.path and e.path in files]
         return IndexDocument(
             metadata=metadata,
             content_digest=record.content_digest,
             state=record.state,
             parameters=_json(files.get(PARAMETERS_FILE)),
             explain_plan=_json(files.get(PLAN_FILE)),
-            scripts=scripts,
+            scripts=[ScriptText.of(file, content) for file, content in found],
             private=record.private,
         )
 

@@ -19,11 +19,12 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.files import sha256_bytes
-from core.models import Ref
+from core.models import FileEntry, Ref
 
 Payload = dict[str, Any]
 # Seals bytes that belong to one version into a string that opens for that version only.
@@ -65,29 +66,21 @@ class Terms(NamedTuple):
 class ScriptText:
     """A script as the sealed part holds it; ``text`` is None when it is not UTF-8 or too long."""
 
-    path: str
-    size_bytes: int
-    checksum: str
+    file: FileEntry
     text: str | None
 
     @classmethod
-    def from_bytes(cls, path: str, content: bytes, checksum: str) -> ScriptText:
-        """Decode ``content`` where it is text of at most `MAX_SCRIPT_TEXT` bytes."""
+    def of(cls, file: FileEntry, content: bytes | None) -> ScriptText:
+        """Decode ``content`` (None: it was not read) where it is at most `MAX_SCRIPT_TEXT` bytes."""
         text: str | None = None
-        if len(content) <= MAX_SCRIPT_TEXT:
-            try:
+        if content is not None and len(content) <= MAX_SCRIPT_TEXT:
+            with suppress(UnicodeDecodeError):
                 text = content.decode("utf-8")
-            except UnicodeDecodeError:
-                text = None
-        return cls(path, len(content), checksum, text)
+        return cls(file, text)
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "size_bytes": self.size_bytes,
-            "checksum": self.checksum,
-            "text": self.text,
-        }
+        path, size_bytes, checksum = self.file.path, self.file.size_bytes, self.file.checksum
+        return {"path": path, "size_bytes": size_bytes, "checksum": checksum, "text": self.text}
 
 
 @dataclass(frozen=True, slots=True)

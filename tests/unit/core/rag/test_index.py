@@ -11,7 +11,7 @@ import pytest
 from support.rag import MemoryVectors, WordEmbedder, document, metadata
 
 from core.errors import IndexCorrupt, KeyUnavailable
-from core.models import OutcomeState, Ref
+from core.models import FileEntry, OutcomeState, Ref
 from core.rag.edge import EdgeCollection
 from core.rag.index import PlaybookIndex
 from core.rag.points import SEALED_FIELD, IndexDocument
@@ -168,7 +168,7 @@ def test_no_clear_text_of_a_script_is_in_the_collection(
 ) -> None:
     from core.rag.points import ScriptText
 
-    script = ScriptText.from_bytes("shell/a.sh", b"SECRET-MARKER", "sha256:c")
+    script = ScriptText.of(FileEntry("shell/a.sh", 13, "sha256:c"), b"SECRET-MARKER")
     index.index([IndexDocument(metadata("a", purpose="PURPOSE-MARKER"), "d", scripts=[script])])
     with index._use() as collection:
         [(_, payload)] = collection.scroll([SEALED_FIELD])

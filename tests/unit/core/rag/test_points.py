@@ -5,7 +5,7 @@ import uuid
 
 from support.rag import document, metadata
 
-from core.models import Ref
+from core.models import FileEntry, Ref
 from core.rag.points import (
     MAX_SCRIPT_TEXT,
     PLAIN_FIELDS,
@@ -60,7 +60,7 @@ def test_the_plain_payload_is_the_contracts_and_nothing_else() -> None:
 
 
 def test_all_else_is_sealed() -> None:
-    script = ScriptText.from_bytes("shell/stop.sh", b"echo hi\n", "sha256:c")
+    script = ScriptText.of(FileEntry("shell/stop.sh", 8, "sha256:c"), b"echo hi\n")
     doc = IndexDocument(
         metadata("a", purpose="p"), "d", parameters={"parameters": []}, scripts=[script]
     )
@@ -75,9 +75,10 @@ def test_all_else_is_sealed() -> None:
 
 def test_long_or_binary_scripts_keep_size_and_checksum_only() -> None:
     for content in (b"x" * (MAX_SCRIPT_TEXT + 1), b"\xff\xfe\x00"):
-        script = ScriptText.from_bytes("shell/a", content, "sha256:c")
-        assert script.text is None
-        assert script.size_bytes == len(content)
+        file = FileEntry("shell/a", len(content), "sha256:c")
+        assert ScriptText.of(file, content).as_json() == {
+            "path": "shell/a", "size_bytes": len(content), "checksum": "sha256:c", "text": None
+        }  # fmt: skip
 
 
 def test_embedded_text_is_name_description_use_cases_keywords() -> None:
