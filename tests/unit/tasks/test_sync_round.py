@@ -43,7 +43,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 
 def finds(monkeypatch: pytest.MonkeyPatch, service: PlaybookService, look: Any) -> None:
     monkeypatch.setattr(
-        service, "look_at_both_sides", lambda under_way=(), *, accept_deletions: look(under_way)
+        service.sync, "run", lambda under_way=(), *, accept_deletions: look(under_way)
     )
 
 
@@ -353,7 +353,7 @@ def test_deletions_are_accepted_when_one_of_those_who_ask_says_so(
         seen.append(accept_deletions)
         return SyncPlan(time.time())
 
-    monkeypatch.setattr(service, "look_at_both_sides", look)
+    monkeypatch.setattr(service.sync, "run", look)
     for request in requests:
         service.journal.jobs.create(SYNC, request)
     run(service, None, lambda: NOTHING)

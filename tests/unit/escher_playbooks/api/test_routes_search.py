@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from support.playbooks import metadata
 
+from core.rag.indexing import Indexing
 from core.reports import PlaybookSearchResult, SearchAnswer
-from core.service import PlaybookService
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def asked(monkeypatch):
         calls.append((query, filters, limit))
         return SearchAnswer([PlaybookSearchResult("a", "1.0.0", "A", "…", 0.5, "ready")])
 
-    monkeypatch.setattr(PlaybookService, "search", search)
+    monkeypatch.setattr(Indexing, "search", search)
     return calls
 
 
