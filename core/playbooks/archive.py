@@ -1,299 +1,224 @@
-"""Playbooks out of a tar archive, read as a stream; nothing is extracted to disk.
+"""A tar archive's members and bytes, in order; runs in a child of the sandbox and imports little.
 
-A child of the sandbox reads (`tarstream`); here is decided what its members mean. Two readings. The first looks at names, types and sizes only, finds the playbooks (the folders that
-hold ``metadata.json``) and refuses what is hostile. The second reads contents: a playbook is handed
-out when its last file has been read. Playbooks whose files lie scattered over the archive are
-shared out over further readings, so that no more than `SCATTERED_BYTES` (or one playbook) wait in
-memory at a time.
+tarfile takes a damaged header for the archive's end, believes any size that a header names, reads
+headers of any length and follows chains of them by recursion; gzip proves its checksum only to
+those who read to the end. All of that is mended or bounded here; what is left (slow parsing of a
+header, a fault in zlib) ends the child, and costs this archive. `core.playbooks.drafts` decides
+what the members mean.
 """
 
 from __future__ import annotations
 
-import os
+import gzip
+import io
+import re
+import tarfile
+import time
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from core import sandbox
-from core.content import is_leftover
-from core.errors import (
-    EscherError,
-    InvalidPlaybook,
-    Unreadable,
-    UnsafePath,
-    UsageError,
-    faults_of,
-    storage_error,
-)
-from core.files import check_relative_path
-from core.models import (
-    FORMATS,
-    METADATA_FILE,
-    PARAMETERS_FILE,
-    PLAN_FILE,
-    PlaybookDraft,
-    parse_json_object,
-)
-from core.playbooks.tarstream import Damaged, Untrusted
-from core.playbooks.validation import MAX_DEPTH, MIB, Limits
+from core.errors import EscherError, InvalidPlaybook, UsageError
 
-MAX_MEMBERS = 200_000
-MAX_ARCHIVE_BYTES = 1024 * MIB  # uncompressed
-STALL_SECONDS = 60.0  # the longest that a member, or a page of their names, may take
-READING_SECONDS = 300.0  # of waiting for one reading of the whole archive
-SCATTERED_BYTES = 64 * MIB
-_ERRORS: dict[str, type[EscherError]] = {
-    "Damaged": Damaged, "Untrusted": Untrusted, "UsageError": UsageError,
-}  # fmt: skip
-_BAD_MEMBER = "Make the archive anew from plain files."
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MIB = 1 << 20
+MAX_HEADER_BYTES = 64 << 10  # of a long name or pax header; parsing takes its square
+MAX_CHAIN = 8  # extended headers before one member; each is a recursion of tarfile's
+MAX_NAME_CHARS = 2048  # longer ones are refused anyway, and are cut
+PART_BYTES = MIB
+_PAGE = 500
+_PAGE_SECONDS = 1.0
+_FREE_BYTES = 256 * MIB
+_MAX_RATIO = 200
+_MAX_SIZE = 1 << 40  # tarfile would skip it in steps; the cap on the whole ends anything real
+_DIGITS = re.compile(rb"\d{200}")
+_DAMAGED = "Fetch or make the archive again."
 
 
-@dataclass(slots=True)
-class _Member:
-    position: int
-    path: str  # relative to its playbook
-    size: int
+class Damaged(InvalidPlaybook):
+    """The archive can't be read to its end."""
 
 
-@dataclass(slots=True)
-class _Found:
-    """A playbook of the archive, as its first reading shows it."""
-
-    root: str  # its folder in the archive, "" for the archive itself
-    members: dict[str, _Member] = field(default_factory=dict)
-    ignored: set[str] = field(default_factory=set)
-    error: EscherError | None = None
-
-    @property
-    def name(self) -> str:
-        return self.root or "."
-
-    @property
-    def first(self) -> int:
-        return min((member.position for member in self.members.values()), default=0)
-
-    @property
-    def last(self) -> int:
-        return max((member.position for member in self.members.values()), default=0)
-
-    @property
-    def size(self) -> int:
-        return sum(member.size for member in self.members.values())
+class Untrusted(Damaged):
+    """Nor can what was read before be relied upon."""
 
 
-@dataclass(slots=True)
-class _Listing:
-    """Every member's name and kind, in order; names stand without a leading ``./``."""
+def members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, bytes]]:
+    """Every member, and the files' bytes one after the other, in messages of their own lengths.
 
-    members: list[tuple[str, int, bool]] = field(default_factory=list)  # name, size, plain file
-    bad: dict[str, UnsafePath] = field(default_factory=dict)
-    climbing: set[str] = field(default_factory=set)  # those of `bad` that would leave their folder
-    damage: Damaged | None = None
+    ::
 
+        {path, max_bytes, max_members}  ──►  {"members": [[name, size, kind], …]} and the next bytes, …
+                                             at a fault, last: {"error": [kind, detail, remedy]}
 
-def drafts_in_archive(
-    path: Path, limits: Limits
-) -> Iterator[tuple[str, PlaybookDraft | EscherError]]:
-    """Each playbook's folder name in the archive with its draft or error.
-
-    Of an archive that breaks off, the playbooks before the break are handed out, then the error;
-    of one whose checksum is wrong, or that is beyond all limits, the error alone.
+    A member's ``kind`` is ``file``, ``folder`` or ``other``; only files have bytes.
     """
-    try:
-        listing = _list_members(path)
-        if not isinstance(listing.damage, Untrusted):
-            found = _sort_out(listing, limits)
-            told = {name for name in listing.bad if _root_of(name, {p.root for p in found}) is None}
-            for name in sorted(told & listing.climbing):
-                yield name, listing.bad[name]
-            for playbook in found:
-                if playbook.error is not None:
-                    yield playbook.name, playbook.error
-            for share in _shares([playbook for playbook in found if playbook.error is None]):
-                yield from _read_share(path, share)
-        if listing.damage is not None:
-            yield path.name, listing.damage
-    except Damaged as error:  # it changed between the two readings
-        yield path.name, error
-    except OSError as error:
-        raise storage_error(error, f"Reading {path}") from error
-
-
-# -- first reading --------------------------------------------------------------------------
-
-
-def _list_members(path: Path) -> _Listing:
-    listing = _Listing()
-    try:
-        for value, _ in _read(path, "list_members", {"max_members": MAX_MEMBERS}):
-            for name, size, kind in value["members"]:
-                plain_name = str(name).removeprefix("./")
-                plain = kind == "file"
-                listing.members.append((plain_name, int(size), plain))
-                if plain_name not in {"", "."}:
-                    _check_member(plain_name, listing, ordinary=plain or kind == "folder")
-    except Damaged as error:
-        listing.damage = error
-    return listing
-
-
-def _read(path: Path, function: str, more: dict[str, Any]) -> Iterator[tuple[Any, bytes]]:
-    """What a child reads of the archive; what it says went wrong is raised."""
-    kind: Any = None
-    argument = {"path": str(path.absolute()), "max_bytes": MAX_ARCHIVE_BYTES, **more}
-    try:
-        for value, content in sandbox.stream(
-            f"core.playbooks.tarstream:{function}",
-            argument,
-            seconds=STALL_SECONDS,
-            total_seconds=READING_SECONDS,
-        ):
-            if "error" in value:  # raised below: a child that came to its end is used again
-                kind, detail, remedy = value["error"]
-            else:
-                yield value, content
-    except Unreadable as error:
-        raise Untrusted(f"{path.name}: {error.detail}", error.remedy) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise Untrusted(f"{path.name} broke its reader.", _BAD_MEMBER) from error
-    if kind == "OSError":
-        raise OSError(int(detail), os.strerror(int(detail)), remedy)
-    if kind is not None:
-        raise _ERRORS.get(kind, Untrusted)(str(detail), str(remedy))
-
-
-def _check_member(name: str, listing: _Listing, *, ordinary: bool) -> None:
-    try:
-        check_relative_path(name)
-    except UnsafePath as error:
-        listing.bad[name] = error
-        listing.climbing.add(name)
-        return
-    if not ordinary:
-        listing.bad[name] = UnsafePath(f"{name!r} is a link, device or hole file.", _BAD_MEMBER)
-
-
-def _sort_out(listing: _Listing, limits: Limits) -> list[_Found]:
-    """Share the members out over their playbooks; a hostile one makes its playbook an error."""
-    roots = _roots(listing)
-    found = {root: _Found(root) for root in sorted(roots)}
-    last_touched: _Found | None = None
-    for position, (name, size, plain) in enumerate(listing.members):
-        root = _root_of(name, roots)
-        last_touched = playbook = None if root is None else found[root]
-        if playbook is None:
-            continue
-        path = name[len(playbook.root) :].lstrip("/")
-        is_left_out = "/" in path and is_leftover(path) and name not in listing.climbing
-        if name in listing.bad and not is_left_out:
-            playbook.error = playbook.error or listing.bad[name]
-        elif plain:
-            _take(playbook, position, path, size)
-    for playbook in found.values():
-        try:
-            limits.check([(m.path, m.size) for m in playbook.members.values()], playbook.name)
-        except InvalidPlaybook as error:
-            playbook.error = playbook.error or error
-    if listing.damage is not None and last_touched is not None:
-        last_touched.error = listing.damage  # its files may have been cut off
-    return list(found.values())
-
-
-def _take(playbook: _Found, position: int, path: str, size: int) -> None:
-    head, slash, _ = path.partition("/")
-    if path not in {METADATA_FILE, PARAMETERS_FILE, PLAN_FILE} and not (slash and head in FORMATS):
-        playbook.ignored.add(head)
-    elif slash and is_leftover(path):
-        playbook.ignored.add(path)
-    elif path in playbook.members:
-        playbook.error = UnsafePath(
-            f"{playbook.name} holds {path!r} twice in the archive.", _BAD_MEMBER
-        )
-    else:
-        playbook.members[path] = _Member(position, path, size)
-
-
-def _roots(listing: _Listing) -> set[str]:
-    """Folders with a ``metadata.json``; inside of a playbook there is no other."""
-    candidates = set()
-    for name, _, plain in listing.members:
-        folder, _, file = ("/" + name).rpartition("/")
-        if plain and file == METADATA_FILE and folder.count("/") <= MAX_DEPTH:
-            candidates.add(folder[1:])
-    roots: set[str] = set()
-    for root in sorted(candidates, key=lambda name: (name.count("/"), name)):
-        if _root_of(root, roots) is None:
-            roots.add(root)
-    return roots
-
-
-def _root_of(name: str, roots: set[str]) -> str | None:
-    """The playbook folder in which ``name`` textually stands."""
-    if "" in roots:
-        return ""
-    for parent in PurePosixPath(name).parents:
-        if str(parent) in roots:
-            return str(parent)
-    return None
-
-
-# -- second reading -------------------------------------------------------------------------
-
-
-def _shares(playbooks: list[_Found]) -> Iterator[list[_Found]]:
-    """Playbooks that one reading can hand out within the memory set aside for it."""
-    in_order = sorted(playbooks, key=lambda playbook: playbook.first)
-    together: list[_Found] = []
-    scattered: list[_Found] = []
-    for index, playbook in enumerate(in_order):
-        following = in_order[index + 1].first if index + 1 < len(in_order) else playbook.last + 1
-        (together if playbook.last < following else scattered).append(playbook)
-    share, size = together, 0
-    for playbook in scattered:
-        if share and size + playbook.size > SCATTERED_BYTES:
-            yield share
-            share, size = [], 0
-        share.append(playbook)
-        size += playbook.size
-    if share:
-        yield share
-
-
-def _read_share(
-    path: Path, share: list[_Found]
-) -> Iterator[tuple[str, PlaybookDraft | EscherError]]:
-    wanted = {
-        member.position: (playbook, member)
-        for playbook in share
-        for member in playbook.members.values()
-    }
-    contents: dict[str, dict[str, bytes]] = {}
-    asked = [[position, wanted[position][1].size] for position in sorted(wanted)]
+    path, most = Path(argument["path"]), int(argument["max_members"])
+    page: list[tuple[str, int, str]] = []
     content = bytearray()
-    for position, piece in _pieces(path, asked):
-        playbook, member = wanted[position]
-        content += piece
-        if len(content) < member.size:
-            continue
-        contents.setdefault(playbook.name, {})[member.path] = bytes(content)
-        content.clear()
-        if position == playbook.last:
-            yield playbook.name, _draft(playbook, contents.pop(playbook.name))
-
-
-def _pieces(path: Path, wanted: list[list[int]]) -> Iterator[tuple[int, memoryview]]:
-    for value, content in _read(path, "read_members", {"wanted": wanted}):
-        view = memoryview(content)
-        for position, size in value["parts"]:
-            yield position, view[:size]
-            view = view[size:]
-
-
-def _draft(playbook: _Found, files: dict[str, bytes]) -> PlaybookDraft | EscherError:
+    count, told = 0, time.monotonic()
+    failure: list[Any] | None = None
     try:
-        with faults_of(playbook.name):
-            metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE)
-    except InvalidPlaybook as error:
-        return error
-    return PlaybookDraft(metadata, files, tuple(sorted(playbook.ignored)))
+        with _opened(path, int(argument["max_bytes"])) as (archive, stream):
+            while (info := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every one
+                count += 1
+                if count > most:
+                    raise Untrusted(f"{path.name} has more than {most} members.", "Split it.")
+                if not 0 <= info.size <= _MAX_SIZE:  # a pax header may name any number
+                    raise Untrusted("The archive has a member of unreasonable size.", _DAMAGED)
+                page.append((info.name[:MAX_NAME_CHARS], info.size, _kind(info)))
+                for piece in _pieces(archive, info):
+                    content += piece
+                    late = time.monotonic() - told > _PAGE_SECONDS
+                    if late or len(content) >= PART_BYTES or len(page) >= _PAGE:
+                        yield {"members": page}, bytes(content)
+                        page, content, told = [], bytearray(), time.monotonic()
+            while stream.read(MIB):  # to the end: gzip proves its checksum there
+                pass
+    except EscherError as error:
+        failure = [type(error).__name__, error.detail, error.remedy]
+    except OSError as error:
+        failure = ["OSError", error.errno or 0, str(error.filename or "")]
+    yield {"members": page}, bytes(content)
+    if failure is not None:
+        yield {"error": failure}, b""
+
+
+def _kind(info: tarfile.TarInfo) -> str:
+    if info.isreg() and not info.issparse():
+        return "file"
+    return "folder" if info.isdir() else "other"
+
+
+def _pieces(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+    """A file's bytes in parts; an empty part comes last, and of whatever is no file alone."""
+    reader = archive.extractfile(info) if _kind(info) == "file" else None
+    while reader is not None and (piece := reader.read(PART_BYTES)):
+        yield piece
+    yield b""
+
+
+class _Header(tarfile.TarInfo):
+    """Headers that end the reading instead of passing for the archive's end."""
+
+    chain = 0  # of a subclass for each archive
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # two zero blocks: the end
+            raise
+        except tarfile.HeaderError as error:
+            raise Damaged(f"The archive breaks off or is damaged ({error}).", _DAMAGED) from error
+        extended = info.type not in tarfile.SUPPORTED_TYPES or info.type in {
+            tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
+            tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+        }  # fmt: skip
+        if info.size < 0 or (extended and info.size > MAX_HEADER_BYTES):
+            raise Untrusted("The archive has a header of unreasonable size.", _DAMAGED)
+        cls.chain = cls.chain + 1 if extended else 0
+        if cls.chain > MAX_CHAIN:
+            raise Untrusted("The archive has too many headers in a row.", _DAMAGED)
+        return info
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        stream: Any = archive.fileobj
+        content = stream.read(-(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        _check_records(content[: self.size])
+        archive.fileobj = _Again(content, stream, archive)  # type: ignore[assignment]  # reads alike
+        taken: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]  # not in its hints
+        return taken
+
+    # a hole file is refused by whoever lists it: its map, of any length, is not even read
+    def _proc_gnusparse_00(self, following: tarfile.TarInfo, *_: object) -> None:
+        following.sparse = b""  # `issparse` asks for None alone
+
+    _proc_gnusparse_01 = _proc_gnusparse_10 = _proc_gnusparse_00
+
+
+class _Again:
+    """Gives back what was read already; then the stream stands in its place again."""
+
+    def __init__(self, content: bytes, stream: Any, archive: tarfile.TarFile) -> None:
+        self._content, self._stream, self._archive = content, stream, archive
+
+    def read(self, _size: int) -> bytes:
+        self._archive.fileobj = self._stream
+        return self._content
+
+    def tell(self) -> int:
+        at: int = self._stream.tell()
+        return at
+
+
+def _check_records(content: bytes) -> None:
+    """Refuse a pax header that is none: tarfile's patterns take the square of its length."""
+    at = 0
+    while at < len(content) and content[at]:
+        size, space, _ = content[at : at + 8].partition(b" ")
+        end = at + int(size) if space and size.isdigit() else 0
+        record = content[at:end]
+        if not (record.endswith(b"\n") and b"=" in record) or end > len(content):
+            raise Damaged("The archive has a damaged pax header.", _DAMAGED)
+        at = end
+    if _DIGITS.search(content):
+        raise Untrusted("The archive has a pax header of nothing but digits.", _DAMAGED)
+
+
+class _Capped(io.RawIOBase):
+    """Uncompressed bytes, no more than ``most``: a gzip bomb ends there."""
+
+    def __init__(self, source: io.BufferedReader | gzip.GzipFile, name: str, most: int) -> None:
+        self._source = source
+        self._name = name
+        self._most = self._left = most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            content = self._source.read1(len(view))  # a longer read loses what precedes an error
+        except EOFError as error:
+            raise Damaged(f"{self._name} breaks off.", _DAMAGED) from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise Untrusted(f"{self._name} is damaged: {error}.", _DAMAGED) from error
+        self._left -= len(content)
+        if self._left < 0:
+            raise Untrusted(
+                f"{self._name} holds more than {self._most // MIB} MiB uncompressed.",
+                "Split the archive.",
+            )
+        view[: len(content)] = content
+        return len(content)
+
+
+@contextmanager
+def _opened(path: Path, max_bytes: int) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
+    """The archive as a stream of members, and the stream itself.
+
+    At most ``max_bytes`` uncompressed, and less where a small file claims to hold very much.
+    """
+    with path.open("rb") as file:
+        most = min(max_bytes, _FREE_BYTES + _MAX_RATIO * file.seek(0, io.SEEK_END))
+        file.seek(0)
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if not zipped and path.suffix in {".gz", ".tgz"}:
+            raise UsageError(f"{path} is not gzip.", "Give a .tar.gz, .tgz or .tar.")
+        source = gzip.GzipFile(fileobj=file) if zipped else file
+        stream = io.BufferedReader(_Capped(source, path.name, most), MIB)
+        header = type("_Header", (_Header,), {"chain": 0})
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=header) as archive:
+                yield archive, stream
+        except (tarfile.TarError, IndexError, OverflowError, ValueError) as error:
+            what = error if isinstance(error, tarfile.TarError) else type(error).__name__
+            raise Damaged(f"{path.name} is not a whole tar archive: {what}.", _DAMAGED) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import EscherError, Unchanged, UsageError
+from core.files import make_private_dir
 from core.journal import Journal
 from core.models import PlaybookDraft, Ref, Strategy
 from core.playbooks.drafts import iter_drafts
@@ -58,7 +59,7 @@ def import_path(
                 on_progress(report.total, name)
         batch.clear()
 
-    for name, item in iter_drafts(path, limits):
+    for name, item in iter_drafts(path, limits, temporary=make_private_dir(store.layout.staging)):
         if isinstance(item, EscherError):
             report.failed.append((name, item))
             continue
