@@ -30,14 +30,6 @@ GRACE_SECONDS = 5  # the parent's own clock runs out first
 HEAD = struct.Struct("!II")
 
 
-def read_exactly(stream: BinaryIO, size: int) -> bytes:
-    """``size`` bytes; `EOFError` when the stream ends before."""
-    content = stream.read(size)
-    if len(content) < size:
-        raise EOFError
-    return content
-
-
 def message(value: Any, content: bytes = b"") -> bytes:
     """The bytes of one message."""
     text = json.dumps(value, separators=(",", ":")).encode()

@@ -11,7 +11,7 @@ Other files beside them (a README, a Lambda's zip) are not checked. A script tha
 is a warning, never an error: the user may keep a draft. No warning holds text of the script,
 since warnings end in logs and in the journal.
 
-The parsers run in children of the sandbox: a script that takes its parser down, or would hold this
+The parsers (`parsers`) run in children of the sandbox: a script that takes its parser down, or would hold this
 process for seconds, costs a warning that it could not be checked.
 """
 
@@ -19,15 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from core import sandbox
 from core.errors import EscherError, StorageError
-from core.playbooks.checks import shell
-from core.playbooks.checks.complaints import MAX_MESSAGE_CHARS, Complaint
-
-__all__ = ["MAX_BYTES", "ScriptWarning", "check_script", "check_scripts"]
+from core.files import find_program
 
 MAX_BYTES = 1024 * 1024
 """Larger files are not parsed, and a warning says so."""
@@ -36,6 +34,8 @@ SECONDS = 10.0
 TOTAL_SECONDS = 60.0
 """For all files of a playbook; the rest is not checked, and a warning says so."""
 
+MAX_MESSAGE_CHARS = 160
+NO_BASH = "shell scripts were not checked: bash is not on PATH"
 _MAX_COMPLAINTS = 50
 
 _SUFFIXES = {
@@ -45,6 +45,13 @@ _SUFFIXES = {
     "python": frozenset({".py"}),
     "shell": frozenset({".sh", ".bash", ""}),
 }
+
+
+class Complaint(NamedTuple):
+    """What a parser says; `line` counts from 1 and is None where it has no position."""
+
+    line: int | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,10 @@ class ScriptWarning:
         return f"{where}: {self.message}"
 
 
-def check_script(path: str, content: bytes) -> list[ScriptWarning]:
-    """`check_scripts` of one file: `path` is like `shell/stop.sh`."""
-    return check_scripts({path: content})
+@lru_cache(maxsize=1)
+def bash_path() -> str | None:
+    """Where bash is, or None."""
+    return find_program("bash")
 
 
 def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
@@ -73,10 +81,10 @@ def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
     `TOTAL_SECONDS` and `MAX_BYTES`.
     """
     parsed = [path for path, content in files.items() if _has_parser(path, content)]
-    bash = shell.bash_path()
+    bash = bash_path()
     try:
         answers = sandbox.call(
-            "core.playbooks.checks.parsing:complaints",
+            "core.playbooks.checks.parsers:complaints",
             [({"path": path, "bash": bash}, files[path]) for path in parsed],
             seconds=SECONDS,
             total_seconds=TOTAL_SECONDS,
@@ -115,5 +123,5 @@ def _complaints(path: str, content: bytes, said: Mapping[str, Any]) -> Iterator[
 
 def _one_for_missing_bash(found: list[ScriptWarning]) -> list[ScriptWarning]:
     """Without bash every shell script has the same complaint; one is enough."""
-    first = next((warning for warning in found if warning.message == shell.NO_BASH), None)
-    return [warning for warning in found if warning.message != shell.NO_BASH or warning is first]
+    first = next((warning for warning in found if warning.message == NO_BASH), None)
+    return [warning for warning in found if warning.message != NO_BASH or warning is first]

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from core.playbooks.checks import MAX_BYTES, ScriptWarning, check_script, check_scripts, shell
+from core.playbooks import checks
+from core.playbooks.checks import MAX_BYTES, ScriptWarning, check_scripts
 
 BOUND_SECONDS = 15.0
+
+
+def check_script(path: str, content: bytes) -> list[ScriptWarning]:
+    return check_scripts({path: content})
+
 
 GOOD = {
     "shell/stop.sh": b'#!/usr/bin/env bash\nset -euo pipefail\necho "${1:-}"\n',
@@ -167,7 +173,7 @@ def test_python_warnings_reach_nobody() -> None:
 
 
 def test_without_bash_there_is_one_warning_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "bash_path", lambda: None)
+    monkeypatch.setattr(checks, "bash_path", lambda: None)
     files = {f"shell/{n}.sh": b"if\n" for n in range(5)} | {"python/a.py": b"("}
     found = check_scripts(files)
     assert [w.path for w in found] == ["shell/0.sh", "python/a.py"]
