@@ -55,7 +55,6 @@ GIVEN_UP_SECONDS = 30.0
 _OUT_OF_REACH = (ServerUnreachable, ServerBusy, TransferInterrupted)
 _log = logging.getLogger(__name__)
 _E = TypeVar("_E", bound=EscherError)
-_V = TypeVar("_V")
 
 
 class RemoteResolver:
@@ -98,7 +97,9 @@ class RemoteResolver:
         choice = self._check(key, request.options.overrides, hit)
         script = self.cached_or_fetched(key, choice.info, request.options)
         if script.source is Source.CACHE and not script.stale and not script.is_copy:
-            keep_answer(self._answers, request, (self._rows.told(key.ref), script))
+            if len(self._answers) >= KEPT_ANSWERS:
+                self._answers.clear()
+            self._answers[request] = self._rows.told(key.ref), script
         return script
 
     def check(self, key: ScriptKey, overrides: Overrides) -> None:
@@ -249,13 +250,6 @@ class RemoteResolver:
         if hit.beside or options.copy:
             return self._copies.answer(script, hit.beside, options)
         return script
-
-
-def keep_answer(answers: dict[ScriptRequest, _V], request: ScriptRequest, answer: _V) -> None:
-    """Remember an answer; a full memory is emptied first."""
-    if len(answers) >= KEPT_ANSWERS:
-        answers.clear()
-    answers[request] = answer
 
 
 def _not_here(what: object) -> str:

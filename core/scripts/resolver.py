@@ -32,7 +32,7 @@ from core.errors import (
     WrongKey,
 )
 from core.files import sha256_bytes
-from core.journal.script_lookup import ScriptRow, ScriptRows, VersionFacts
+from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ScriptRows, VersionFacts
 from core.models import FORMATS, Area, Ref, ScriptKey
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
@@ -49,7 +49,7 @@ from core.scripts.models import (
     VersionInfo,
     read_target,
 )
-from core.scripts.remote_resolver import RemoteResolver, keep_answer
+from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.run_policy import Choice, check_named, choose_latest, facts_here
 from core.settings import Settings
 
@@ -195,7 +195,9 @@ class ScriptResolver:
                 if beside or options.copy:
                     return self._copies.answer(script, beside, options)
                 self._hand_out(row.ref)
-                keep_answer(self._answers, request, _Answer(seen, row, script, str(script.folder)))
+                if len(self._answers) >= KEPT_ANSWERS:
+                    self._answers.clear()
+                self._answers[request] = _Answer(seen, row, script, str(script.folder))
                 return script
             except WrongKey:
                 raise
