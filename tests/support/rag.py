@@ -1,4 +1,4 @@
-"""Stand-ins for the model and the vector cache, and sample playbooks, for the tests of core.rag."""
+"""Stand-ins for the model and the vector cache, homes that use them, and sample playbooks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from core.models import Ref
 from core.rag.embedding import DIMENSIONS
 from core.rag.points import IndexDocument, Point, Terms, point_id, words
+from core.service import PlaybookService
+from core.settings import Settings
 
 
 class WordEmbedder:
@@ -33,6 +35,13 @@ class WordEmbedder:
             vector += np.random.default_rng(seed).normal(size=DIMENSIONS)
         unit: list[float] = (vector / np.linalg.norm(vector)).astype(np.float32).tolist()
         return unit
+
+
+def open_service(settings: Settings) -> PlaybookService:
+    """Open a home whose texts are counted words, as for everything but the quality of a search."""
+    service = PlaybookService.open(settings)
+    vars(service.indexing)["embedder"] = WordEmbedder()
+    return service
 
 
 class MemoryVectors:

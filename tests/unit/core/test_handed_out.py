@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.clock import Clock
 
 from core.errors import LeaseHeld
 from core.handed_out import HandedOut
@@ -13,18 +14,6 @@ from core.models import Ref
 from core.settings import Settings
 
 REF, LEASE = Ref("stop-rds", "1.0.0"), 300
-
-
-class Clock:
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -1,23 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from support.clock import Clock
 
 from escher_server.problems import Problem
 from escher_server.throttle import BURST, MAX_PEERS, REFILL_SECONDS, Throttle
 
 PEER = "203.0.113.7"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

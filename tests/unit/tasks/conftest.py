@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rag import WordEmbedder
+from support.rag import open_service
 
 from core.service import PlaybookService
 from core.settings import Settings, load_settings
@@ -26,6 +26,5 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlaybookService]:
     monkeypatch.setattr(base, "_service", None)
-    with PlaybookService.open(settings) as opened:
-        vars(opened.indexing)["embedder"] = WordEmbedder()
+    with open_service(settings) as opened:
         yield opened

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rag import WordEmbedder
+from support.rag import open_service
 from support.reference import Reference, running_reference
 from support.scripts import publish
 
@@ -35,8 +35,7 @@ def service(
         home=tmp_path / "home", server_url=reference.url, tenant_id=tenant_id, server_token=token
     )
     monkeypatch.setattr(base, "_service", None)
-    with PlaybookService.open(settings) as opened:
-        vars(opened.indexing)["embedder"] = WordEmbedder()
+    with open_service(settings) as opened:
         publish(opened.server, ELSEWHERE, {"shell/a.sh": CANARY})
         yield opened
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.playbooks import draft, write_folder
-from support.rag import WordEmbedder
 
 from core.models import Ref, Strategy
 from core.service import PlaybookService
@@ -21,11 +20,10 @@ LATER = Ref(REF.playbook_id, "1.0.1")
 
 
 @pytest.fixture
-def service(tenant_settings: Settings) -> Iterator[PlaybookService]:
-    settings = tenant_settings.model_copy(update={"edit_quiet_seconds": 0})
-    with PlaybookService.open(settings) as service:
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        yield service
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
+    return open_home(tenant_settings, edit_quiet_seconds=0)
 
 
 @pytest.fixture

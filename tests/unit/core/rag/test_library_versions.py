@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.playbooks import draft
-from support.rag import WordEmbedder, metadata
+from support.rag import metadata
 from support.script_cache import index, unindex
 
 from core.errors import NotFound
 from core.files import sha256_bytes
 from core.models import DONE, METADATA_FILE, FileEntry, OutcomeState, Ref
 from core.service import PlaybookService
-from core.settings import Settings
 
 REF, OLDER = Ref("escher-stop-idle-databases", "1.2.0"), Ref("escher-stop-idle-databases", "1.0.0")
 QUERY = "idle databases"
@@ -24,31 +22,8 @@ SCRIPT = b"echo CANARY-LIBRARY\n"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """A home whose server does not answer."""
-    return Settings(
-        _env_file=None, home=tmp_path / "home", server_url="http://127.0.0.1:9", server_token="x"
-    )  # type: ignore[call-arg, arg-type]
-
-
-@pytest.fixture
-def new_service(settings: Settings) -> Iterator[Callable[[], PlaybookService]]:
-    made: list[PlaybookService] = []
-
-    def make() -> PlaybookService:
-        service = PlaybookService.open(settings)
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        made.append(service)
-        return service
-
-    yield make
-    for service in made:
-        service.close()
-
-
-@pytest.fixture
-def service(new_service: Callable[[], PlaybookService]) -> PlaybookService:
-    return new_service()
+def service(open_home: Callable[[], PlaybookService]) -> PlaybookService:
+    return open_home()
 
 
 def keep(service: PlaybookService, ref: Ref = REF, **fields: Any) -> Ref:
@@ -99,13 +74,13 @@ class TestSearch:
         keep(service, REF, status="deprecated")
         assert found(service) == by_words(service) == [REF]
 
-    def test_another_process_finds_it_after_the_journal_was_lost(self, service, new_service):
+    def test_another_process_finds_it_after_the_journal_was_lost(self, service, open_home):
         keep(service)
         assert found(service) == [REF]
         service.close()
         for path in service.settings.home.glob("journal.db*"):
             path.unlink()
-        assert found(new_service()) == [REF]
+        assert found(open_home()) == [REF]
 
     def test_its_cached_scripts_are_in_the_point_while_they_are_cached(self, service):
         sealed: list[bytes] = []

@@ -29,13 +29,8 @@ DAY = 86_400
 
 
 @pytest.fixture
-def now():
-    return [time.time()]
-
-
-@pytest.fixture
-def desk(tenant_settings, now):
-    desk = ScriptDesk(tenant_settings, clock=lambda: now[0])
+def desk(tenant_settings, clock):
+    desk = ScriptDesk(tenant_settings, clock=clock)
     yield desk
     desk.close()
 
@@ -75,11 +70,11 @@ def test_a_second_fetch_asks_nobody(desk):
     assert desk.requests() == requests + 1  # the question itself
 
 
-def test_a_stale_entry_that_the_server_confirms_costs_no_byte(desk, now):
+def test_a_stale_entry_that_the_server_confirms_costs_no_byte(desk, clock):
     key = desk.add("old")
     desk.downloads.fetch(key)
     sent = desk.bytes_sent()
-    now[0] += 8 * DAY
+    clock.now += 8 * DAY
     assert not desk.cache.find(key).fresh
     assert desk.downloads.fetch(key).fresh
     assert desk.bytes_sent() == sent
@@ -367,11 +362,11 @@ def test_recovery_removes_what_the_dead_left_and_nothing_else(desk):
     assert_nothing_left(desk)
 
 
-def test_what_nobody_verified_for_an_hour_is_let_go(desk, now):
+def test_what_nobody_verified_for_an_hour_is_let_go(desk, clock):
     key = desk.add("forgotten")
     desk.downloads.download([key])
-    desk.journal.downloads._clock = lambda: now[0]
-    now[0] = time.time() + 3700
+    desk.journal.downloads._clock = clock
+    clock.now += 3700
     desk.cache.reconcile()
     assert_nothing_left(desk)
     assert states(desk.downloads.verify([key])) == {key: "waiting"}

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.clock import Clock
 from support.rag import metadata
 from support.script_cache import index, unindex
 
@@ -25,20 +25,8 @@ DAY = 86_400
 KEPT_SECONDS = KEPT_TTLS * 7 * DAY
 
 
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
 def offline() -> NoReturn:
     raise AssertionError("nobody is asked")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -166,9 +154,9 @@ class TestReconcile:
 class TestExpire:
     def test_unused_for_long_it_goes(self, library, journal, clock):
         library.put(REF, content())
-        clock.ahead = KEPT_SECONDS - 60
+        clock.now += KEPT_SECONDS - 60
         assert library.expire() == []
-        clock.ahead = KEPT_SECONDS + 60
+        clock.now += 120
         assert library.expire() == [REF]
         assert (rows(journal), library.kept()) == ([], [])
         assert journal.stale_points.refs() == [REF]
@@ -177,31 +165,31 @@ class TestExpire:
     def test_never_while_a_script_of_it_is_cached(self, library, cache, clock):
         library.put(REF, content())
         cache(REF)
-        clock.ahead = 10 * KEPT_SECONDS
+        clock.now += 10 * KEPT_SECONDS
         assert library.expire() == []
         assert library.expire(clear=True) == []
 
     def test_it_counts_from_the_last_use_of_its_scripts(self, library, journal, cache, clock):
         library.put(REF, content())
-        now = time.time()
-        cache(REF, used=now + 5 * DAY)
-        clock.ahead = 6 * DAY
+        began = clock.now
+        cache(REF, used=began + 5 * DAY)
+        clock.now = began + 6 * DAY
         library.note_use()
         unindex(journal, REF)
-        clock.ahead = KEPT_SECONDS + 4 * DAY
+        clock.now = began + KEPT_SECONDS + 4 * DAY
         assert library.expire() == []
-        clock.ahead = KEPT_SECONDS + 6 * DAY
+        clock.now = began + KEPT_SECONDS + 6 * DAY
         assert library.expire() == [REF]
 
     def test_clearing_leaves_what_is_just_being_fetched(self, library, clock, settings):
         library.put(REF, content())
         assert library.expire(clear=True) == [], "its script may be on its way"
-        clock.ahead = settings.cache_lease_seconds + 60
+        clock.now += settings.cache_lease_seconds + 60
         assert library.expire(clear=True) == [REF]
 
     def test_a_use_to_come_keeps_nothing_for_ever(self, library, journal, clock):
         library.put(REF, content())
-        journal.library.note_use({REF: time.time() + 1000 * DAY})
+        journal.library.note_use({REF: clock.now + 1000 * DAY})
         assert library.expire() == [REF]
 
 
@@ -271,9 +259,9 @@ class TestFromTheServer:
 
     def test_it_counts_as_a_use(self, library, clock):
         library.take(REF, script())
-        clock.ahead = KEPT_SECONDS - 60
+        clock.now += KEPT_SECONDS - 60
         library.take(REF, script())
-        clock.ahead = KEPT_SECONDS + 60
+        clock.now += 120
         assert library.expire() == []
 
     @pytest.mark.parametrize(

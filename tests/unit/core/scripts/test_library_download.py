@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.clock import Clock
 from support.rag import metadata
 from support.reference import Reference, running_reference
 from support.scripts import ScriptDesk
@@ -32,12 +32,7 @@ def library_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Referen
 
 
 @pytest.fixture
-def now() -> list[float]:
-    return [time.time()]
-
-
-@pytest.fixture
-def desk(library_server: Reference, tmp_path: Path, now: list[float]) -> Iterator[ScriptDesk]:
+def desk(library_server: Reference, tmp_path: Path, clock: Clock) -> Iterator[ScriptDesk]:
     tenant_id, token = library_server.tenant()
     made = ScriptDesk(
         Settings(
@@ -46,7 +41,7 @@ def desk(library_server: Reference, tmp_path: Path, now: list[float]) -> Iterato
             tenant_id=tenant_id,
             server_token=token,  # type: ignore[arg-type]
         ),
-        clock=lambda: now[0],
+        clock=clock,
     )
     yield made
     made.close()
@@ -79,11 +74,11 @@ def test_metadata_that_is_gone_is_fetched_while_its_scripts_are_cached(desk):
     assert kept(desk) == [REF]
 
 
-def test_with_a_stale_script_that_is_confirmed_it_comes_again(desk, now):
+def test_with_a_stale_script_that_is_confirmed_it_comes_again(desk, clock):
     desk.downloads.fetch(SHELL)
     desk.downloads.library.forget([REF])
     desk.downloads.fetch(SHELL)
     assert kept(desk) == [], "it was cached: nobody was asked"
-    now[0] += 8 * DAY
+    clock.now += 8 * DAY
     desk.downloads.fetch(SHELL)
     assert kept(desk) == [REF]

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from support.playbooks import draft
-from support.rag import WordEmbedder
 
 from core.errors import NotFound, UsageError
 from core.models import DONE, Ref, Strategy
@@ -19,10 +18,8 @@ def there(machines):
 
 
 @pytest.fixture
-def here(machines) -> Iterator[PlaybookService]:
-    with PlaybookService.open(machines[0].settings) as service:
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        yield service
+def here(machines, open_home: Callable[..., PlaybookService]) -> PlaybookService:
+    return open_home(machines[0].settings)
 
 
 def publish(there, name="Stop idle databases", script=b"echo theirs\n"):

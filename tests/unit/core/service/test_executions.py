@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.playbooks import draft
-from support.rag import WordEmbedder
 
 from core.errors import (
     AlreadyExists,
@@ -59,18 +58,6 @@ class Server:
         if not self._tells_totals:
             return StatsCounted()
         return StatsCounted(execution_count=len(mine), success_count=sum(mine), last_executed=5)
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -264,10 +251,10 @@ class TestSending:
 
 
 @pytest.fixture
-def service(tenant_settings: Settings):
-    with PlaybookService.open(tenant_settings) as opened:
-        vars(opened.indexing)["embedder"] = WordEmbedder()
-        yield opened
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
+    return open_home(tenant_settings)
 
 
 class TestTheWholeService:

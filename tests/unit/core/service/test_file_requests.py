@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from support.playbooks import draft, write_folder
-from support.rag import WordEmbedder
 
 from core.errors import NotRunnable, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
@@ -34,11 +33,10 @@ WISHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def service(tenant_settings: Settings) -> Iterator[PlaybookService]:
-    settings = tenant_settings.model_copy(update={"edit_quiet_seconds": 0})
-    with PlaybookService.open(settings) as service:
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        yield service
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
+    return open_home(tenant_settings, edit_quiet_seconds=0)
 
 
 def on_server(service: PlaybookService) -> tuple[int, int]:

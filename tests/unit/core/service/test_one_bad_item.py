@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.playbooks import draft, write_folder
-from support.rag import WordEmbedder
 
 from core.encryption import MAGIC
 from core.errors import IntegrityError, InvalidPlaybook
@@ -18,7 +18,6 @@ from core.models import Ref
 from core.playbooks import validation
 from core.playbooks.verify import verify
 from core.service import PlaybookService
-from core.settings import Settings
 
 GOOD = Ref("good-one", "1.0.0")
 
@@ -59,24 +58,8 @@ SPOILT = ("tags nested 400 deep", "200,000 brackets", "digits", "the wrong types
 
 
 @pytest.fixture
-def open_home(tmp_path: Path) -> Iterator[Callable[[], PlaybookService]]:
-    made = []
-
-    def make() -> PlaybookService:
-        settings = Settings(
-            home=tmp_path / "home",
-            server_url="http://127.0.0.1:9",
-            server_token="x",
-            edit_quiet_seconds=0,
-        )
-        service = PlaybookService.open(settings)
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        made.append(service)
-        return service
-
-    yield make
-    for service in made:
-        service.close()
+def open_home(open_home: Callable[..., PlaybookService]) -> Callable[[], PlaybookService]:
+    return functools.partial(open_home, edit_quiet_seconds=0)
 
 
 @pytest.fixture

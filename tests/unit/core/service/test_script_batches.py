@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from support.playbooks import draft
-from support.rag import WordEmbedder
 from support.scripts import publish
 
 from core.models import DONE, OutcomeState, Ref, Strategy
@@ -18,10 +17,10 @@ ELSEWHERE = Ref("elsewhere", "1.0.0")
 
 
 @pytest.fixture
-def service(tenant_settings: Settings) -> Iterator[PlaybookService]:
-    with PlaybookService.open(tenant_settings) as opened:
-        vars(opened.indexing)["embedder"] = WordEmbedder()
-        yield opened
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
+    return open_home(tenant_settings)
 
 
 def _steps(

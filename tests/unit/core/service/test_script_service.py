@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.playbooks import draft
 from support.processes import dead_owner, downloads_of
-from support.rag import WordEmbedder
+from support.rag import open_service
 from support.script_cache import unindex
 from support.scripts import approve, publish, put_in_cache
 
@@ -45,8 +45,7 @@ def new_service(tenant_settings: Settings) -> Iterator[Callable[..., PlaybookSer
     made: list[PlaybookService] = []
 
     def make(**changes: Any) -> PlaybookService:
-        service = PlaybookService.open(tenant_settings.model_copy(update=changes))
-        vars(service.indexing)["embedder"] = WordEmbedder()
+        service = open_service(tenant_settings.model_copy(update=changes))
         made.append(service)
         return service
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 from support.playbooks import draft
-from support.rag import WordEmbedder
 
 from core.models import Ref, Strategy, SyncState
 from core.service import PlaybookService
@@ -19,11 +18,10 @@ REF = Ref("stop-idle-databases", "1.0.0")
 
 
 @pytest.fixture
-def service(tenant_settings: Settings) -> Iterator[PlaybookService]:
-    settings = tenant_settings.model_copy(update={"edit_quiet_seconds": 0})
-    with PlaybookService.open(settings) as service:
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        yield service
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
+    return open_home(tenant_settings, edit_quiet_seconds=0)
 
 
 def bytes_there(service: PlaybookService) -> int:

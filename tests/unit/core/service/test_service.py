@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.playbooks import draft, write_folder
-from support.rag import WordEmbedder
 
 from core.errors import (
     HomeMismatch,
@@ -23,37 +22,20 @@ from core.service import PlaybookService
 from core.service.sync import read_report
 from core.settings import Settings
 
-NewService = Callable[..., PlaybookService]
+OpenHome = Callable[..., PlaybookService]
 PUBLISHED = {"strategy": Strategy.REVIEW}
 
 
 @pytest.fixture
-def new_service(tmp_path: Path) -> Iterator[NewService]:
-    """Open the home as another command does."""
-    made: list[PlaybookService] = []
-    nobody = {"server_url": "http://127.0.0.1:9", "server_token": "x"}
-
-    def make(settings: Settings | None = None) -> PlaybookService:
-        service = PlaybookService.open(settings or Settings(home=tmp_path / "home", **nobody))  # type: ignore[arg-type]
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        made.append(service)
-        return service
-
-    yield make
-    for service in made:
-        service.close()
-
-
-@pytest.fixture
-def service(new_service: NewService) -> PlaybookService:
+def service(open_home: OpenHome) -> PlaybookService:
     """A home whose server does not answer."""
-    return new_service()
+    return open_home()
 
 
 @pytest.fixture
-def connected(new_service: NewService, tenant_settings: Settings) -> PlaybookService:
+def connected(open_home: OpenHome, tenant_settings: Settings) -> PlaybookService:
     """A home at the reference server."""
-    return new_service(tenant_settings)
+    return open_home(tenant_settings)
 
 
 def _state(service: PlaybookService, ref: Ref) -> tuple[str, str]:
@@ -193,7 +175,7 @@ class TestImport:
         assert {p.storage_strategy for p in service.list_playbooks()} == {Strategy.REVIEW}
 
 
-def test_a_lost_journal_is_made_again_from_the_folders(service, new_service):
+def test_a_lost_journal_is_made_again_from_the_folders(service, open_home):
     ref = service.create(draft()).ref
     waiting = service.create(draft("By an AI"), author="ai_generated").ref
     before = {r: service.journal.versions.get(r) for r in (ref, waiting)}
@@ -201,7 +183,7 @@ def test_a_lost_journal_is_made_again_from_the_folders(service, new_service):
     for path in service.settings.home.glob("journal.db*"):
         path.unlink()
 
-    again = new_service()
+    again = open_home()
     assert again.journal.versions.refs() == sorted([ref, waiting])
     for known, record in before.items():
         found = again.journal.versions.get(known)
@@ -267,13 +249,13 @@ class TestPublishing:
         assert again["queued"] == {"publish": 0, "embed": 0, "delete": 0}
 
     def test_syncs_of_one_process_each_finish_a_collection_that_was_left_half_done(
-        self, connected, new_service
+        self, connected, open_home
     ):
         refs = [connected.create(draft(f"Playbook {number}")).ref for number in range(3)]
         connected.index_refs(refs[:1])
         connected.close()
         for _ in range(2):
-            with new_service(connected.settings) as alone:
+            with open_home(connected.settings) as alone:
                 alone.sync_all_metadata()
                 left = alone.journal.versions.unindexed()
         assert left == []
@@ -284,12 +266,12 @@ class TestPublishing:
         plan = connected.sync.difference(under_way={ref})
         assert (plan.publish, plan.embed, plan.delete) == ([], [], [])
 
-    def test_a_home_stays_with_its_server(self, connected, new_service):
+    def test_a_home_stays_with_its_server(self, connected, open_home):
         ref = connected.create(draft(), **PUBLISHED).ref
         connected.publish_metadata(ref.playbook_id)
         connected.bind()
         with pytest.raises(HomeMismatch, match="tenant_id"):
-            new_service(connected.settings.model_copy(update={"tenant_id": "another"}))
+            open_home(connected.settings.model_copy(update={"tenant_id": "another"}))
 
 
 class TestOffline:

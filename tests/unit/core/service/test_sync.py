@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.playbooks import draft
-from support.rag import WordEmbedder
 
 from core.errors import LeaseHeld, ServerBusy, ServerUnreachable
 from core.models import Ref, Strategy, SyncState
@@ -24,25 +22,11 @@ QUIET = {"edit_quiet_seconds": 0}
 
 
 @pytest.fixture
-def open_home(tmp_path: Path) -> Iterator[Callable[[Settings], PlaybookService]]:
-    made: list[PlaybookService] = []
-
-    def make(settings: Settings) -> PlaybookService:
-        service = PlaybookService.open(settings)
-        vars(service.indexing)["embedder"] = WordEmbedder()
-        made.append(service)
-        return service
-
-    yield make
-    for service in made:
-        service.close()
-
-
-@pytest.fixture
-def service(open_home: Any, tenant_settings: Settings) -> PlaybookService:
+def service(
+    open_home: Callable[..., PlaybookService], tenant_settings: Settings
+) -> PlaybookService:
     """A home at the reference server, where an edit is quiet at once."""
-    opened: PlaybookService = open_home(tenant_settings.model_copy(update=QUIET))
-    return opened
+    return open_home(tenant_settings, **QUIET)
 
 
 def state(service: PlaybookService, ref: Ref) -> SyncState:
@@ -114,7 +98,7 @@ class TestAServerThatLetsNobodyIn:
             from pydantic import SecretStr
 
             shut = {"server_token": SecretStr("CANARY-OF-NOBODY")}
-        service = open_home(tenant_settings.model_copy(update={**QUIET, **shut}))
+        service = open_home(tenant_settings, **QUIET, **shut)
         ref = service.create(draft(), **PUBLIC).ref
         for _ in range(5):
             report = service.sync_all_metadata()
@@ -126,7 +110,7 @@ class TestAServerThatLetsNobodyIn:
         assert service.journal.facts.get(OFFLINE_SINCE) is not None
         service.close()
 
-        again = open_home(tenant_settings.model_copy(update=QUIET))
+        again = open_home(tenant_settings, **QUIET)
         assert again.sync_all_metadata()["offline"] is None
         assert state(again, ref) is SyncState.PUBLISHED, "at once, after however many tries"
         assert again.journal.facts.get(OFFLINE_SINCE) is None
