@@ -42,7 +42,7 @@ from core.scripts.transfer import (
     in_threads,
 )
 from core.server.answers import CHECK_URL, Script
-from core.server.client import EscherServer
+from core.server.client import LATEST, EscherServer
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,6 @@ def _copy(error: BaseException) -> BaseException:
 # of them one attempt: across threads, processes and hosts. Each step reads the state again first.
 
 
-LATEST = "latest"
 BATCH = 128  # scripts; of `bring`. Between batches the connections idle while the journal commits
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
 
@@ -254,16 +253,11 @@ class ScriptDownloads:
 
     def tell(self, ref: Ref, format_: str | None = None) -> ToldStatus:
         """What the server says of a version; kept in the journal with the time of it."""
-        script = self._server.script(ref, format_)
-        if Ref(script.playbook_id, script.version) != ref:
-            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
-        return self._note(ref, script)
+        return self._note(ref, self._server.script(ref, format_))
 
     def digest_of(self, ref: Ref) -> str:
         """The content digest of a version as the server tells it now, computed."""
         script = self._server.script(ref)
-        if Ref(script.playbook_id, script.version) != ref:
-            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
         if script.manifest is None or script.metadata is None:
             raise NotEscherServer(f"The server does not tell the whole of {ref}.", CHECK_URL)
         return version_digest(script.metadata, script.manifest)

@@ -26,7 +26,6 @@ from core.errors import (
     EscherError,
     IntegrityError,
     InvalidPlaybook,
-    NotEscherServer,
     NotFound,
     Refused,
     TransientError,
@@ -49,7 +48,7 @@ from core.scripts.cache_owner import CacheOwner
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
 from core.scripts.integrity import check_pinned
 from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
-from core.server.answers import CHECK_URL, Script
+from core.server.answers import Script
 from core.server.client import EscherServer
 from core.settings import Settings
 
@@ -236,10 +235,6 @@ class LibraryCache:
         for ref in self.missing()[:FETCHED_AT_ONCE]:
             try:
                 script = self._server().script(ref)
-                if Ref(script.playbook_id, script.version) != ref:
-                    raise NotEscherServer(
-                        f"The server answered for another version than {ref}.", CHECK_URL
-                    )
                 # no file of it is taken, and the library lists metadata.json among them
                 told = script.model_copy(update={"files": []})
                 check_pinned(self._journal, ref, told, is_known=False)

@@ -60,6 +60,7 @@ R = TypeVar("R", bound=Reply)
 _PROBE = RetryPolicy(tries=1, deadline_seconds=5.0)
 _NOT_FOUND = 404
 _CHANGES = "/api/playbook/metadata/changes"
+LATEST = "latest"  # a version that the server chooses
 # Idle connections kept: every thread of a transfer worker may be sending at once.
 CONNECTIONS = 64
 
@@ -201,25 +202,22 @@ class EscherServer:
         self._contacted()
         return page
 
-    def script(
-        self, ref: Ref | None = None, format_: str | None = None, *, s3_path: str | None = None
-    ) -> Script:
-        """Ask for files with pre-signed GETs, named by ref (and format) or by S3 path.
+    def script(self, ref: Ref, format_: str | None = None) -> Script:
+        """Ask for the files of a version (`LATEST`: which one is told) with pre-signed GETs.
 
-        `NotFound` when the server has none of that name.
+        ``format_`` None: all of them. Raises `NotFound` when the server has none of that name,
+        `NotEscherServer` when it answers for another version.
         """
-        if s3_path is not None:
-            params = {"s3_path": s3_path}
-        else:
-            assert ref is not None
-            params = {"playbook_id": ref.playbook_id, "version": ref.version}
-            if format_ is not None:  # else all files of the version
-                params["format"] = format_
+        params = {"playbook_id": ref.playbook_id, "version": ref.version}
+        if format_ is not None:
+            params["format"] = format_
         answer, call = self._exchange("GET", "/api/script/download", params=params)
         if _is_absent(answer):
-            asked = s3_path or " ".join(params.values())
-            raise NotFound(f"The server has no {clean_words(asked)}.")
-        return self._read(Script, answer, call)
+            raise NotFound(f"The server has no {clean_words(' '.join(params.values()))}.")
+        script = self._read(Script, answer, call)
+        if ref.version != LATEST and Ref(script.playbook_id, script.version) != ref:
+            raise NotEscherServer(f"The server answered for another version than {ref}.", CHECK_URL)
+        return script
 
     def download(
         self,

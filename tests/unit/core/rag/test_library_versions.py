@@ -104,7 +104,7 @@ class TestSearch:
         assert service.indexing.sources.pending_of_library() == []
 
 
-class TestStanding:
+class TestNoneOfTheUsers:
     """It is in the collection and nowhere else."""
 
     def test_it_is_none_of_the_users_playbooks(self, service):

@@ -290,9 +290,7 @@ class TestFromTheServer:
         assert library.fetch_missing() == [OTHER, REF]
         assert library.missing() == []
 
-    @pytest.mark.parametrize(
-        "changes", [{"version": "9.0.0"}, {"metadata": metadata(*OTHER)}, {"metadata": None}]
-    )
+    @pytest.mark.parametrize("changes", [{"metadata": metadata(*OTHER)}, {"metadata": None}])
     def test_an_answer_about_something_else_is_not_kept(
         self, library, server, cache, journal, changes
     ):

@@ -72,6 +72,14 @@ def test_without_lies_it_is_a_server_of_the_contract(
         client.script(other)
 
 
+@pytest.mark.parametrize("lie", [{"version": "9.0.0"}, {"playbook_id": "other"}], ids=str)
+def test_an_answer_about_another_version_is_refused(hostile, client, lie):
+    hostile.add(REF, CONTENT, status="approved")
+    hostile.lie("script", lambda honest, asked: honest | lie, times=1)
+    with pytest.raises(NotEscherServer, match="another version"):
+        client.script(REF, "shell")
+
+
 ELSEWHERE = [
     ("https://169.254.169.254/latest?signature=CANARY", "169.254.169.254"),
     ("https://[fd00:ec2::254]/latest?signature=CANARY", "fd00:ec2::254"),
