@@ -83,7 +83,7 @@ class LibraryContents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PointRecord:
-    """What a version's point is written of, and the state in which it was.
+    """What a version's point is written from, and the state in which it was last written.
 
     ``index_digest`` changes whenever the point must be written again, and behind its last ``|``
     with the count of executions. ``state`` is what a point, and a search, say of executions.
@@ -113,7 +113,7 @@ class PointRecord:
 
 @dataclass(frozen=True, slots=True)
 class PointSource:
-    """Which versions belong into the collection, and what their points say.
+    """Says which versions belong into the collection, and what their points hold.
 
     The ids tell the library's from the home's own, see `RESERVED_PREFIX`.
     """
@@ -188,7 +188,7 @@ class PointSource:
 
     # -- what is written of them --------------------------------------------------------------
     def document(self, record: PointRecord) -> IndexDocument:
-        """All that the index is told; an `EscherError` when it can't be read."""
+        """Read all that the index is told of a version; an `EscherError` when it can't be."""
         files: dict[str, bytes] = {}
         found: list[CachedFile]
         if record.is_library:
@@ -210,7 +210,7 @@ class PointSource:
         )
 
     def note(self, records: Iterable[PointRecord]) -> set[Ref]:
-        """Their points were written in the state of these records; those that are there still."""
+        """Keep that points were written from these records; returns the versions still there."""
         digests = {record.ref: record.index_digest for record in records}
         there = self._journal.points.note(digests)
         rest = {ref: digest for ref, digest in digests.items() if ref not in there}
@@ -242,7 +242,7 @@ def _json(content: bytes | None) -> dict[str, Any] | None:
 
 
 class Indexing:
-    """One home's points; opens the model and the collection when they are first needed."""
+    """Writes, searches and checks one home's points; opens model and collection when needed."""
 
     def __init__(
         self,
@@ -374,7 +374,7 @@ class Indexing:
 
     # -- reading ----------------------------------------------------------------------------
     def vectors_for(self, metadatas: Mapping[Ref, Mapping[str, Any]]) -> dict[Ref, list[float]]:
-        """Vectors that the ``embed`` step has made; the model stays unloaded."""
+        """Look up vectors that the ``embed`` step has made; the model stays unloaded."""
         fingerprint = self.embedder.fingerprint
         keys = {
             ref: vector_key(fingerprint, embedded_text(metadata))
@@ -384,7 +384,7 @@ class Indexing:
         return {ref: known[key] for ref, key in keys.items() if key in known}
 
     def search(self, query: str, filters: Mapping[str, Any], limit: int = 10) -> SearchAnswer:
-        """By meaning; by words, and said so, while the model or collection is out of reach."""
+        """Search by meaning; by words, and said so, while model or collection is out of reach."""
         chosen = SearchFilters.parse(filters)
         try:
             if self._index.needs_rebuild and self.sources.unindexed(missing_only=True):
@@ -398,13 +398,13 @@ class Indexing:
     def search_by_keywords(
         self, query: str, filters: Mapping[str, Any], limit: int = 10
     ) -> SearchAnswer:
-        """BM25 over all metadata; needs neither model nor collection."""
+        """Search by words (BM25) over all metadata; needs neither model nor collection."""
         metadatas = [{**r.metadata, **r.state} for r in self.sources.all().values()]
         found = keyword_search(query, metadatas, limit, SearchFilters.parse(filters))
         return SearchAnswer(found, degraded=True)
 
     def _as_of_now(self, found: Sequence[PlaybookSearchResult]) -> list[PlaybookSearchResult]:
-        """Results with what was reported of executions since their points were written."""
+        """Add to results what was reported of executions since their points were written."""
         records = self.sources.records([Ref(r.playbook_id, r.version) for r in found])
         shown = []
         for result in found:
@@ -417,7 +417,7 @@ class Indexing:
         return shown
 
     def verify(self) -> list[Finding]:
-        """Points without a row, rows without a point, points of an older content."""
+        """Find points without a row, rows without a point, points of an older content."""
         try:
             self.tidy()
             entries = self._index.entries()

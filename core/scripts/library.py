@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 class LibraryCache:
-    """Metadata of library versions, on disk with a row for each; safe in threads and processes.
+    """Keeps metadata of library versions, a file and a row for each; safe in threads and processes.
 
     ``server`` is asked by `fetch_missing` alone.
     """
@@ -121,12 +121,13 @@ class LibraryCache:
 
     def has(self, ref: Ref) -> bool:
         """Whether there is a ``metadata.json``, whatever is in it."""
-        return _is_library(ref) and self._modified(ref) is not None
+        return ref.playbook_id.startswith(RESERVED_PREFIX) and self._modified(ref) is not None
 
     def kept(self) -> list[Ref]:
         """The versions of which metadata is kept, by id."""
-        found = [ref_of(path.name) for path in listed(self._layout.library) if is_folder(path)]
-        return sorted(ref for ref in found if ref is not None and _is_library(ref))
+        names = (path.name for path in listed(self._layout.library) if is_folder(path))
+        found = (ref_of(name) for name in names if name.startswith(RESERVED_PREFIX))
+        return sorted(ref for ref in found if ref is not None)
 
     def missing(self) -> list[Ref]:
         """Versions with a script in the cache and no metadata here, by id."""
@@ -135,14 +136,7 @@ class LibraryCache:
 
     def problems(self) -> list[tuple[Ref, str, str]]:
         """``(version, path, what is wrong)``; nothing is changed."""
-        return [
-            (
-                ref,
-                str(self._path(ref)),
-                "is missing" if self._read(ref) is None else "is not what the journal knows",
-            )
-            for ref in self._suspects()
-        ]
+        return [(ref, str(self._path(ref)), wrong) for ref, wrong in self._suspects().items()]
 
     # -- changing ---------------------------------------------------------------------------
     def put(self, ref: Ref, content: bytes) -> None:
@@ -163,7 +157,7 @@ class LibraryCache:
             else:
                 self._rows.delete([ref], connection)
 
-    def forget(self, refs: Iterable[Ref]) -> None:
+    def forget(self, refs: Sequence[Ref]) -> None:
         """Remove what is kept of versions."""
         with self._changing() as connection:
             self._forget(refs, connection)
@@ -174,10 +168,10 @@ class LibraryCache:
         if not suspects:
             return
         with self._changing() as connection:  # another process may have just put one
-            rows = self._rows.get(suspects, connection)
+            rows = self._rows.get(list(suspects), connection)
             for ref in suspects:
                 row, content = rows.get(ref), self._read(ref)
-                if self._agree(ref, row):
+                if self._wrong(ref, row) is None:
                     continue
                 if row is None and content is not None and _presentable(_parsed(content, ref)):
                     used_at = min(self._modified(ref) or 0.0, self._clock())
@@ -189,16 +183,15 @@ class LibraryCache:
 
     def note_use(self) -> None:
         """Write down when the cached scripts were used; to be called before they are evicted."""
-        known = self._rows.get()
-        seen: dict[Ref, float] = {}
+        rows = self._rows.get()
+        used = {ref: row.used_at for ref, row in rows.items()}
         for entry in self._journal.cache_folders.of_library():
+            ref = entry.key.ref
             with suppress(OSError):  # gone by now
-                folder = self._layout.place(entry.key).folder
-                used = min(folder.lstat().st_mtime, self._clock())
-                row = known.get(entry.key.ref)
-                if row is not None and used > max(row.used_at, seen.get(entry.key.ref, 0.0)):
-                    seen[entry.key.ref] = used
-        self._rows.note_use(seen)
+                at = min(self._layout.place(entry.key).folder.lstat().st_mtime, self._clock())
+                if ref in used:
+                    used[ref] = max(used[ref], at)
+        self._rows.note_use({ref: at for ref, at in used.items() if at > rows[ref].used_at})
 
     def expire(self, *, clear: bool = False) -> list[Ref]:
         """Let go of versions that nobody uses any more (``clear``: nobody just now); which."""
@@ -259,25 +252,27 @@ class LibraryCache:
         with self._journal.database.write() as connection, self._lock.exclusive():
             yield connection
 
-    def _forget(self, refs: Iterable[Ref], connection: Connection) -> None:
-        gone = list(refs)
-        self._rows.delete(gone, connection)
-        for ref in gone:
+    def _forget(self, refs: Sequence[Ref], connection: Connection) -> None:
+        self._rows.delete(refs, connection)
+        for ref in refs:
             remove(self._path(ref).parent)
 
-    def _suspects(self) -> list[Ref]:
-        """The versions whose file and row say different things, by id."""
+    def _suspects(self) -> dict[Ref, str]:
+        """The versions whose file and row say different things, by id, and what is wrong."""
         rows = self._rows.get()
-        return [ref for ref in sorted({*self.kept(), *rows}) if not self._agree(ref, rows.get(ref))]
+        found = {ref: self._wrong(ref, rows.get(ref)) for ref in sorted({*self.kept(), *rows})}
+        return {ref: wrong for ref, wrong in found.items() if wrong is not None}
 
-    def _agree(self, ref: Ref, row: LibraryRow | None) -> bool:
+    def _wrong(self, ref: Ref, row: LibraryRow | None) -> str | None:
         content = self._read(ref)
         if content is None:
-            return False
-        if row is not None:
-            return sha256_bytes(content) == row.digest
-        metadata = _parsed(content, ref)  # what can't be shown has no row
-        return metadata is not None and _presentable(metadata) is None
+            return "is missing"
+        if row is None:  # what can't be shown has none
+            metadata = _parsed(content, ref)
+            is_right = metadata is not None and _presentable(metadata) is None
+        else:
+            is_right = sha256_bytes(content) == row.digest
+        return None if is_right else "is not what the journal knows"
 
     def _path(self, ref: Ref) -> Path:
         return self._layout.library / folder_name(ref) / METADATA_FILE
@@ -331,10 +326,6 @@ def _presentable(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
     except InvalidPlaybook:
         return None
     return shown
-
-
-def _is_library(ref: Ref) -> bool:
-    return ref.playbook_id.startswith(RESERVED_PREFIX)
 
 
 def _regular(path: Path, max_bytes: int) -> bytes | None:
