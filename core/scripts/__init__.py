@@ -1,1 +1,1 @@
-"""From the server: resolve, download, verify and cache scripts. Holds what is on disk so far."""
+"""Scripts: resolve them, download and verify them, keep them in the cache."""

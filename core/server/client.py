@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from core.bounded_json import MAX_DOCUMENT_BYTES
 from core.errors import (
-    FilesMissing,
     NotEscherServer,
     NotFound,
     ServerRejected,
@@ -160,11 +159,9 @@ class EscherServer:
         `Conflict` (412) when the server has moved on.
         """
         path = self._version_path("metadata", ref)
-        answer, call = self._exchange("DELETE", path, headers={"If-Match": str(revision)})
-        if _is_absent(answer):
-            return
-        self._check(answer, call)
-        if answer.body:
+        headers = {"If-Match": str(revision)}
+        answer, call = self._exchange("DELETE", path, headers=headers, may_be_absent=True)
+        if answer.is_ok and answer.body:
             read_reply(Deleted, answer.body, call)
 
     def set_status(
@@ -197,7 +194,6 @@ class EscherServer:
         if cursor is not None:
             params["since"] = cursor
         answer, call = self._exchange("GET", _CHANGES, params=params, max_bytes=MAX_DOCUMENT_BYTES)
-        self._check(answer, call)
         page = read_change_page(answer.body, call)
         self._contacted()
         return page
@@ -211,8 +207,9 @@ class EscherServer:
         params = {"playbook_id": ref.playbook_id, "version": ref.version}
         if format_ is not None:
             params["format"] = format_
-        answer, call = self._exchange("GET", "/api/script/download", params=params)
-        if _is_absent(answer):
+        path = "/api/script/download"
+        answer, call = self._exchange("GET", path, params=params, may_be_absent=True)
+        if not answer.is_ok:
             raise NotFound(f"The server has no {clean_words(' '.join(params.values()))}.")
         script = self._read(Script, answer, call)
         if ref.version != LATEST and Ref(script.playbook_id, script.version) != ref:
@@ -235,7 +232,6 @@ class EscherServer:
         try:
             params = {"tenant_id": self._tenant, "limit": "1"}
             answer, call = self._exchange("GET", _CHANGES, params=params, retrier=Retrier(_PROBE))
-            self._check(answer, call)
             read_change_page(answer.body, call)
         except (TransientError, ServerRejected):
             return False
@@ -262,7 +258,6 @@ class EscherServer:
         return self._read(kind, *self._exchange(method, path, body, headers=headers))
 
     def _read(self, kind: type[R], answer: Answer, call: str) -> R:
-        self._check(answer, call)
         reply = read_reply(kind, answer.body, call)
         self._contacted()
         return reply
@@ -282,8 +277,12 @@ class EscherServer:
         headers: Mapping[str, str] | None = None,
         retrier: Retrier | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
+        may_be_absent: bool = False,
     ) -> tuple[Answer, str]:
-        """The answer, transient failures retried, and the call as errors name it."""
+        """Make a call; its good answer, and the call as errors name it. Raises what went wrong.
+
+        ``may_be_absent``: a 404 is a good answer, too.
+        """
         url = self._url + path
         call = f"{method} {url_label(url)}"
         sent = dict(headers or {})
@@ -304,17 +303,11 @@ class EscherServer:
                 body=content,
                 max_bytes=max_bytes,
             )
-            if not answer.is_ok:
-                error = api_error(answer.status, answer.headers, answer.body, call, token)
-                if isinstance(error, TransientError) and not isinstance(error, FilesMissing):
-                    raise error
-            return answer
+            if answer.is_ok or (may_be_absent and _is_absent(answer)):
+                return answer
+            raise api_error(answer.status, answer.headers, answer.body, call, token)
 
         return (retrier or self._retrier).call(attempt), call
-
-    def _check(self, answer: Answer, call: str) -> None:
-        if not answer.is_ok:
-            raise api_error(answer.status, answer.headers, answer.body, call, self._token())
 
     def _token(self) -> str | None:
         """Read at each call: the embedded server's token may come after this client."""
