@@ -1,8 +1,14 @@
-"""Whose a folder or a socket is, in places such as ``/tmp`` that all users of a machine share.
+"""Nobody else reads or writes a home, or stands in for it where all users of a machine meet.
 
-Names there can be foreseen, so somebody else may stand under ours first. A folder is ours when it
-is no link, belongs to us and nobody else may enter it; a server is ours when the kernel says that
-it runs as us. Root is not kept out: it could do all of this anyway.
+In ``/tmp`` and the like names can be foreseen, so somebody else may stand under ours first. A folder
+is ours when it is no link, belongs to us and nobody else may enter it; a server is ours when the
+kernel says that it runs as us. Root is not kept out: it could do all of this anyway.
+
+In a home what is open to others is closed, and links out are refused. At each start the home, what
+stands directly in it and the folders of keys, sockets, logs and messages are looked at (some forty
+stats). Everything below is walked where the home itself was found open, by `up`, and told by
+`doctor`: others can't pass a closed home, so what is walked later was not in reach meanwhile. Links
+are left alone: a mode belongs to what they lead to.
 """
 
 from __future__ import annotations
@@ -25,10 +31,37 @@ from core.files import PRIVATE_DIR, PRIVATE_FILE, make_private_dir
 if TYPE_CHECKING:
     from core.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _MACOS_SOL_LOCAL, _MACOS_PEERCRED = 0, 1
 _MACOS_XUCRED = "=IIh2x16I"  # version, uid, number of groups, groups
 CONNECT_SECONDS = 2
 _FIND_OUT = "Find out who made it and have it removed; in a shared folder, a shorter ESCHER_HOME helps, too."
+
+OTHERS = 0o077
+_OTHERS_WRITE = 0o022
+_LOOKED_INTO = (
+    "", "keys", "run", "run/logs", "run/broker", "run/broker/appendonlydir", "server", "qdrant",
+)  # fmt: skip
+_SECRETS = frozenset({"keys", "api.token", "server.token", "flower.auth"})
+_OURS = frozenset({
+    "playbooks", "cache", "conflicts", "trash", "sealed", "keys", "qdrant", "run", "server",
+})  # fmt: skip
+_UNFINISHED = ".modes-unfinished"  # stands while a home that was open is walked
+# links here would lead reading, writing and removing out of the home
+_FOLDERS = (
+    "conflicts",
+    "trash",
+    "sealed",
+    "keys",
+    "qdrant",
+    "qdrant/collections",
+    "run",
+    "run/logs",
+    "run/broker",
+    "server",
+)
+_NAMED = 3
 
 
 def why_not_ours(folder: Path) -> str | None:
@@ -137,42 +170,7 @@ def _strangers(path: Path, why: str, remedy: str = _FIND_OUT) -> Refused:
     )
 
 
-# Nobody else reads or writes a home: what is open to others is closed, links out are refused.
-#
-# At each start the home, what stands directly in it and the folders of keys, sockets, logs and
-# messages are looked at (some forty stats). Everything below is walked where the home itself was
-# found open, by `up`, and told by `doctor`. Others can't pass a closed home, so what is walked later
-# was not in reach meanwhile. Links are left alone: a mode belongs to what they lead to.
-
-if TYPE_CHECKING:
-    from core.settings import Settings
-
-OTHERS = 0o077
-_OTHERS_WRITE = 0o022
-_LOOKED_INTO = (
-    "", "keys", "run", "run/logs", "run/broker", "run/broker/appendonlydir", "server", "qdrant",
-)  # fmt: skip
-_SECRETS = frozenset({"keys", "api.token", "server.token", "flower.auth"})
-_OURS = frozenset({
-    "playbooks", "cache", "conflicts", "trash", "sealed", "keys", "qdrant", "run", "server",
-})  # fmt: skip
-_UNFINISHED = ".modes-unfinished"  # stands while a home that was open is walked
-# links here would lead reading, writing and removing out of the home
-_FOLDERS = (
-    "conflicts",
-    "trash",
-    "sealed",
-    "keys",
-    "qdrant",
-    "qdrant/collections",
-    "run",
-    "run/logs",
-    "run/broker",
-    "server",
-)
-_NAMED = 3
-
-log = logging.getLogger(__name__)
+# -- a home -----------------------------------------------------------------------------------
 
 
 def take_home(settings: Settings, *, whole: bool = False) -> None:

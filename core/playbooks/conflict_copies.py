@@ -29,7 +29,7 @@ from core.models import (
     content_digest,
     is_higher,
 )
-from core.playbooks.file_requests import COUNTS, new_wishes
+from core.playbooks.decisions import COUNTS, new_requests
 from core.playbooks.reader import is_unfetched
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
@@ -55,7 +55,7 @@ def keep_as(
         raise NotFound(f"The content of {ref} is not on this machine.")
     draft = store.edited_draft(ref)
     named = {"playbook_id": playbook_id or ref.playbook_id}
-    base = new_wishes(draft.metadata, record) | named
+    base = new_requests(draft.metadata, record) | named
     if version is None:
         version = (
             ref.version if playbook_id else _free_patch(store, ref, replace(draft, metadata=base))

@@ -1,25 +1,144 @@
-"""The user's decision on a playbook that an AI made; nothing of it is published before.
+"""Who decides what of a playbook: what its file may ask for, and what only the user says.
 
 ::
 
+    the file says                     what is followed
+    storage_strategy                  nothing: `local_only` until the user chooses
+    status of CAREFUL                 stays; any other becomes `ready` (of an AI: `draft` when absent)
+    author: ai_generated              waits for a decision; any author is stored and gives no right
+    execution_count, success_count, last_executed      nothing: they are counted, not told
+
+    the user decides on what an AI made
     ai-generated/<id>-v<version>/ ── keep ─────► local/, local_only
                                   ── review ───► local/, to be published for review
                                   ── trusted ──► local/, to be published as trusted
                                   ── discard ──► gone
 
-A draft becomes ready, so that search finds it. The move, the strategy and the wish to publish are one intent: a process that is killed in between
+What is not followed is kept in the journal as the file's request (`VersionRecord.asked`). Nothing that
+an AI made is published before the decision, which is one intent: a process that is killed in between
 has decided everything or nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from core.errors import Refused, UsageError
+from core.errors import InvalidPlaybook, Refused, UsageError
 from core.journal import VersionRecord
-from core.models import Area, Move, Ref, Status, Strategy
-from core.playbooks.store import PlaybookStore
+from core.models import METADATA_FILE, Area, Move, Ref, Status, Strategy
+
+if TYPE_CHECKING:  # it imports this module
+    from core.playbooks.store import PlaybookStore
+
+CAREFUL = frozenset({
+    Status.DRAFT, Status.DEPRECATED, Status.ARCHIVED, Status.REJECTED, Status.BROKEN,
+    Status.NEEDS_UPDATE,
+})  # fmt: skip
+_VERDICTS = frozenset({Status.DEPRECATED, Status.REJECTED})
+COUNTS = ("execution_count", "success_count", "last_executed")
+_MAX_TOLD = 100  # characters of a value that is kept as a request
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the service itself says of a version, whatever its file says; the server, if published.
+
+    ``status`` None: a new version, whose file may choose a careful one.
+    """
+
+    strategy: Strategy = Strategy.LOCAL_ONLY
+    status: Status | None = None
+
+
+def split_requests(
+    metadata: Mapping[str, Any], decided: Decided
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata with the values that hold, and what its file asked for besides.
+
+    `InvalidPlaybook` for a strategy or status that there is not: a typing error is no request.
+    """
+    held = dict(metadata)
+    asked: dict[str, Any] = {}
+    for name, known in (("storage_strategy", Strategy), ("status", Status)):
+        value = held.get(name)
+        if value is not None and (not isinstance(value, str) or value not in set(known)):
+            raise InvalidPlaybook(
+                f"{METADATA_FILE}: {name} {str(value)[:_MAX_TOLD]!r} is unknown.",
+                f"Use one of {', '.join(known)}, or leave it out.",
+            )
+    _hold(held, asked, "storage_strategy", decided.strategy.value)
+    status = decided.status or _status(held)
+    _hold(held, asked, "status", status.value)
+    for name in COUNTS:
+        value = held.pop(name, None)
+        if value is not None:
+            asked[name] = _told(value)
+    if held.get("author") == "escher_library":
+        asked["author"] = "escher_library"
+    return held, asked
+
+
+def _hold(held: dict[str, Any], asked: dict[str, Any], name: str, value: str) -> None:
+    if held.get(name) not in {None, value}:
+        asked[name] = held[name]
+    held[name] = value
+
+
+def _status(metadata: Mapping[str, Any]) -> Status:
+    own = metadata.get("status")
+    if own is None:
+        return Status.DRAFT if metadata.get("author") == "ai_generated" else Status.READY
+    return Status(own) if own in CAREFUL else Status.READY
+
+
+def _told(value: object) -> object:
+    if isinstance(value, bool | int | float):
+        return value
+    return str(value)[:_MAX_TOLD]
+
+
+def new_requests(metadata: Mapping[str, Any], record: VersionRecord) -> dict[str, Any]:
+    """Metadata of an edited file without what it says just as the journal does: no request.
+
+    The verdict on a version is none on what is made of it; that it is a draft or broken may be.
+    """
+    told_before = {"storage_strategy", *COUNTS}
+    if metadata.get("status") not in CAREFUL - _VERDICTS:
+        told_before.add("status")
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name not in told_before or value != record.metadata.get(name)
+    }
+
+
+def status_of_edit(metadata: Mapping[str, Any], record: VersionRecord) -> Status:
+    """The status of an unpublished version after an edit: only a careful one is followed."""
+    own = metadata.get("status")
+    if isinstance(own, str) and own in CAREFUL:
+        return Status(own)
+    return Status.READY if record.asked.get("status") == record.status else record.status
+
+
+def asks_for_upload(asked: Mapping[str, Any]) -> bool:
+    """Whether a file asks for a strategy under which something is uploaded."""
+    return asked.get("storage_strategy") in {Strategy.REVIEW, Strategy.TRUSTED}
+
+
+def request_warnings(ref: Ref, asked: Mapping[str, Any]) -> list[str]:
+    """Warnings about requests that an honest author may have expected to be followed."""
+    if not asks_for_upload(asked):
+        return []
+    strategy = asked["storage_strategy"]
+    as_ = "review" if strategy == Strategy.REVIEW else "trusted"
+    how = f"escher-playbooks publish {ref} --as {as_}"
+    return [f"{METADATA_FILE} asks for {strategy}: it stays here until you choose ({how})"]
+
+
+# -- what an AI made ---------------------------------------------------------------------------
 
 
 class Decision(StrEnum):

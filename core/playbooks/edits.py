@@ -39,8 +39,8 @@ from core.journal.records import executables
 from core.models import PARAMETERS_FILE, Area, Move, Ref, is_higher
 from core.playbooks.compare import Comparer, State
 from core.playbooks.conflict_copies import draft_digest
+from core.playbooks.decisions import Decided, new_requests, split_requests
 from core.playbooks.extras import carry
-from core.playbooks.file_requests import follow, new_wishes, of_server
 from core.playbooks.held import Held, find_tampering
 from core.playbooks.intake import Edit, Intake, choice_kept
 from core.playbooks.paths import FoundFolder
@@ -290,7 +290,12 @@ class Edits:
         """Note what a hand's edit of the server's fields asked for; they come back as they were."""
         try:
             disk = read_metadata(self._layout.folder(record.area, record.ref))
-            asked = {**record.asked, **follow(new_wishes(disk, record), of_server(record))[1]}
+            asked = {
+                **record.asked,
+                **split_requests(
+                    new_requests(disk, record), Decided(record.strategy, record.status)
+                )[1],
+            }
         except EscherError:
             return  # no strategy or status at all: nothing that could be asked for
         if asked != record.asked:

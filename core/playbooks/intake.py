@@ -25,8 +25,8 @@ from core.models import (
     next_patch,
 )
 from core.playbooks.compare import Comparer
+from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import draft_from_folder, without_leftovers
-from core.playbooks.file_requests import new_wishes, status_of_edit
 from core.playbooks.paths import FoundFolder
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import has_sealed_defaults, to_clear
@@ -122,7 +122,7 @@ class Intake:
             _check_named(draft.metadata, found)
         own = draft.metadata | {"playbook_id": ref.playbook_id, "version": ref.version}
         if former is not None:
-            own = new_wishes(own, former)
+            own = new_requests(own, former)
         if (former and former.sensitive) or self._versions.sensitive_ids([ref.playbook_id]):
             own["sensitive"] = True
         held = None if former is None or own.get("sensitive") else choice_kept(former, ref)

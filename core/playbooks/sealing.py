@@ -1,7 +1,15 @@
-"""``parameters.json``: its rules, and the defaults of sensitive parameters.
+"""The three forms of a version's files: clear, on disk, published; and what is sealed in them.
 
-The default of a parameter with ``sensitive: true`` has three forms: clear in a draft and for the
-execution engine, ``{"$encrypted": "<base64 envelope>"}`` on disk, absent in what is published.
+========================  ==========================  =====================  ====================
+file                      clear (drafts, `read`)      on disk                published (digests)
+========================  ==========================  =====================  ====================
+any, ``sensitive: true``  its bytes                   envelope               its bytes (stay home)
+``parameters.json``       with all defaults           sensitive defaults     without them
+                                                      in envelopes
+any other                 its bytes                   the same               the same
+========================  ==========================  =====================  ====================
+
+On disk the default of a parameter with ``sensitive: true`` is ``{"$encrypted": "<base64 envelope>"}``.
 """
 
 from __future__ import annotations
@@ -23,6 +31,7 @@ from core.models import PARAMETERS_FILE, Ref, check_id, parse_json_object, parse
 SEALED_KEY = "$encrypted"
 MAX_NAME = 128
 _SNAKE_CASE = re.compile(r"[a-z][a-z0-9_]*")
+log = logging.getLogger(__name__)
 _SHAPE = 'Use {"parameters": [{"name": …, "type": …, …}, …]}.'
 
 
@@ -190,16 +199,7 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004 - five are told
 
 
-# The three forms of a version's files: clear, on disk, published.
-#
-# ========================  ==========================  =====================  ====================
-# file                      clear (drafts, `read`)      on disk                published (digests)
-# ========================  ==========================  =====================  ====================
-# any, ``sensitive: true``  its bytes                   envelope               its bytes (stay home)
-# ``parameters.json``       with all defaults           sensitive defaults     without them
-#                                                       in envelopes
-# any other                 its bytes                   the same               the same
-# ========================  ==========================  =====================  ====================
+# -- whole versions ---------------------------------------------------------------------------
 
 
 def to_disk(
@@ -259,20 +259,16 @@ def _default_place(ref: Ref, name: str, generation: int) -> Place:
     return Place(*ref, f"{PARAMETERS_FILE}#{name}", generation)
 
 
-# The last sealed content of every sensitive version, kept beside its folder.
-#
-# ::
-#
-#     <home>/sealed/<playbook_id>-v<semver>/g<generation>/…   envelopes, as they stand in the folder
-#
-# An editor that saves clear text over an envelope has destroyed what was in it, and no server has a
-# copy. These are what goes on being answered then. They are envelopes: nothing here is in clear.
-
-log = logging.getLogger(__name__)
-
-
 class SealedCopies:
-    """The folder ``sealed/``; who writes holds the store's lock."""
+    """Keeps the last sealed content of every sensitive version beside its folder.
+
+    ::
+
+        <home>/sealed/<playbook_id>-v<semver>/g<generation>/…   envelopes, as they stand in the folder
+
+    An editor that saves clear text over an envelope has destroyed what was in it, and no server has
+    a copy: these go on being answered then. Nothing here is in clear. Who writes holds the store's lock.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root

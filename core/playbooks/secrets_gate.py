@@ -20,14 +20,9 @@ from core.files import json_bytes, sha256_bytes
 from core.journal import Journal, VersionRecord
 from core.journal.findings import Scanned, SecretRows
 from core.models import METADATA_FILE, FileEntry, Ref
-from core.secrets.findings import (
-    Degree,
-    SecretFinding,
-    Spot,
-    finding_key,
-    named,
-    stopping,
-)
+from core.secrets import scanner
+from core.secrets.contents import takes_bare_values
+from core.secrets.findings import Degree, SecretFinding, Spot, finding_key, named
 from core.settings import Settings
 
 LEVELS = ("off", "warn", "block")
@@ -96,11 +91,9 @@ class SecretsGate:
     def keep(self, scans: Sequence[Scanned]) -> None:
         """Keep the results of scans, in one transaction."""
         if scans:
-            self._rows.keep(scans, _scanner_version())
+            self._rows.keep(scans, scanner.scanner_version())
 
     def _scan(self, contents: Mapping[str, bytes]) -> list[Scanned]:
-        from core.secrets.scanner import scan_content  # compiles its patterns: only where used
-
         wanted: dict[tuple[str, str], tuple[str, bytes]] = {}
         for path, content in contents.items():
             wanted.setdefault((sha256_bytes(content), _syntax(path)), (path, content))
@@ -110,7 +103,7 @@ class SecretsGate:
         for key, (path, content) in wanted.items():
             if key not in known:
                 in_time = time.thread_time() < deadline
-                spots = scan_content(path, content) if in_time else [NOT_SCANNED]
+                spots = scanner.scan_content(path, content) if in_time else [NOT_SCANNED]
                 scans.append(Scanned(*key, tuple(spots)))
         return scans
 
@@ -119,7 +112,7 @@ class SecretsGate:
         return self._known(key[0] for item in items for _, key in _keys(item))
 
     def _known(self, checksums: Iterable[str]) -> Known:
-        kept = self._rows.kept(checksums, _scanner_version())
+        kept = self._rows.kept(checksums, scanner.scanner_version())
         return {(scan.checksum, scan.syntax): scan.spots for scan in kept}
 
     # -- what was found ---------------------------------------------------------------------
@@ -129,34 +122,41 @@ class SecretsGate:
         read: Callable[[Ref], Mapping[str, bytes]] | None = None,
         *,
         level: str | None = None,
+        known: Known | None = None,
     ) -> dict[Ref, tuple[SecretFinding, ...]]:
         """What is kept of these versions; those without findings are left out.
 
         ``read`` gives the published form of a version of which something was not scanned yet; one
-        that can't be read is passed over. Without it, what is kept has to do.
+        that can't be read is passed over. Without it, what is kept has to do. ``known`` is what
+        `known` gave for these and others.
         """
         items = [(record, files) for record, files in items if not record.sensitive]
-        return self._told(items, self.known(items), read, level)
-
-    def _told(
-        self,
-        items: Sequence[Item],
-        known: Known,
-        read: Callable[[Ref], Mapping[str, bytes]] | None,
-        level: str | None,
-    ) -> dict[Ref, tuple[SecretFinding, ...]]:
+        kept = self.known(items) if known is None else known
         if read is not None and (level or self.level) != "off":
-            known = known | self._scan_missing(items, known, read)
+            kept = kept | self._scan_missing(items, kept, read)
         told: dict[Ref, tuple[SecretFinding, ...]] = {}
         for record, files in items:
             seen = [
                 (path, key[0], spot)
                 for path, key in _keys((record, files))
-                for spot in known.get(key, ())
+                for spot in kept.get(key, ())
             ]
             if seen:
                 told[record.ref] = self._findings(record, seen)
         return told
+
+    def findings_of(
+        self,
+        record: VersionRecord,
+        files: Sequence[FileEntry],
+        read: Callable[[Ref], Mapping[str, bytes]] | None = None,
+        *,
+        level: str | None = None,
+        known: Known | None = None,
+    ) -> tuple[SecretFinding, ...]:
+        """`findings` of one version."""
+        found = self.findings([(record, files)], read, level=level, known=known)
+        return found.get(record.ref, ())
 
     def _findings(
         self, record: VersionRecord, seen: Sequence[tuple[str, str, Spot]]
@@ -176,21 +176,6 @@ class SecretsGate:
             )
             for key, (path, _, spot) in zip(keys, seen, strict=True)
         )
-
-    def findings_of(
-        self,
-        record: VersionRecord,
-        files: Sequence[FileEntry],
-        read: Callable[[Ref], Mapping[str, bytes]] | None = None,
-        *,
-        level: str | None = None,
-        known: Known | None = None,
-    ) -> tuple[SecretFinding, ...]:
-        """`findings` of one version; ``known`` is what `known` gave for it and others."""
-        item = (record, files)
-        if known is None or record.sensitive:
-            return self.findings([item], read, level=level).get(record.ref, ())
-        return self._told([item], known, read, level).get(record.ref, ())
 
     def _scan_missing(
         self,
@@ -231,7 +216,7 @@ class SecretsGate:
     # -- letting pass -----------------------------------------------------------------------
     def refusal(self, ref: Ref, findings: Sequence[SecretFinding]) -> Refused | None:
         """Why `block` lets ``ref`` not pass, or None."""
-        stops = stopping(findings)
+        stops = [finding for finding in findings if finding.stops]
         if not stops:
             return None
         return Refused(
@@ -262,15 +247,7 @@ class SecretsGate:
         self._rows.accept(ref, findings, accepted_by)
 
 
-def _scanner_version() -> str:
-    from core.secrets.scanner import scanner_version  # as above
-
-    return scanner_version()
-
-
 def _syntax(path: str) -> str:
-    from core.secrets.contents import takes_bare_values  # as above
-
     return "bare" if takes_bare_values(path) else "quoted"
 
 

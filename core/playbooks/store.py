@@ -32,9 +32,9 @@ from core.models import (
     id_from_name,
     parse_version,
 )
+from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import without_leftovers
 from core.playbooks.extras import carry
-from core.playbooks.file_requests import new_wishes, status_of_edit
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import published_form
 from core.playbooks.secrets_gate import SecretsGate, stricter
@@ -352,7 +352,7 @@ class PlaybookStore(PlaybookReader):
             extra.append(f"{METADATA_FILE} says version {raw['version']}: {ref} was replaced")
         raw["version"] = ref.version
         sensitive = (old.sensitive or raw.get("sensitive") is True) and not declassify
-        raw = new_wishes(raw, old)
+        raw = new_requests(raw, old)
         if sensitive or declassify:
             raw["sensitive"] = sensitive
         waits = waits_for_decision(raw, old)

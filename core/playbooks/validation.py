@@ -1,4 +1,8 @@
-"""How much of a playbook is taken in; looked at before anything is read."""
+"""The gate through which every playbook comes in: limits, contract rules, defaults, warnings.
+
+Rules are those of ``contract/playbook-files.md``; docs/file-structure.md lists them for people.
+Sizes are looked at before anything is read (`Limits`).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from core.models import (
     parse_json_object,
     parse_metadata,
 )
-from core.playbooks.file_requests import Standing, follow
+from core.playbooks.decisions import Decided, split_requests
 from core.playbooks.sealing import check_clear, warnings_of
 from core.settings import Settings
 
@@ -38,6 +42,7 @@ MAX_FILES = 2000
 MAX_DEPTH = 6  # folders between the one that is given and a playbook's
 TOTAL_FACTOR = 4
 DEFAULT_FILE_BYTES = 64 * MIB
+FIRST_VERSION = "1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +88,6 @@ def _mib(size: int) -> str:
     return f"{size / MIB:.1f}".removesuffix(".0")
 
 
-# The gate through which every playbook comes in: contract rules, defaults, warnings.
-#
-# Rules are those of ``contract/playbook-files.md``; docs/file-structure.md lists them for people.
-
-
-FIRST_VERSION = "1.0.0"
-
-
 def normalise(
     draft: PlaybookDraft,
     *,
@@ -104,13 +101,13 @@ def normalise(
 ) -> PlaybookDraft:
     """Check a draft and fill in what is absent; arguments go before the draft's own fields.
 
-    The draft's strategy, status and run counts are its file's requests (see ``file_requests``);
-    ``strategy`` and ``status`` are what holds. ``now`` is Unix seconds. Raises `InvalidPlaybook` (or `UnsafePath`) that names the file and the
-    remedy, `Refused` for what only the Escher Library or nobody may do.
+    The draft's strategy, status and run counts are its file's requests (see ``decisions``);
+    ``strategy`` and ``status`` are what holds. ``now`` is Unix seconds. Raises `InvalidPlaybook`
+    (or `UnsafePath`) that names the file and the remedy, `Refused` for what only the Escher Library or nobody may do.
     """
     _check_files(draft.files, limits or Limits())
     filled = _filled(draft.metadata, playbook_id, version, author, now)
-    metadata, asked = follow(filled, Standing(strategy or Strategy.LOCAL_ONLY, status))
+    metadata, asked = split_requests(filled, Decided(strategy or Strategy.LOCAL_ONLY, status))
     parsed = _parse(metadata)
     check_id(parsed.playbook_id)  # pydantic's own pattern, and ours
     if parsed.playbook_id.startswith(RESERVED_PREFIX):

@@ -31,8 +31,8 @@ from core.models import (
     parse_json_object,
     parse_metadata,
 )
+from core.playbooks.decisions import Decided, split_requests
 from core.playbooks.drafts import draft_from_folder
-from core.playbooks.file_requests import Standing, follow
 from core.playbooks.paths import FoundFolder, Layout
 from core.playbooks.reader import PlaybookReader, is_unfetched
 from core.playbooks.sealing import published_form, sealed_defaults, to_clear
@@ -81,7 +81,7 @@ def _row(
     sensitive = metadata.sensitive or any(map(is_sealed, draft.files.values()))
     clear = to_clear(draft.files, found.ref, generation, envelope, sensitive=sensitive, edited=True)
     files = disk_files(found.path, published_form(clear))
-    held, asked = follow(draft.metadata, Standing())
+    held, asked = split_requests(draft.metadata, Decided())
     if sensitive:  # an edited flag then differs from the row's, and is reported
         held["sensitive"] = True
     record = VersionRecord(

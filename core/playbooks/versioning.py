@@ -35,7 +35,7 @@ from core.models import (
     parse_metadata,
     parse_version,
 )
-from core.playbooks.file_requests import CAREFUL, new_wishes
+from core.playbooks.decisions import CAREFUL, new_requests
 from core.playbooks.paths import Layout
 
 
@@ -54,7 +54,7 @@ def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str
         raw["author"] = previous.metadata["author"]
     if previous.sensitive:
         raw["sensitive"] = True
-    return new_wishes(raw, previous)
+    return new_requests(raw, previous)
 
 
 def successor_metadata(

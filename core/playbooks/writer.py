@@ -44,7 +44,7 @@ from core.models import (
     content_digest,
 )
 from core.playbooks.checks import check_scripts
-from core.playbooks.file_requests import told
+from core.playbooks.decisions import request_warnings
 from core.playbooks.intents import FolderChanges, area_of, discard
 from core.playbooks.paths import OLD_SUFFIX, Layout
 from core.playbooks.sealing import SealedCopies, published_form, to_disk
@@ -124,7 +124,7 @@ def new_record(
     metadata = PlaybookMetadata.model_validate(draft.metadata)
     wanted = wish(choice, area, old, sensitive=metadata.sensitive)
     is_chosen = choice is not None or wanted.get("publish_as") is not None
-    requests = [] if is_chosen else told(metadata.ref, draft.asked)
+    requests = [] if is_chosen else request_warnings(metadata.ref, draft.asked)
     warnings = [*extra, *requests, *draft_warnings(draft)]
     if check:
         warnings.extend(warning.as_text() for warning in check_scripts(draft.files))

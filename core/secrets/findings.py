@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -94,11 +94,6 @@ def named(findings: Iterable[SecretFinding]) -> str:
     texts = [finding.as_text() for finding in findings]
     more = len(texts) - MAX_NAMED
     return "; ".join(texts[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
-
-
-def stopping(findings: Sequence[SecretFinding]) -> list[SecretFinding]:
-    """Those for which `block` refuses an upload."""
-    return [finding for finding in findings if finding.stops]
 
 
 def findings_json(found: Mapping[Any, Iterable[SecretFinding]]) -> list[dict[str, Any]]:

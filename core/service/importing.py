@@ -9,8 +9,8 @@ from core.errors import EscherError, Unchanged, UsageError
 from core.files import make_private_dir
 from core.journal import Journal
 from core.models import PlaybookDraft, Ref, Strategy
+from core.playbooks.decisions import asks_for_upload
 from core.playbooks.drafts import iter_drafts
-from core.playbooks.file_requests import asks_to_leave
 from core.playbooks.store import PlaybookStore
 from core.playbooks.validation import Limits
 from core.reports import ImportReport
@@ -50,7 +50,7 @@ def import_path(
                 report.warnings += len(result.warnings)
                 if result.findings:
                     report.findings[result.ref] = result.findings
-                report.kept_private += strategy is None and asks_to_leave(result.asked)
+                report.kept_private += strategy is None and asks_for_upload(result.asked)
             elif isinstance(result.error, Unchanged):
                 report.existing.append(result.ref)
             else:

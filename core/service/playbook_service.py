@@ -38,7 +38,7 @@ from core.models import (
     Strategy,
 )
 from core.playbooks.decisions import Decision, decide
-from core.playbooks.exporting import Exported, export
+from core.playbooks.export import Exported, export
 from core.playbooks.held import declassify
 from core.playbooks.secrets_gate import stricter
 from core.playbooks.store import StoreResult
@@ -284,7 +284,7 @@ class PlaybookService(Home):
 
     # -- looking ----------------------------------------------------------------------------
     def export(self, target: str, path: Path, *, reveal: bool = False) -> Exported:
-        """Write a version out as a folder, or as a ``.tar.gz``; see `core.playbooks.exporting`."""
+        """Write a version out as a folder, or as a ``.tar.gz``; see `core.playbooks.export`."""
         return export(
             self.store,
             self.settings,
