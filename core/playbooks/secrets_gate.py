@@ -21,7 +21,6 @@ from core.journal import Journal, VersionRecord
 from core.journal.findings import Scanned, SecretRows
 from core.models import METADATA_FILE, FileEntry, Ref
 from core.secrets import scanner
-from core.secrets.contents import takes_bare_values
 from core.secrets.findings import Degree, SecretFinding, Spot, finding_key, named
 from core.settings import Settings
 
@@ -248,7 +247,7 @@ class SecretsGate:
 
 
 def _syntax(path: str) -> str:
-    return "bare" if takes_bare_values(path) else "quoted"
+    return "bare" if scanner.takes_bare_values(path) else "quoted"
 
 
 def _keys(item: Item) -> list[tuple[str, tuple[str, str]]]:

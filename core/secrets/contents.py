@@ -1,7 +1,16 @@
-"""`password = "…"`: a secret by the name it is given to, with what is no secret sorted out.
+"""Bytes as texts that can be searched, whatever their encoding; archives opened within limits.
 
-detect-secrets' keyword detector finds the assignments; alone, it is wrong in 400 lines of the
-corpus for every 20 right ones (`ApiKeyRequired: true`, `secretsmanager:GetSecretValue`, …).
+::
+
+    UTF-8                              the text
+    UTF-16, UTF-32 (BOM, or its NULs)  the text, and the bytes as below: a BOM may be a lie
+    anything else                      the bytes as UTF-8 or Latin-1, with NULs as blanks and without
+                                       them; when they are mostly no text, the file is binary
+    zip, tar, gzip, bzip2, xz          also each member, three archives deep
+    encrypted, 7z, RAR, damaged        named: nobody can say what is in there
+
+Without NULs, UTF-16 is its ASCII at any offset, which is what secrets are made of. A tar archive is
+walked by its plain headers alone; what else is in it is searched as bytes.
 """
 
 from __future__ import annotations
@@ -14,179 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from detect_secrets.plugins.keyword import KeywordDetector
-
-MIN_SECRET_CHARS = 6
-
-# Suffixes of formats in which a bare word after = or : is a value; elsewhere it is a name.
-_BARE_VALUES = frozenset(
-    {"", ".sh", ".bash", ".env", ".ini", ".cfg", ".properties", ".yaml", ".yml"}
-)
-
-_KEYWORD = re.compile(
-    r"(?<!by)pass(?:word|wd|phrase)?|pwd|secret|contrase[nñ]a"
-    r"|(?:api|auth|service|account|access|db|database|priv|private|client)[_-]?key",
-    re.IGNORECASE,
-)
-_KEYWORD_PARTS = ("pass", "pwd", "secret", "contrase", "key")  # one of them is in each
-# The name in front of a value: the identifier before = or :
-_NAME = re.compile(r"([A-Za-z_][\w.-]*)['\"\])]*\s*(?:[:=!]=*>?|=>)\s*[@!\w]*\s*['\"`]?$")
-# `secret_name`, `PasswordLength`: words after the keyword that make it something else
-_ABOUT = frozenset(
-    {
-        "name", "names", "arn", "arns", "id", "ids", "type", "required", "length", "age",
-        "days", "port", "enabled", "version", "versions", "policy", "uri", "url", "ref",
-        "path", "file", "prefix", "source", "count", "expires", "expiration", "validity",
-        "authentication", "manager", "smanager", "rotation", "rotate", "reuse", "extension",
-        "extensions", "http", "template", "kind", "store", "provider", "parameter", "param",
-        "env", "variable", "label", "description", "hint", "title", "prompt", "field",
-        "attribute", "column", "permissions", "vault", "group", "role", "class", "auth",
-        "login", "min", "max",
-    }
-)  # fmt: skip
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-
-# AWS' own way to name a secret without holding it
-_DYNAMIC = re.compile(r"\{\{resolve:.*|arn:aws[\w-]*:secretsmanager:.*")
-
-# Values that point at a secret or stand for one.
-_REFERENCE = re.compile(
-    r"[\[$<{(!%*&]|arn:|https?://|projects/|/subscriptions/|privatesettingsref:"
-    r"|(?:var|local|data|module|each|self|os|process|random_\w+|[a-z]+_[a-z_]+\.\w+)\."
-    r"|.*\{\{|.*\$\{|.*<[\w -]+>$",
-    re.IGNORECASE,
-)
-_PLACEHOLDER = re.compile(
-    r"(?:value|secret|password|passwd|string|text|example|sample|dummy|placeholder|replaced?"
-    r"|redacted|changed|todo|none|null|true|false|yes|no|header|required|optional|enabled|disabled"
-    r"|x+|\.+|\*+|-+|_+)\d*|your[-_ ].*|\d[\d.]*",
-    re.IGNORECASE,
-)
-_IAM_ACTION = re.compile(r"(?:[A-Z][a-z]+)+\*?")  # GetSecretValue, DescribeSecret
-_BARE = re.compile(r"[^\s'\"`(){}\[\],;|&<>]+")
-
-# A parameter's default stands some lines below its name.
-_DEFAULT = re.compile(r"^\s*-?\s*[\"']?default(?:value)?[\"']?\s*[:=]\s*(.+?),?\s*$", re.IGNORECASE)
-_DECLARED = re.compile(
-    r"^\s*(?:\{\s*)?[\"']?name[\"']?\s*:\s*[\"']([\w-]+)[\"']"  # parameters.json
-    r"|^\s*variable\s+\"([\w-]+)\"\s*\{"  # terraform
-    r"|^\s*[\"']?([A-Za-z][\w-]*)[\"']?\s*:\s*\{?\s*$"  # CloudFormation, ARM
-)
-_DECLARATION_REACHES = 8
-
-
-def takes_bare_values(path: str) -> bool:
-    """Whether a word without quotes is a value in such a file: all that a path is looked at for."""
-    return PurePosixPath(path).suffix in _BARE_VALUES
-
-
-class Assignments:
-    """Reads one file's lines in their order."""
-
-    def __init__(self, path: str) -> None:
-        self._bare = takes_bare_values(path)
-        self._declared, self._lines_since = "", 0
-
-    @staticmethod
-    def may_be_in(lowered: str) -> bool:
-        """Whether a text, in lower case, may have a word that a secret is given to.
-
-        `_KEYWORD` without regard to case takes a third of a scan's time; most texts and lines have
-        none of its words.
-        """
-        return any(word in lowered for word in _KEYWORD_PARTS)
-
-    def holds_secret(self, line: str) -> bool:
-        """Whether the line gives a secret to a name that says so."""
-        self._lines_since += 1
-        if "secretsmanager" in line or "{{resolve" in line:
-            line = _DYNAMIC.sub("", line)
-        declared = _DECLARED.match(line)
-        if declared:
-            self._declared = next(name for name in declared.groups() if name)
-            self._lines_since = 0
-        elif self._lines_since <= _DECLARATION_REACHES and _KEYWORD.search(self._declared):
-            default = _DEFAULT.match(line)
-            if default and _is_secret(self._declared, default[1].strip("\"'")):
-                return True
-        if not self.may_be_in(line.lower()):
-            return False
-        return bool(_KEYWORD.search(line)) and self._assigns(line)
-
-    def _assigns(self, line: str) -> bool:
-        from detect_secrets.filters.heuristic import is_indirect_reference
-        from detect_secrets.plugins import keyword
-
-        if is_indirect_reference(line):
-            return False
-        quoted = _detector().analyze_string(line, keyword.QUOTES_REQUIRED_DENYLIST_REGEX_TO_GROUP)
-        if any(_is_secret(_name_before(line, value), value) for value in quoted):
-            return True
-        if not self._bare:
-            return False
-        bare = _detector().analyze_string(line, keyword.CONFIG_DENYLIST_REGEX_TO_GROUP)
-        for value in bare:
-            word = _BARE.match(value)
-            if word and "$" not in word[0] and _is_secret(_name_before(line, value), word[0]):
-                return True
-        return False
-
-
-def _name_before(line: str, value: str) -> str:
-    before = line[: line.find(value)]
-    found = _NAME.search(before)
-    return found[1] if found else ""
-
-
-def _is_secret(name: str, value: str) -> bool:
-    """Whether `value` may be a secret, given to `name` ("" where no name was recognised)."""
-    if name and _is_about(name):
-        return False
-    if len(value) < MIN_SECRET_CHARS or not re.search(r"[A-Za-z]", value):
-        return False
-    if _REFERENCE.match(value) or _PLACEHOLDER.fullmatch(value):
-        return False
-    # words of a sentence; a passphrase of words is written without blanks or with a quote
-    return value.count(" ") < 2 and not (  # noqa: PLR2004 - three words and more
-        _IAM_ACTION.fullmatch(value) and _KEYWORD.search(value) and not name
-    )
-
-
-def _is_about(name: str) -> bool:
-    """Whether a name tells something about a secret (`secretArn`) and does not hold it."""
-    last = None
-    for last in _KEYWORD.finditer(name):  # noqa: B007 - the last one is wanted
-        pass
-    if last is None:
-        return False
-    return any(word.lower() in _ABOUT for word in _WORDS.findall(name[last.end() :]))
-
-
-@lru_cache(maxsize=1)
-def _detector() -> KeywordDetector:
-    from detect_secrets.plugins.keyword import KeywordDetector as Detector
-
-    return Detector()
-
-
-# Bytes as texts that can be searched, whatever their encoding; archives opened within limits.
-#
-# ::
-#
-#     UTF-8                              the text
-#     UTF-16, UTF-32 (BOM, or its NULs)  the text, and the bytes as below: a BOM may be a lie
-#     anything else                      the bytes as UTF-8 or Latin-1, with NULs as blanks and without
-#                                        them; when they are mostly no text, the file is binary
-#     zip, tar, gzip, bzip2, xz          also each member, three archives deep
-#     encrypted, 7z, RAR, damaged        named: nobody can say what is in there
-#
-# Without NULs, UTF-16 is its ASCII at any offset, which is what secrets are made of. A tar archive is
-# walked by its plain headers alone; what else is in it is searched as bytes.
+from typing import Any
 
 MAX_UNPACKED = 8 * 1024 * 1024
 MAX_MEMBERS = 1000
@@ -245,18 +82,11 @@ class Opaque:
 
 
 @dataclass(slots=True)
-class Room:
+class Allowance:
     """What of the limits is left."""
 
     unpacked: int = MAX_UNPACKED
     members: int = MAX_MEMBERS
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
 
 
 class _TooLarge(Exception):
@@ -264,13 +94,13 @@ class _TooLarge(Exception):
 
 
 def texts(
-    content: bytes, member: str = "", depth: int = 0, room: Room | None = None
+    content: bytes, member: str = "", depth: int = 0, left: Allowance | None = None
 ) -> Iterator[Text | Opaque]:
     """Everything in ``content`` that can be searched, and what can't be opened.
 
     The caller looks at the clock between two texts; each is made when it is asked for.
     """
-    room = room or Room()
+    left = left or Allowance()
     start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(_ENCRYPTED_STARTS):
         yield Opaque(ENCRYPTED, member)
@@ -281,7 +111,7 @@ def texts(
         yield Opaque(ENCRYPTED, member)
     for view in views:
         yield Text(view, member, is_binary)
-    parts = _parts(content, member, room)
+    parts = _parts(content, member, left)
     if parts is None:
         return
     if depth == MAX_NESTED:
@@ -292,7 +122,7 @@ def texts(
             if isinstance(part, str):
                 yield Opaque(part, name)
             else:
-                yield from texts(part, name, depth + 1, room)
+                yield from texts(part, name, depth + 1, left)
     except _TooLarge:
         yield Opaque(LARGE_ARCHIVE, member)
 
@@ -344,14 +174,16 @@ def _is_text(text: str) -> bool:
 
 
 # -- archives ---------------------------------------------------------------------------------
-def _parts(content: bytes, member: str, room: Room) -> Iterator[tuple[str, bytes | str]] | None:
+def _parts(
+    content: bytes, member: str, left: Allowance
+) -> Iterator[tuple[str, bytes | str]] | None:
     """The members of an archive, or why one can't be read; None when it is no archive."""
     if _ZIP_END in content or content.startswith(_ZIP_START):
-        return _zip_members(content, member, room)
+        return _zip_members(content, member, left)
     if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")):
-        return _unpacked(content, member, room)
+        return _unpacked(content, member, left)
     if content[257:262] == b"ustar":
-        return _tar_members(content, member, room)
+        return _tar_members(content, member, left)
     return None
 
 
@@ -359,14 +191,14 @@ def _inside(member: str, name: str) -> str:
     return f"{member}/{name[:MAX_MEMBER_NAME]}" if member else name[:MAX_MEMBER_NAME]
 
 
-def _take(room: Room, size: int) -> None:
-    room.unpacked -= size
-    room.members -= 1
-    if room.unpacked < 0 or room.members < 0:
+def _take(left: Allowance, size: int) -> None:
+    left.unpacked -= size
+    left.members -= 1
+    if left.unpacked < 0 or left.members < 0:
         raise _TooLarge
 
 
-def _zip_members(content: bytes, member: str, room: Room) -> Iterator[tuple[str, bytes | str]]:
+def _zip_members(content: bytes, member: str, left: Allowance) -> Iterator[tuple[str, bytes | str]]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         infos = archive.infolist()
@@ -381,22 +213,22 @@ def _zip_members(content: bytes, member: str, room: Room) -> Iterator[tuple[str,
         elif not info.is_dir():
             try:
                 with archive.open(info) as file:
-                    part = file.read(room.unpacked + 1)
+                    part = file.read(left.unpacked + 1)
             except Exception:  # noqa: BLE001 — as above: damaged, or compressed in another way
                 yield name, CLOSED_ARCHIVE
                 continue
-            _take(room, len(part))
+            _take(left, len(part))
             yield name, part
 
 
-def _unpacked(content: bytes, member: str, room: Room) -> Iterator[tuple[str, bytes | str]]:
+def _unpacked(content: bytes, member: str, left: Allowance) -> Iterator[tuple[str, bytes | str]]:
     """What a compressed file holds: one content, of several streams where there are several."""
     pieces, rest = [], content
     try:
         while rest:
-            piece, rest = _stream(rest, room.unpacked + 1)
+            piece, rest = _stream(rest, left.unpacked + 1)
             pieces.append(piece)
-            _take(room, len(piece))
+            _take(left, len(piece))
             rest = rest.lstrip(b"\0")
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
         yield member, CLOSED_ARCHIVE
@@ -405,22 +237,20 @@ def _unpacked(content: bytes, member: str, room: Room) -> Iterator[tuple[str, by
 
 def _stream(content: bytes, limit: int) -> tuple[bytes, bytes]:
     """One compressed stream at the beginning of ``content``, and what comes after it."""
-    reader: _Decompressor
+    reader: Any
     if content.startswith(b"\x1f\x8b"):
-        gz = reader = zlib.decompressobj(wbits=31)
-        piece = gz.decompress(content, limit)
+        reader = zlib.decompressobj(wbits=31)
     elif content.startswith(b"BZh"):
-        bz = reader = bz2.BZ2Decompressor()
-        piece = bz.decompress(content, limit)
+        reader = bz2.BZ2Decompressor()
     else:
-        xz = reader = lzma.LZMADecompressor(memlimit=128 * 1024 * 1024)
-        piece = xz.decompress(content, limit)
+        reader = lzma.LZMADecompressor(memlimit=128 * 1024 * 1024)
+    piece: bytes = reader.decompress(content, limit)
     if not reader.eof and len(piece) < limit:
         raise EOFError
     return piece, reader.unused_data
 
 
-def _tar_members(content: bytes, member: str, room: Room) -> Iterator[tuple[str, bytes | str]]:
+def _tar_members(content: bytes, member: str, left: Allowance) -> Iterator[tuple[str, bytes | str]]:
     at = 0
     while at + _TAR_BLOCK <= len(content):
         header = content[at : at + _TAR_BLOCK]
@@ -431,6 +261,6 @@ def _tar_members(content: bytes, member: str, room: Room) -> Iterator[tuple[str,
         part = content[at + _TAR_BLOCK : at + _TAR_BLOCK + length]
         name = header[:100].split(b"\0")[0].decode("utf-8", "replace")
         if part:
-            _take(room, 0)  # its bytes are here: nothing is unpacked
+            _take(left, 0)  # its bytes are here: nothing is unpacked
             yield _inside(member, name), part
         at += _TAR_BLOCK + (length + _TAR_BLOCK - 1) // _TAR_BLOCK * _TAR_BLOCK

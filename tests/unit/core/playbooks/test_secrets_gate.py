@@ -72,7 +72,7 @@ def test_a_content_is_scanned_once(home):
 
 def test_another_scanner_scans_again(home, monkeypatch):
     home.add(REF, {"shell/a.sh": LEAK})
-    monkeypatch.setattr("core.playbooks.secrets_gate._scanner_version", lambda: "next")
+    monkeypatch.setattr("core.secrets.scanner.scanner_version", lambda: "next")
     home.scanned.clear()
     assert len(home.add(REF, {"shell/a.sh": LEAK})) == 1
     assert home.scanned == ["metadata.json", "shell/a.sh"]
