@@ -190,13 +190,9 @@ class _Attempts:
             return self._failures.deferred(record, given_up)
         try:
             result = self._work(record)
-        except ServerUnreachable as error:
-            self._note(error)
-            return self._failures.result(record, error)
-        except EscherError as error:
-            self._note(None)
-            return self._failures.result(record, error)
         except Exception as error:  # noqa: BLE001 — any mistake is its item's, never its batch's
+            if isinstance(error, EscherError):
+                self._note(error if isinstance(error, ServerUnreachable) else None)
             return self._failures.result(record, error)
         self._note(None)
         return result

@@ -99,7 +99,7 @@ def decide(
         if private:
             return Rule.PRIVATE_ID
         return Rule.TAKE_IN if pinned in {None, there.digest} else Rule.IMMUTABLE
-    if not fresh and is_overtaken(here, there):
+    if not fresh and _is_overtaken(here, there):
         return Rule.STALE
     if there.deleted:
         return _deleted_there(here, there)
@@ -126,7 +126,7 @@ def _deleted_there(here: Here, there: There) -> Rule:
     return Rule.DELETED_THERE
 
 
-def is_overtaken(here: Here, there: There) -> bool:
+def _is_overtaken(here: Here, there: There) -> bool:
     """Whether the answer may be older than what this machine has done since.
 
     A lower revision with a later time is a server that was set up anew: it counts.

@@ -36,17 +36,16 @@ from core.errors import (
     UsageError,
 )
 from core.journal import Journal
-from core.journal.conflicts import ConflictRecord
+from core.journal.conflicts import ConflictRecord, KeptCopy
 from core.journal.leases import VERSION
 from core.journal.pins import SERVER
 from core.journal.pull_state import Name
 from core.journal.records import VersionRecord
-from core.models import RESERVED_PREFIX, Ref, SyncState, check_id, parse_version
+from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id, parse_version
 from core.playbooks.remote_versions import PulledFolders
-from core.publishing.batch import set_rows
+from core.publishing.batch import NO_ERROR, set_rows
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, find_theirs
-from core.publishing.reconcile import drop_kept, state_after_conflict
 from core.server.client import EscherServer
 
 ASKED_FOR = "full_pass_asked_for"  # in the journal's facts: a digest of the conflicts that did
@@ -276,6 +275,25 @@ class ConflictResolver:
             if record is not None and ref not in held:
                 raise LeaseHeld(f"{ref} is just being worked on.", "Try again in a moment.")
             yield record
+
+
+def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
+    """The values of a row whose conflict is over: it goes on as it was asked for before."""
+    if row.is_published:
+        return NO_ERROR | {"sync_state": SyncState.PUBLISHED}
+    strategy = row.chosen_strategy
+    if strategy.is_uploaded and row.area is Area.LOCAL:
+        return NO_ERROR | {"sync_state": SyncState.PENDING, "publish_as": strategy}
+    return NO_ERROR | {"sync_state": SyncState.LOCAL, "publish_as": None}
+
+
+def drop_kept(
+    journal: Journal, folders: PulledFolders, ref: Ref, kept: Ref, kind: str, resolution: str
+) -> KeptCopy | None:
+    """Remove a version whose edit is ``kept``; the copy of what is no part of that, written down."""
+    words = f"{ref}: a copy is kept of what is no part of {kept}."
+    note = partial(journal.conflicts.note, ref, kind, words, resolution)
+    return folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
 
 
 def needs_full_pass(journal: Journal) -> bool:

@@ -13,7 +13,7 @@ when the version is there again.
 A full pass has seen every name that the server knows, tombstones included. What was published and is
 not among them was lost there: by a server that was restored from an older copy, most likely. The
 home that published it sends it again at once, another one that has the content after a day
-(`Absence`). It is sent for review, whatever it was: an approval that the server lost is not assumed.
+(`send_again`). It is sent for review, whatever it was: an approval that the server lost is not assumed.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ class Deletions:
         self._journal.waiting.forget([item.name for item in items if item.name not in open_])
         for ref, error in part.failed.items():
             log.warning("%s is not deleted yet: %s", ref, failure(error))
-        done.deleted += part.deleted
-        done.trashed += part.trashed
-        done.conflicts += part.conflicts
+        done.add(part)
         done.failed |= part.failed
         return len(part.deleted)
 
@@ -117,47 +115,43 @@ def _theirs(item: WaitingChange) -> Theirs:
     return Theirs(item.ref, there)
 
 
-class Absence:
-    """Notes what is absent since when; ``clock`` gives Unix seconds."""
+def note_absent(
+    journal: Journal, now: float, before: Mapping[Ref, int], seen: Collection[Name]
+) -> list[VersionRecord]:
+    """The versions that were published ``before`` a full pass and were not ``seen`` in it.
 
-    def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
-        self._journal = journal
-        self._clock = clock
+    Their rows say since when; ``now`` is in Unix seconds.
+    """
+    rows = journal.versions.get_many([ref for ref in before if ref not in seen])
+    absent = [
+        row
+        for ref, row in rows.items()
+        if row.revision == before[ref] and not row.deleting and row.area is Area.SYNCED
+    ]
+    new = {row.ref: {"absent_since": int(now)} for row in absent if row.absent_since is None}
+    set_rows(journal, new)
+    if absent:
+        log.warning("%d published versions are not on the server", len(absent))
+    return list(journal.versions.get_many([row.ref for row in absent]).values())
 
-    def look(self, before: Mapping[Ref, int], seen: Collection[Name]) -> list[VersionRecord]:
-        """The versions that were published ``before`` the pass and were not ``seen`` in it."""
-        missing = [ref for ref in before if ref not in seen]
-        rows = self._journal.versions.get_many(missing)
-        absent = [
-            row
-            for ref, row in rows.items()
-            if row.revision == before[ref] and not row.deleting and row.area is Area.SYNCED
-        ]
-        now = int(self._clock())
-        new = {row.ref: {"absent_since": now} for row in absent if row.absent_since is None}
-        set_rows(self._journal, new)
-        if absent:
-            log.warning("%d published versions are not on the server", len(absent))
-        return list(self._journal.versions.get_many([row.ref for row in absent]).values())
 
-    def send_again(self, absent: Sequence[VersionRecord]) -> list[Ref]:
-        """Have those sent that are this home's to send; which."""
-        now = self._clock()
-        unfetched = set(self._journal.versions.unfetched()) if absent else set()
-        changes: dict[Ref, dict[str, Any]] = {}
-        for row in absent:
-            waited = row.absent_since is not None and now - row.absent_since >= DAY_SECONDS
-            if (
-                row.sync_state in {SyncState.PUBLISHED, SyncState.FAILED}  # failed: sent in vain
-                and (row.published_here or waited)
-                and row.content_digest == row.published_digest
-                and row.ref not in unfetched
-                and forbidden(row) is None
-            ):
-                changes[row.ref] = NO_ERROR | {
-                    "sync_state": SyncState.PENDING,
-                    "publish_as": Strategy.REVIEW,
-                    "uploaded_digest": None,
-                    "s3_paths": {},
-                }
-        return set_rows(self._journal, changes)
+def send_again(journal: Journal, now: float, absent: Sequence[VersionRecord]) -> list[Ref]:
+    """Have those sent that are this home's to send; which."""
+    unfetched = set(journal.versions.unfetched()) if absent else set()
+    changes: dict[Ref, dict[str, Any]] = {}
+    for row in absent:
+        waited = row.absent_since is not None and now - row.absent_since >= DAY_SECONDS
+        if (
+            row.sync_state in {SyncState.PUBLISHED, SyncState.FAILED}  # failed: sent in vain
+            and (row.published_here or waited)
+            and row.content_digest == row.published_digest
+            and row.ref not in unfetched
+            and forbidden(row) is None
+        ):
+            changes[row.ref] = NO_ERROR | {
+                "sync_state": SyncState.PENDING,
+                "publish_as": Strategy.REVIEW,
+                "uploaded_digest": None,
+                "s3_paths": {},
+            }
+    return set_rows(journal, changes)

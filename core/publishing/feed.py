@@ -69,10 +69,6 @@ class Theirs:
     entries: tuple[FileEntry, ...] = ()
 
     @property
-    def name(self) -> Name:
-        return (self.ref.playbook_id, self.ref.version)
-
-    @property
     def live(self) -> VersionRecord:
         """The record of one that is not deleted."""
         assert self.record is not None

@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from core.bounded_json import BadJson
 from core.errors import (
@@ -41,7 +40,7 @@ from core.journal.pull_state import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
 from core.playbooks.remote_versions import PulledFolders
 from core.publishing.conflicts import needs_full_pass, settle_what_is_over
-from core.publishing.deletions import Absence, Deletions
+from core.publishing.deletions import Deletions, note_absent, send_again
 from core.publishing.feed import (
     Feed,
     FeedEnded,
@@ -56,7 +55,7 @@ from core.publishing.feed import (
     read_item,
     revision_of,
 )
-from core.publishing.reconcile import Decided, Reconciled, Reconciler
+from core.publishing.reconcile import Changes, Reconciler
 from core.server.answers import ScriptFile
 from core.server.client import EscherServer
 from core.settings import Settings
@@ -65,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class PullReport:
+class PullReport(Changes):
     """What a pull did; ``failed`` is ``{"id@version" as the server wrote it: reason}``.
 
     ``pulled`` came in (metadata alone: their content is to be fetched when wanted), ``updated``
@@ -74,14 +73,9 @@ class PullReport:
     taken in with a later pull; ``sent_again``: the server had lost them.
     """
 
-    pulled: list[Ref] = field(default_factory=list)
-    updated: list[Ref] = field(default_factory=list)
-    deleted: list[Ref] = field(default_factory=list)
-    conflicts: list[Decided] = field(default_factory=list)
     deferred: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     passed_over: int = 0  # items without a name, or beyond what is kept of names
-    trashed: list[str] = field(default_factory=list)
     deletions_waiting: int = 0
     absent: int = 0  # published versions that the server does not have
     sent_again: list[Ref] = field(default_factory=list)
@@ -90,31 +84,9 @@ class PullReport:
     cursor: str | None = None
 
     @property
-    def changed(self) -> list[Ref]:
-        """The versions whose points in the collection are to be looked at."""
-        return list(dict.fromkeys([*self.pulled, *self.updated, *(c.ref for c in self.conflicts)]))
-
-    @property
     def is_partial(self) -> bool:
         """Whether something of the feed was passed over."""
         return bool(self.failed or self.passed_over or self.stopped)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "pulled": [str(ref) for ref in self.pulled],
-            "updated": [str(ref) for ref in self.updated],
-            "deleted": [str(ref) for ref in self.deleted],
-            "conflicts": [decided.as_json() for decided in self.conflicts],
-            "deferred": dict(self.deferred),
-            "failed": dict(self.failed),
-        }
-
-    def add(self, done: Reconciled) -> None:
-        self.pulled += done.pulled
-        self.updated += done.updated
-        self.deleted += done.deleted
-        self.trashed += done.trashed
-        self.conflicts += done.conflicts
 
 
 @dataclass(slots=True)
@@ -146,7 +118,6 @@ class Puller:
         self._server = server
         self._reconciler = Reconciler(journal, folders, in_use)
         self._deletions = Deletions(journal, self._reconciler, clock)
-        self._absence = Absence(journal, clock)
         self._clock = clock
 
     def pull(self, *, accept_deletions: bool = False) -> PullReport:
@@ -199,8 +170,9 @@ class Puller:
             self._apply(page.items, report, run)
             self._keep(page, report, run)
         self._forget_unseen(run)
-        absent = self._absence.look(run.before or {}, run.seen)
-        report.absent, report.sent_again = len(absent), self._absence.send_again(absent)
+        absent = note_absent(self._journal, self._clock(), run.before or {}, run.seen)
+        report.absent = len(absent)
+        report.sent_again = send_again(self._journal, self._clock(), absent)
         return run.seen
 
     def _keep(self, page: Page, report: PullReport, run: _Pass) -> None:

@@ -19,9 +19,10 @@ from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
 from core.journal.records import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import Copying, PulledFolders
+from core.playbooks.remote_versions import PulledFolders
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
+from core.publishing.conflicts import drop_kept, state_after_conflict
 from core.publishing.feed import Theirs, following
 
 
@@ -38,36 +39,30 @@ class Decided:
 
 
 @dataclass(slots=True)
-class Reconciled:
-    """What became of a batch; a version that needed nothing is in none of them."""
+class Changes:
+    """What became of the server's changes here."""
 
     pulled: list[Ref] = field(default_factory=list)
     updated: list[Ref] = field(default_factory=list)
     deleted: list[Ref] = field(default_factory=list)
-    to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
     trashed: list[str] = field(default_factory=list)  # folders in the trash
     conflicts: list[Decided] = field(default_factory=list)
+
+    def add(self, others: Changes) -> None:
+        self.pulled += others.pulled
+        self.updated += others.updated
+        self.deleted += others.deleted
+        self.trashed += others.trashed
+        self.conflicts += others.conflicts
+
+
+@dataclass(slots=True)
+class Reconciled(Changes):
+    """What became of a batch; a version that needed nothing is in none of them."""
+
+    to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
     failed: dict[Ref, Exception] = field(default_factory=dict)
     older: list[Ref] = field(default_factory=list)  # known here at a higher revision
-
-
-def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
-    """The values of a row whose conflict is over: it goes on as it was asked for before."""
-    if row.is_published:
-        return NO_ERROR | {"sync_state": SyncState.PUBLISHED}
-    strategy = row.chosen_strategy
-    if strategy.is_uploaded and row.area is Area.LOCAL:
-        return NO_ERROR | {"sync_state": SyncState.PENDING, "publish_as": strategy}
-    return NO_ERROR | {"sync_state": SyncState.LOCAL, "publish_as": None}
-
-
-def drop_kept(
-    journal: Journal, folders: PulledFolders, ref: Ref, kept: Ref, kind: str, resolution: str
-) -> KeptCopy | None:
-    """Remove a version whose edit is ``kept``; the copy of what is no part of that, written down."""
-    words = f"{ref}: a copy is kept of what is no part of {kept}."
-    note = partial(journal.conflicts.note, ref, kind, words, resolution)
-    return folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +169,7 @@ class Reconciler:
                 with _failing(ref, done):
                     rule = self._rule(item, None, private=False, fresh=False)
                     if rule is Rule.DELETED_THERE:
-                        self._drop(item, done)
+                        self._into_trash(item, done)
                     elif rule is Rule.EDIT_BEATS_DELETION:
                         self._edit_beats_deletion(item, done)
         return done
@@ -239,52 +234,45 @@ class Reconciler:
 
     def _same_content(self, items: Sequence[_Item], done: Reconciled) -> None:
         """Same version, same content: the server's fields, revision and place."""
-        changes = [(item, *following(item.row, item.theirs.live)) for item in items]
-        moves = {item.ref: move for item, move, _ in changes if move}
-        stuck: set[Ref] = set()
-
-        def failed(ref: Ref, error: Exception) -> None:
-            done.failed[ref] = error
-            stuck.add(ref)
-
+        wanted = {item.ref: following(item.row, item.theirs.live) for item in items}
+        moves = {ref: move for ref, (move, _) in wanted.items() if move}
         at_once_or_each(
-            list(moves), lambda refs: self._folders.move([moves[ref] for ref in refs]), failed
+            list(moves),
+            lambda refs: self._folders.move([moves[ref] for ref in refs]),
+            done.failed.__setitem__,
         )
-        todo = [
-            (item, values)
-            for item, move, values in changes
-            if (move or values) and item.ref not in stuck
+        changes = [
+            (item.ref, item.lease, values)
+            for item in items
+            if item.ref not in done.failed and (values := wanted[item.ref][1])
         ]
-        written = self._journal.versions.set_many(
-            [(item.ref, item.lease, values) for item, values in todo if values]
-        )
-        asked = [item.ref for item, values in todo if values]
-        lost = {ref for ref, is_mine in zip(asked, written, strict=True) if not is_mine}
-        done.failed |= {ref: _lost(ref) for ref in lost}
-        agreed = [item.ref for item in items if item.ref not in lost | stuck]
+        written = self._journal.versions.set_many(changes)
+        for (ref, _, _), is_mine in zip(changes, written, strict=True):
+            if not is_mine:
+                done.failed[ref] = _lost(ref)
+        agreed = [item.ref for item in items if item.ref not in done.failed]
         self._journal.conflicts.settle(agreed, "the same content")
-        done.updated += [item.ref for item, _ in todo if item.ref not in lost]
+        done.updated += [ref for ref in agreed if any(wanted[ref])]
 
     def _deleted_there(self, item: _Item, done: Reconciled) -> None:
-        if item.row.deleting:  # the user of this home has asked for it, too
-            self._drop(item, done, copy="edits")
-        else:
+        if not item.row.deleting:
             done.to_delete[item.ref] = item.theirs.there
-
-    def _drop(self, item: _Item, done: Reconciled, copy: Copying = "trash") -> None:
+            return
+        # the user of this home has asked for it, too
         words = f"{item.ref} was deleted on the server."
-        kept: list[str] = []
+        note = partial(self._note, item, Rule.DELETED_THERE, words, "deleted", done)
+        self._folders.drop(item.ref, copy="edits", on_kept=note)
+        self._note_deleted(item, done)
 
-        def on_kept(made: KeptCopy) -> None:
-            if copy == "trash":  # listed by itself
-                kept.append(made.folder)
-            else:
-                self._note(item, Rule.DELETED_THERE, words, "deleted", done, made)
+    def _into_trash(self, item: _Item, done: Reconciled) -> None:
+        copy = self._folders.drop(item.ref, copy="trash")
+        if copy is not None:
+            done.trashed.append(copy.folder)
+        self._note_deleted(item, done)
 
-        self._folders.drop(item.ref, copy=copy, on_kept=on_kept)
+    def _note_deleted(self, item: _Item, done: Reconciled) -> None:
         self._journal.conflicts.settle([item.ref], "deleted there")
         done.deleted.append(item.ref)
-        done.trashed += kept
 
     def _edit_beats_deletion(self, item: _Item, done: Reconciled) -> None:
         """The edit is a private version of its own: its name is that of what was deleted."""
@@ -295,7 +283,7 @@ class Reconciler:
                 f"{item.ref} was deleted on the server; it was edited here and can't become a"
                 f" version ({why}): a copy is in the trash."
             )
-            self._drop(item, done)
+            self._into_trash(item, done)
             self._note(item, rule, words, "deleted", done)
             return
         words = (

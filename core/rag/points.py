@@ -23,12 +23,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from core.encryption import Envelope, Place
 from core.files import sha256_bytes
 from core.models import FileEntry, Ref
 
 Payload = dict[str, Any]
-# Seals bytes that belong to one version into a string that opens for that version only.
 Seal = Callable[[Ref, bytes], str]
+"""Seals bytes that belong to one version into a string that opens for that version only."""
 
 SEALED_FIELD = "encrypted_data"
 METADATA_FIELDS = (
@@ -153,6 +154,16 @@ def plain_payload(document: IndexDocument) -> Payload:
     payload |= {name: value for name, value in document.state.items() if name in STATE_FIELDS}
     payload["content_digest"] = document.content_digest
     return payload
+
+
+def seal_with(envelope: Envelope) -> Seal:
+    """The `Seal` of points that are encrypted with a home's key."""
+
+    def seal(ref: Ref, content: bytes) -> str:
+        generation = 0  # a point is disposable: it is written again, never rolled back to
+        return envelope.seal_text(content, Place(*ref, "qdrant", generation))
+
+    return seal
 
 
 def sealed_content(document: IndexDocument) -> bytes:

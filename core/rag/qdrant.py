@@ -100,7 +100,7 @@ class RemoteCollection:
             _check_shape(client, name)
             own = collection.count()
             # points that another model made are left to be replaced under the same ids
-            collection._complete = own > 0 and own == collection._count_any_model()
+            collection._complete = own > 0 and own == collection._count(any_model=True)
         return collection
 
     @property
@@ -110,10 +110,11 @@ class RemoteCollection:
     def mark_rebuilt(self) -> None:
         from qdrant_client import models as qm
 
+        others = Conditions(none_of={MODEL_FIELD: [self._scope.fingerprint]})
         with _server_errors(self._name):
             self._client.delete(
                 self._name,
-                qm.FilterSelector(filter=self._home_filter(_equals(MODEL_FIELD, self._scope))),
+                qm.FilterSelector(filter=self._filter(others, any_model=True)),
                 wait=True,
             )
         self._complete = True
@@ -213,7 +214,7 @@ class RemoteCollection:
             with _server_errors(self._name):
                 records, offset = self._client.scroll(
                     self._name,
-                    scroll_filter=self._filter(conditions or Conditions()),
+                    scroll_filter=self._filter(conditions),
                     limit=_PAGE,
                     offset=offset,
                     with_payload=list(fields),
@@ -225,8 +226,7 @@ class RemoteCollection:
 
     def count(self) -> int:
         with _server_errors(self._name):
-            chosen = self._filter(Conditions())
-            return self._client.count(self._name, count_filter=chosen, exact=True).count
+            return self._count()
 
     def close(self) -> None:
         self._client.close()
@@ -236,13 +236,16 @@ class RemoteCollection:
 
         with _server_errors(self._name):
             self._client.delete(
-                self._name, qm.FilterSelector(filter=self._home_filter()), wait=True
+                self._name,
+                qm.FilterSelector(filter=self._filter(any_model=True)),
+                wait=True,
             )
         self._client.close()
 
     # -- the server ---------------------------------------------------------------------------
-    def _count_any_model(self) -> int:
-        return self._client.count(self._name, count_filter=self._home_filter(), exact=True).count
+    def _count(self, *, any_model: bool = False) -> int:
+        chosen = self._filter(any_model=any_model)
+        return self._client.count(self._name, count_filter=chosen, exact=True).count
 
     def _query(
         self,
@@ -268,38 +271,27 @@ class RemoteCollection:
             for point in response.points
         ]
 
-    def _filter(self, conditions: Conditions) -> qm.Filter:
+    def _filter(
+        self, conditions: Conditions | None = None, *, any_model: bool = False
+    ) -> qm.Filter:
+        """The home's points that meet the conditions; ``any_model``: another model's, too."""
         from qdrant_client import models as qm
 
+        asked = conditions or Conditions()
         must: list[qm.Condition] = [
             qm.FieldCondition(key=key, match=qm.MatchValue(value=value))
             for key, value in self._scope.payload().items()
+            if not (any_model and key == MODEL_FIELD)
         ]
         must.extend(
             qm.FieldCondition(key=key, match=qm.MatchAny(any=list(values)))
-            for key, values in conditions.any_of.items()
+            for key, values in asked.any_of.items()
         )
         must_not: list[qm.Condition] = [
             qm.FieldCondition(key=key, match=qm.MatchAny(any=list(values)))
-            for key, values in conditions.none_of.items()
+            for key, values in asked.none_of.items()
         ]
         return qm.Filter(must=must, must_not=must_not)
-
-    def _home_filter(self, but_not: qm.FieldCondition | None = None) -> qm.Filter:
-        from qdrant_client import models as qm
-
-        must: list[qm.Condition] = [
-            qm.FieldCondition(key=key, match=qm.MatchValue(value=value))
-            for key, value in self._scope.payload().items()
-            if key != MODEL_FIELD
-        ]
-        return qm.Filter(must=must, must_not=[but_not] if but_not else None)
-
-
-def _equals(field: str, scope: Scope) -> qm.FieldCondition:
-    from qdrant_client import models as qm
-
-    return qm.FieldCondition(key=field, match=qm.MatchValue(value=scope.payload()[field]))
 
 
 def _only(payload: Payload, fields: Sequence[str]) -> Payload:

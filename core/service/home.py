@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 
-from core.encryption import Envelope, MasterKey, Place, load_master_key
+from core.encryption import Envelope, MasterKey, load_master_key
 from core.errors import WrongKey
 from core.handed_out import HandedOut
 from core.journal import Journal
@@ -24,6 +24,7 @@ from core.publishing.pull import PublishedContents, Puller
 from core.rag.collection import Collection
 from core.rag.embedding import Embedder
 from core.rag.indexing import Indexing
+from core.rag.points import seal_with
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
 from core.server.client import EscherServer
@@ -89,7 +90,7 @@ class Home:
             self.settings,
             self.journal,
             self.store,
-            self._seal,
+            seal_with(self.envelope),
             self.script_manager.library,
             embedder=self._embedder,
             collection=self._collection,
@@ -123,11 +124,6 @@ class Home:
                 "Give the home its own key (see encryption_key_source); nothing was changed.",
             )
         return key
-
-    def _seal(self, ref: Ref, content: bytes) -> str:
-        generation = 0  # a point is disposable: it is written again, never rolled back to
-        place = Place(ref.playbook_id, ref.version, "qdrant", generation)
-        return self.envelope.seal_text(content, place)
 
     # -- scripts ----------------------------------------------------------------------------
     @cached_property
