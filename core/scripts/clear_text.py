@@ -294,7 +294,7 @@ def _new_folder(root: Path, name: str) -> Path:
 
 
 def _try_lock(folder: Path) -> int | None:
-    """A descriptor that locks ``folder``; None where somebody has it locked, or it is gone."""
+    """A descriptor that locks ``folder``; None where somebody has it locked, or there is none."""
     fd = None
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -302,7 +302,7 @@ def _try_lock(folder: Path) -> int | None:
     except OSError as error:
         if fd is not None:
             os.close(fd)
-        if isinstance(error, FileNotFoundError | BlockingIOError):
+        if isinstance(error, FileNotFoundError | NotADirectoryError | BlockingIOError):
             return None
         raise storage_error(error, f"Locking {folder}") from error
     return fd

@@ -1,4 +1,4 @@
-"""What the script manager speaks of: one format folder of one version, and its files.
+"""Define what the script manager takes and gives: a format folder of a version, and its files.
 
 The format folder is the unit that is downloaded, verified, cached and evicted, since a Terraform
 module needs all its files. Paths are relative to the version's folder: ``shell/stop.sh``.
@@ -137,9 +137,7 @@ class ResolvedScript:
         return body
 
 
-# What the cache takes and gives.
-
-
+# -- what the cache takes and gives ------------------------------------------------------------
 # The source of an entry that was handed in file by file and is not whole yet: nobody runs it.
 PARTIAL = "partial"
 
@@ -193,8 +191,7 @@ class CacheEntry:
         }
 
 
-# What a caller asks for: a playbook, one version of it or the latest, and how.
-
+# -- what a caller asks for: a playbook, one version of it or the latest, and how -----------------
 LATEST = "latest"
 REMEMBERED = 8192
 
@@ -239,7 +236,10 @@ class ScriptRequest(NamedTuple):
 
 @lru_cache(maxsize=REMEMBERED)
 def read_target(target: str) -> tuple[str, str | None]:
-    """``id``, ``id@version`` or ``id@latest``: the id, and the version unless it is the latest."""
+    """Split ``id``, ``id@version`` or ``id@latest``: the id, and the version, None for the latest.
+
+    Raises `UsageError`.
+    """
     playbook_id, at, version = target.partition("@")
     try:
         check_id(playbook_id)
@@ -251,16 +251,14 @@ def read_target(target: str) -> tuple[str, str | None]:
     return playbook_id, version
 
 
-# How the failure of a script is put into words, written down and read again.
-
-
+# -- how the failure of a script is put into words, written down and read again -------------------
 WAITING = Outcome(OutcomeState.WAITING)
 
 log = logging.getLogger(__name__)
 
 
 def in_words(key: ScriptKey, error: BaseException) -> EscherError:
-    """``error`` as one of ours; a mistake is told by its kind and place, its text may hold content."""
+    """Turn ``error`` into one of ours: a mistake by kind and place, since its text may hold content."""
     if isinstance(error, EscherError):
         return error
     if not isinstance(error, Exception):
@@ -273,7 +271,7 @@ def in_words(key: ScriptKey, error: BaseException) -> EscherError:
 
 
 def error_of(row: CacheFolder) -> EscherError:
-    """The failure that a row tells of, as another process wrote it down."""
+    """Rebuild the failure that a row tells of, as another process wrote it down."""
     kind = getattr(errors, row.error_type, None)
     if not (isinstance(kind, type) and issubclass(kind, EscherError)):
         kind = EscherError
