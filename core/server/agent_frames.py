@@ -1,4 +1,4 @@
-"""The frames of the agent link as this side reads and writes them.
+"""Read and write the frames of the agent link.
 
 Whatever the server sends is a stranger's. Whatever goes out is metadata and scores: results are
 copied field by field, so nothing else can leave.
@@ -54,7 +54,7 @@ class Change:
 
 
 def read_frame(message: str | bytes) -> Frame:
-    """A JSON object with a ``type`` and an ``id``; `UsageError` for anything else."""
+    """Read a JSON object with a ``type`` and an ``id``; `UsageError` for anything else."""
     try:
         frame = (
             read_object(message, max_bytes=MAX_FRAME_BYTES) if isinstance(message, str) else None
@@ -69,7 +69,7 @@ def read_frame(message: str | bytes) -> Frame:
 
 
 def read_search(frame: Frame) -> SearchRequest:
-    """The body of a ``search.request``; `UsageError` names the field that is wrong."""
+    """Read the body of a ``search.request``; `UsageError` names the field that is wrong."""
     query, filters = frame.get("query"), frame.get("filters") or {}
     if not isinstance(query, str) or not query.strip() or len(query) > MAX_QUERY_CHARS:
         raise UsageError(f"query is no text of 1 to {MAX_QUERY_CHARS} characters.")
@@ -85,19 +85,19 @@ def read_search(frame: Frame) -> SearchRequest:
 
 
 def read_change(frame: Frame) -> Change:
-    """The body of a ``playbook.changed``; its names are checked before anything is done."""
+    """Read the body of a ``playbook.changed``; its names are checked before anything is done."""
     ref = Ref.parse(f"{frame.get('playbook_id')}@{frame.get('version')}")
     return Change(ref, _number(frame, "revision", 2**53))
 
 
 def response(frame_id: str, results: Iterable[Mapping[str, Any]], limit: int) -> Frame:
-    """A ``search.response`` with the first ``limit`` results that have a score."""
+    """Make a ``search.response`` of the first ``limit`` results that have a score."""
     shown = [_result(result) for result in results if _is_score(result.get("score"))]
     return {"type": "search.response", "id": frame_id, "results": shown[:limit]}
 
 
 def failure(frame_id: str | None, error: EscherError) -> Frame:
-    """An ``error``; its words only where they are about the request, as others may name folders."""
+    """Make an ``error``; its words only where they are about the request, as others may name folders."""
     detail = error.detail if isinstance(error, UsageError) else error.title
     return {"type": "error", "id": frame_id, "title": error.type, "detail": detail}
 

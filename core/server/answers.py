@@ -65,7 +65,7 @@ class UploadPart(Reply):
 
 
 class UploadTarget(Reply):
-    """Where the bytes of one file go; ``needs_bytes`` is false where the server holds them."""
+    """Where the bytes of one file go; neither URL where the server holds them."""
 
     path: str
     checksum: Checksum
@@ -75,10 +75,6 @@ class UploadTarget(Reply):
     parts: list[UploadPart] | None = None
     complete_url: str | None = None
     expires_at: int | None = None
-
-    @property
-    def needs_bytes(self) -> bool:
-        return self.url is not None or self.complete_url is not None
 
 
 class Announcement(Reply):
@@ -234,7 +230,7 @@ R = TypeVar("R", bound=Reply)
 
 
 def read_change_page(body: bytes, call: str) -> ChangePage:
-    """A page of the feed, item by item; `NotEscherServer` where the page itself is at fault."""
+    """Read a page of the feed, item by item; `NotEscherServer` where the page itself is at fault."""
     try:
         page, items = read_items(body, "changes")
     except BadJson as error:
@@ -278,7 +274,7 @@ def read_reply(kind: type[R], body: bytes, call: str) -> R:
 
 # -- errors ----------------------------------------------------------------------------------
 def clean_words(text: str, secret: str | None = None) -> str:
-    """Words of a stranger, fit to be shown: at most 500 characters, no control, no secret."""
+    """Make a stranger's words fit to be shown: at most 500 characters, no control, no secret."""
     text = text[: 8 * MAX_WORDS]
     if secret:
         text = text.replace(secret, "***")
@@ -288,7 +284,7 @@ def clean_words(text: str, secret: str | None = None) -> str:
 
 
 def read_problem(body: bytes) -> dict[str, Any] | None:
-    """The members of a problem document; None when the body is no JSON object."""
+    """Read the members of a problem document; None when the body is no JSON object."""
     try:
         return read_object(body)
     except BadJson:
@@ -296,7 +292,7 @@ def read_problem(body: bytes) -> dict[str, Any] | None:
 
 
 def retry_after(headers: Mapping[str, str], problem: Mapping[str, Any] | None) -> float | None:
-    """Seconds the server asks to wait, from the header (seconds or a date) or the document."""
+    """Read how many seconds the server asks to wait, from the header (seconds or a date) or the document."""
     value: Any = headers.get("Retry-After")
     if value is None and problem is not None:
         value = problem.get("retry_after")
@@ -315,7 +311,7 @@ def retry_after(headers: Mapping[str, str], problem: Mapping[str, Any] | None) -
 def api_error(
     status: int, headers: Mapping[str, str], body: bytes, call: str, token: str | None
 ) -> EscherError:
-    """The error of an API answer; ``call`` names method and URL without its query."""
+    """Make the error of an API answer; ``call`` names method and URL without its query."""
     problem = read_problem(body)
     words = _words(problem, token)
     said = f"{call} answered {status}{': ' + words if words else '.'}"
@@ -344,7 +340,7 @@ def api_error(
 
 
 def storage_error(status: int, headers: Mapping[str, str], body: bytes, what: str) -> EscherError:
-    """The error of an answer to a pre-signed URL.
+    """Make the error of an answer to a pre-signed URL.
 
     The storage's own words are left out: S3 repeats the signed request in some of them. A 400 is
     the caller's to judge, who can hash the bytes again; it comes out as a `ServerRejected`.

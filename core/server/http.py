@@ -346,7 +346,7 @@ def _prepared(
 
 
 def url_label(url: str) -> str:
-    """A URL as it may be shown: no query, no fragment, no user."""
+    """Make of a URL what may be shown: no query, no fragment, no user."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -371,7 +371,7 @@ def _in_words(call: Callable[[], T], what: str) -> T:
 
 
 def _transport_failure(error: Exception, what: str) -> EscherError:
-    """What went wrong without the exception's own text, which holds the URL."""
+    """Say what went wrong without the exception's own text, which holds the URL."""
     later = "Jobs that wait for the server stay queued; ask for anything else again later."
     match error:
         case requests.exceptions.SSLError():
@@ -399,7 +399,7 @@ def _transport_failure(error: Exception, what: str) -> EscherError:
 
 
 def _pinned_adapter(addresses: Addresses, connections: int) -> HTTPAdapter:
-    """An adapter whose direct connections go only to what ``addresses`` answers.
+    """Make an adapter whose direct connections go only to what ``addresses`` answers.
 
     Through a proxy it is not asked: the proxy looks up.
     """

@@ -1,4 +1,4 @@
-"""Which URLs content is sent to and fetched from: a server that was taken over must not aim us elsewhere.
+"""Decide which URLs content is sent to and fetched from: a server that was taken over must not aim us elsewhere.
 
 One policy for both directions. A URL is https (plain http where ``server_url`` may be so, too: to this
 machine and to ``allow_http_hosts``), has no user in it, and its host is one of
@@ -115,7 +115,7 @@ class UrlPolicy:
         self._resolve = resolve
 
     def check(self, url: str, doing: str = "fetched from") -> None:
-        """`ForbiddenUrl` unless content may be ``fetched from`` or ``sent to`` the ``url``.
+        """Raise `ForbiddenUrl` unless content may be ``fetched from`` or ``sent to`` the ``url``.
 
         It names the host only: the rest of the URL may be a permission.
         """
@@ -163,7 +163,7 @@ class UrlPolicy:
         )
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of ``host``, of a URL that passed `check`, that may be connected to.
+        """Look up the addresses of ``host``, of a URL that passed `check`, that may be connected to.
 
         `ForbiddenUrl` when there is none among them; an OSError when the name is not found.
         """
