@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote, read within limits: the one parser for files, answers and frames.
+"""Reads JSON that somebody else wrote, within limits: the one parser for files, answers and frames.
 
 ::
 
@@ -54,7 +54,7 @@ class BadJson(ValueError):
 def read_json(
     content: bytes | str, *, depth: int = MAX_DEPTH, max_bytes: int = MAX_DOCUMENT_BYTES
 ) -> Any:
-    """The value of a JSON text in UTF-8, or `BadJson`."""
+    """Return the value of a JSON text in UTF-8; raises `BadJson`."""
     text = _text(content, max_bytes)
     _check_brackets(text, depth)
     value = _decode(text, _STRICT)
@@ -65,12 +65,12 @@ def read_json(
 def read_object(
     content: bytes | str, *, depth: int = MAX_DEPTH, max_bytes: int = MAX_DOCUMENT_BYTES
 ) -> dict[str, Any]:
-    """The members of a JSON object, or `BadJson`."""
+    """Return the members of a JSON object; raises `BadJson`."""
     return _as_object(read_json(content, depth=depth, max_bytes=max_bytes))
 
 
 def read_stored(content: bytes | str) -> Any:
-    """The value of a JSON text that this service stored: a key twice or a NaN was let in once."""
+    """Return the value of a JSON text that this service stored: a key twice or a NaN was let in once."""
     text = _text(content, None)
     _check_brackets(text, STORED_DEPTH)
     value = _decode(text, _LENIENT)
@@ -90,7 +90,7 @@ def read_items(
     depth: int = MAX_DEPTH,
     max_bytes: int = MAX_DOCUMENT_BYTES,
 ) -> tuple[dict[str, Any], list[Any]]:
-    """The object's other members, and each item of its array ``member`` or the item's `BadJson`.
+    """Return the object's other members, and each item of its array ``member`` or the item's `BadJson`.
 
     ``depth`` counts from an item. Raises `BadJson` where the page around the items is at fault.
     """

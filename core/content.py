@@ -1,4 +1,4 @@
-"""What in a version's folder is its content: the one list for every door, and the entry script.
+"""Says what in a version's folder is its content, at every door, and which script is its entry.
 
 ::
 
@@ -55,7 +55,7 @@ def is_state(path: str) -> bool:
 
 
 def leftovers_but(known: Collection[str]) -> Callable[[str], bool]:
-    """Says of a path below a version's folder whether it is a leftover, and nothing ``known``."""
+    """Return a test of paths below a version's folder: leftovers, but for those ``known``."""
     kept = {path[:end] for path in known for end in range(len(path)) if path[end] == "/"}
     kept.update(known)
     return lambda path: (
@@ -68,7 +68,7 @@ def leftovers_but(known: Collection[str]) -> Callable[[str], bool]:
 def entry_script(
     format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
 ) -> tuple[str | None, str | None]:
-    """The entry script of a format folder as ``(path, warning)``.
+    """Find the entry script of a format folder; answers ``(path, warning)``.
 
     ``entry_points``, else the only file, else ``main.* template.* azuredeploy.*``, else the first
     by name, with a warning. Paths are relative to the version's folder.

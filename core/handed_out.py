@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class HandedOut:
-    """Notes hand-outs and answers who has to wait; shared by all processes of a home."""
+    """Notes which versions' paths were handed out, and says who has to wait; shared by all processes of a home."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._folder = f"{settings.run_path}/leases"
@@ -40,7 +40,7 @@ class HandedOut:
         self._marked: dict[Ref, float] = {}
 
     def note(self, ref: Ref) -> None:
-        """A path into the version's folder is given to somebody now."""
+        """Note that a path into the version's folder is given to somebody now."""
         now = self._clock()
         if 0 <= now - self._marked.get(ref, now - MARK_SECONDS) < MARK_SECONDS:
             return
@@ -50,8 +50,7 @@ class HandedOut:
                 os.utime(path, (now, now))
             except FileNotFoundError:
                 make_private_dir(self._run_path / "leases")
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-                os.utime(path, (now, now))
+                _touch(path, now)
         except OSError as error:  # a home that can't be written: nothing moves there either
             _log.debug("the hand-out of %s was not noted: %s", ref, error.strerror)
         if len(self._marked) >= REMEMBERED:
@@ -59,7 +58,7 @@ class HandedOut:
         self._marked[ref] = now
 
     def ago(self, ref: Ref) -> float | None:
-        """Seconds since it was handed out, while that is within the lease; else None."""
+        """Return the seconds since it was handed out, or None where that is beyond the lease."""
         used = _modified(self._path(ref))
         if used is None:
             return None
@@ -78,12 +77,11 @@ class HandedOut:
         if since is None or not 0 <= now - since < 2 * self._seconds:
             since = now
             with suppress(OSError):
-                os.close(os.open(waits, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-                os.utime(waits, (now, now))
+                _touch(waits, now)
         return now - since < self._seconds
 
     def check(self, ref: Ref) -> None:
-        """`LeaseHeld` where `must_wait`."""
+        """Raise `LeaseHeld` where `must_wait`."""
         if self.must_wait(ref):
             raise LeaseHeld(
                 f"{ref} was handed out to be run less than {self._seconds:.0f} s ago.",
@@ -91,7 +89,7 @@ class HandedOut:
             )
 
     def warning(self, ref: Ref) -> str | None:
-        """What a command of the user says, which does not wait."""
+        """Return what a command of the user says, which does not wait, or None."""
         ago = self.ago(ref)
         if ago is None:
             return None
@@ -105,6 +103,11 @@ class HandedOut:
         for name in (path, f"{path}.waits"):
             with suppress(OSError):
                 os.unlink(name)  # noqa: PTH108  text, as in `note`
+
+
+def _touch(path: str, now: float) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.utime(path, (now, now))
 
 
 def _modified(path: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Nobody else reads or writes a home, or stands in for it where all users of a machine meet.
+"""Keeps other users out of a home, and out of its places in folders that all users share.
 
 In ``/tmp`` and the like names can be foreseen, so somebody else may stand under ours first. A folder
 is ours when it is no link, belongs to us and nobody else may enter it; a server is ours when the
@@ -65,7 +65,7 @@ _NAMED = 3
 
 
 def why_not_ours(folder: Path) -> str | None:
-    """What keeps ``folder`` from being a private folder of this user; None when it is one.
+    """Say what keeps ``folder`` from being a private folder of this user; None when it is one.
 
     Raises ``FileNotFoundError`` where nothing stands.
     """
@@ -123,7 +123,7 @@ def check_broker(settings: Settings) -> bool:
 
 
 def check_socket(path: Path) -> None:
-    """`Refused` unless ``path`` is a socket of ours in a private folder of ours.
+    """Raise `Refused` unless ``path`` is a socket of ours in a private folder of ours.
 
     Raises ``OSError`` where it is not there.
     """
@@ -138,7 +138,7 @@ def check_socket(path: Path) -> None:
 
 
 def check_peer(connected: socket.socket, path: Path) -> None:
-    """`Refused` unless the server at the other end runs as this user (or root)."""
+    """Raise `Refused` unless the server at the other end runs as this user (or root)."""
     uid = peer_uid(connected)
     if uid is not None and uid not in {0, os.geteuid()}:
         raise _strangers(path, f"its server runs as user {uid}")
@@ -204,7 +204,7 @@ def _is_strange(path: Path) -> bool:
 
 
 def mend(settings: Settings, *, whole: bool = False) -> int:
-    """Close the home to others; how many files and folders were open.
+    """Close the home to others; returns how many files and folders were open.
 
     ``whole``: look at everything in it. What another user owns can't be closed: a warning, and for
     keys and tokens `StorageError`.
@@ -243,7 +243,7 @@ def mend(settings: Settings, *, whole: bool = False) -> int:
 
 
 def refuse_links(settings: Settings) -> None:
-    """`Refused` for a link among the home's own folders and files.
+    """Raise `Refused` for a link among the home's own folders and files.
 
     The home itself may be one: it is the user's choice where it stands, made before anything was in
     it. For playbooks and cache there are settings.
@@ -269,7 +269,7 @@ def refuse_links(settings: Settings) -> None:
 
 
 def open_to_others(home: Path) -> list[Path]:
-    """Everything in a home that others could enter, read or write; nothing is changed."""
+    """List everything in a home that others could enter, read or write; nothing is changed."""
     with suppress(FileNotFoundError):
         own = [home] if _is_open(home.stat()) else []
         return own + [path for path, found in _below(home) if _is_open(found)]
@@ -277,7 +277,7 @@ def open_to_others(home: Path) -> list[Path]:
 
 
 def writable_by_others(settings: Settings) -> list[Path]:
-    """Of the folders that settings name, those in which others could put theirs in place of ours.
+    """List those of the folders that settings name in which others could replace what is ours.
 
     Reading is no harm there: what we make in them is private. In a sticky folder ours stays ours.
     """

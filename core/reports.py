@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from core.errors import EscherError
@@ -34,19 +34,7 @@ class PlaybookSearchResult:
     last_executed: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "playbook_id": self.playbook_id,
-            "version": self.version,
-            "name": self.name,
-            "description": self.description,
-            "score": round(self.score, 4),
-            "status": self.status,
-            "warning": self.warning,
-            "health": self.health,
-            "execution_count": self.execution_count,
-            "success_count": self.success_count,
-            "last_executed": self.last_executed,
-        }
+        return asdict(self) | {"score": round(self.score, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +111,7 @@ class Finding:
     remedy: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"ref": self.ref, "path": self.path, "what": self.what, "remedy": self.remedy}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

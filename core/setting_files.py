@@ -1,4 +1,4 @@
-"""Settings that stand in files: ``<home>/config.toml``, and secrets named by ``ESCHER_…_FILE``.
+"""Reads settings that stand in files: ``<home>/config.toml``, and secrets named by ``ESCHER_…_FILE``.
 
 Nothing is read from the current folder: a cloned repository must not choose what runs or where
 things go. Paths are absolute for the same reason.
@@ -178,7 +178,7 @@ def _read_toml(path: Path) -> tuple[dict[str, Any], int, bool]:
 
 
 def unread_dotenv(*folders: Path) -> list[tuple[Path, list[str]]]:
-    """``.env`` files in these folders that name settings, and which; such a file is read no longer."""
+    """Find ``.env`` files in these folders that name settings, and which; none is read any longer."""
     found = []
     for folder in dict.fromkeys(folders):
         path = folder / ".env"

@@ -22,15 +22,15 @@ from pydantic_settings import (
 
 from core.errors import SettingsError
 from core.files import read_bytes
-from core.plain_text import (
+from core.setting_files import HomeConfig, SecretFiles, absolute
+from core.tls_policy import (
     LOOPBACK_HOSTS,
     check_allowed_hosts,
     check_http,
     check_journal,
     check_redis,
-    is_loopback,
+    may_go_in_clear,
 )
-from core.setting_files import HomeConfig, SecretFiles, absolute
 
 __all__ = [
     "DEFAULT_SERVER_URL", "LOOPBACK_HOSTS", "SOCKET_PATH_LIMIT", "Settings", "load_settings",
@@ -41,7 +41,7 @@ SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL
 
 
 class Settings(BaseSettings):
-    """One process' settings; made by `load_settings`, which turns errors into words."""
+    """The settings of one process; make it by `load_settings`, which turns errors into words."""
 
     model_config = SettingsConfigDict(
         env_prefix="ESCHER_",
@@ -156,8 +156,7 @@ class Settings(BaseSettings):
 
     def may_go_in_clear(self, host: str) -> bool:
         """Whether ``host`` is spoken to without TLS: this machine, or one of allow_http_hosts."""
-        host = host.lower().rstrip(".")
-        return is_loopback(host) or host in self.allow_http_hosts
+        return may_go_in_clear(host, self.allow_http_hosts)
 
     # -- what is embedded -------------------------------------------------------------------
     @property

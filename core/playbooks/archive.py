@@ -1,4 +1,4 @@
-"""A tar archive's members and bytes, in order; runs in a child of the sandbox and imports little.
+"""Reads a tar archive's members and bytes in order, in a child of the sandbox; imports little.
 
 tarfile takes a damaged header for the archive's end, believes any size that a header names, reads
 headers of any length and follows chains of them by recursion; gzip proves its checksum only to
@@ -44,11 +44,11 @@ class Damaged(InvalidPlaybook):
 
 
 class Untrusted(Damaged):
-    """Nor can what was read before be relied upon."""
+    """The archive is damaged so that what was read before is not relied upon either."""
 
 
 def members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, bytes]]:
-    """Every member, and the files' bytes one after the other, in messages of their own lengths.
+    """Yield every member, and the files' bytes one after the other, in messages of their own lengths.
 
     ::
 

@@ -56,9 +56,9 @@ class Decided:
 def split_requests(
     metadata: Mapping[str, Any], decided: Decided
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata with the values that hold, and what its file asked for besides.
+    """Return metadata with the values that hold, and what its file asked for besides.
 
-    `InvalidPlaybook` for a strategy or status that there is not: a typing error is no request.
+    Raises `InvalidPlaybook` for a strategy or status that there is not: a typing error is no request.
     """
     held = dict(metadata)
     asked: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _told(value: object) -> object:
 
 
 def new_requests(metadata: Mapping[str, Any], record: VersionRecord) -> dict[str, Any]:
-    """Metadata of an edited file without what it says just as the journal does: no request.
+    """Return an edited file's metadata without what it says just as the journal does: no request.
 
     The verdict on a version is none on what is made of it; that it is a draft or broken may be.
     """
@@ -116,7 +116,7 @@ def new_requests(metadata: Mapping[str, Any], record: VersionRecord) -> dict[str
 
 
 def status_of_edit(metadata: Mapping[str, Any], record: VersionRecord) -> Status:
-    """The status of an unpublished version after an edit: only a careful one is followed."""
+    """Return the status of an unpublished version after an edit: only a careful one is followed."""
     own = metadata.get("status")
     if isinstance(own, str) and own in CAREFUL:
         return Status(own)
@@ -129,7 +129,7 @@ def asks_for_upload(asked: Mapping[str, Any]) -> bool:
 
 
 def request_warnings(ref: Ref, asked: Mapping[str, Any]) -> list[str]:
-    """Warnings about requests that an honest author may have expected to be followed."""
+    """Warn about requests that an honest author may have expected to be followed."""
     if not asks_for_upload(asked):
         return []
     strategy = asked["storage_strategy"]
@@ -142,6 +142,8 @@ def request_warnings(ref: Ref, asked: Mapping[str, Any]) -> list[str]:
 
 
 class Decision(StrEnum):
+    """What the user may decide on a version that an AI made."""
+
     KEEP = "keep"
     REVIEW = "review"
     TRUSTED = "trusted"

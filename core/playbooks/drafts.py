@@ -55,7 +55,7 @@ _BAD_MEMBER = "Make the archive anew from plain files."
 def iter_drafts(
     path: Path, limits: Limits | None = None, *, temporary: Path | None = None
 ) -> Iterator[tuple[str, PlaybookDraft | EscherError]]:
-    """Every playbook in a folder or a ``.tar.gz``/``.tgz``/``.tar``: its name and draft or error.
+    """Yield each playbook in a folder or a ``.tar.gz``/``.tgz``/``.tar``: its name and draft or error.
 
     One that can't be read is an error in its place; the others follow. ``temporary``: the folder on
     whose disk a large archive's files wait, else the system's. Raises `NotFound` or `UsageError` when
@@ -112,7 +112,7 @@ def draft_from_folder(
 
 
 def without_leftovers(draft: PlaybookDraft) -> PlaybookDraft:
-    """The draft without what editors, tools and runs leave; that is named in ``ignored``."""
+    """Return the draft without what editors, tools and runs leave; that is named in ``ignored``."""
     is_left_out = leftovers_but(())
     left_out = [path for path in draft.files if is_left_out(path)]
     if not left_out:
@@ -235,7 +235,7 @@ class _Found:
 def drafts_in_archive(
     path: Path, limits: Limits, temporary: Path | None
 ) -> Iterator[tuple[str, PlaybookDraft | EscherError]]:
-    """Each playbook's folder name in the archive with its draft or error.
+    """Yield each playbook's folder name in the archive with its draft or error.
 
     Of an archive that breaks off, the playbooks before the break are handed out, then the error;
     of one whose checksum is wrong, or that is beyond all limits, the error alone.

@@ -1,4 +1,4 @@
-"""A version written out as a folder or an archive of the user's own: to work in, or to give away.
+"""Writes a version out as a folder or an archive of the user's own: to work in, or to give away.
 
 ::
 
@@ -37,7 +37,7 @@ _FILE, _SCRIPT = 0o600, 0o700
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written where; ``left_out`` says what is kept back, in words."""
+    """What an export wrote where; ``left_out`` says in words what is kept back."""
 
     ref: Ref
     path: Path

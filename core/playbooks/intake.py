@@ -1,4 +1,4 @@
-"""What lies in a folder, read as a playbook that is to be taken in: an edit, or a new version.
+"""Reads a folder as a playbook that is to be taken in: an edit, or a new version.
 
 The scan reads it to tell what is broken, `Edits` to act on it; nothing is changed here.
 """
@@ -65,7 +65,7 @@ class Edit:
 
 
 class Intake:
-    """Reads folders into edits; every broken rule is an error that names it."""
+    """Reads folders into `Edit`s; raises an error that names the broken rule."""
 
     def __init__(self, reader: PlaybookReader, envelope: Envelope) -> None:
         self._reader = reader
@@ -75,7 +75,7 @@ class Intake:
         self._compare = Comparer(reader.layout, reader.limits, envelope)
 
     def read_edit(self, record: VersionRecord, files: Mapping[str, bytes] | None = None) -> Edit:
-        """The edit in the folder of ``record``.
+        """Read the edit in the folder of ``record``.
 
         Of an unpublished version it is that version; of a published one the next free patch, for
         review. ``files``: the published content, where the folder holds none and only its metadata
@@ -106,7 +106,7 @@ class Intake:
         return Edit(ref, record.area, found, ready, seen, record.generation, record)
 
     def read_added(self, found: FoundFolder, former: VersionRecord | None = None) -> Edit:
-        """The new version in a folder that the journal does not know.
+        """Read the new version in a folder that the journal does not know.
 
         ``former``: the version that it was before it was renamed.
         """
@@ -134,7 +134,7 @@ class Intake:
     def former(
         self, found: FoundFolder, missing: Mapping[Ref, VersionRecord]
     ) -> VersionRecord | None:
-        """Which of the ``missing`` versions this folder is, moved or renamed; None: a new one.
+        """Find which of the ``missing`` versions this folder is, moved or renamed; None: a new one.
 
         Raises what is wrong with a folder that can be neither.
         """
@@ -219,7 +219,7 @@ class Intake:
 
 
 def choice_kept(former: VersionRecord, ref: Ref) -> Strategy | None:
-    """What the user chose for a version, under the name that its folder got by hand.
+    """Return what the user chose for a version whose folder was renamed by hand.
 
     Review holds for the id's other versions, too; ``trusted`` is for the one name it was given.
     """

@@ -36,7 +36,7 @@ _SHAPE = 'Use {"parameters": [{"name": …, "type": …, …}, …]}.'
 
 
 def parse_parameters(content: bytes) -> list[dict[str, Any]]:
-    """The parameters, checked against the contract; unknown keys are nobody's business."""
+    """Return the parameters, checked against the contract; unknown keys are nobody's business."""
     return _listed(_document(content))
 
 
@@ -65,7 +65,7 @@ def _listed(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_clear(content: bytes) -> None:
-    """Refuse a draft whose defaults are sealed already: they open in their old place only."""
+    """Refuse a draft whose defaults are sealed already; they open in their old place only."""
     document = parse_json_object(content, PARAMETERS_FILE)
     for parameter in _listed(document):
         if _is_sealed(parameter.get("default")):
@@ -83,8 +83,8 @@ def check_clear(content: bytes) -> None:
             ) from error
 
 
-def warnings_of(content: bytes) -> list[str]:
-    """Names that are odd but allowed."""
+def parameter_warnings(content: bytes) -> list[str]:
+    """Name the parameters whose names are odd but allowed."""
     names = [str(parameter["name"]) for parameter in parse_parameters(content)]
     odd = [name for name in names if not _SNAKE_CASE.fullmatch(name)]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -107,7 +107,7 @@ def has_clear_defaults(content: bytes) -> bool:
 
 
 def seal_defaults(content: bytes, seal: Callable[[str, bytes], str]) -> bytes:
-    """Clear form to disk form; ``seal(parameter name, JSON of its default)`` gives base64."""
+    """Turn clear form into disk form; ``seal(parameter name, JSON of its default)`` gives base64."""
 
     def sealed(parameter: dict[str, Any]) -> None:
         clear = json.dumps(parameter["default"]).encode()
@@ -117,7 +117,7 @@ def seal_defaults(content: bytes, seal: Callable[[str, bytes], str]) -> bytes:
 
 
 def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
-    """Disk form to clear form; a default that was edited in clear stays as it is.
+    """Turn disk form into clear form; a default that was edited in clear stays as it is.
 
     What was sealed stays sensitive, whatever an edit of the flag says: else the next publication
     would carry it in clear.
@@ -139,7 +139,7 @@ def open_defaults(content: bytes, open_: Callable[[str, str], bytes]) -> bytes:
 
 
 def with_defaults_of(published: bytes, own: bytes) -> bytes:
-    """Published form to clear form, with the defaults of sensitive parameters that ``own`` has."""
+    """Turn published form into clear form, with the defaults of sensitive parameters that ``own`` has."""
     secret = {p["name"]: p["default"] for p in parse_parameters(own) if _is_secret(p)}
     document = _document(published)
     lacking = [
@@ -162,7 +162,7 @@ def unflagged_defaults(content: bytes) -> list[str]:
 
 
 def sealed_defaults(content: bytes) -> list[str]:
-    """The base64 envelopes in a disk form."""
+    """Return the base64 envelopes in a disk form."""
     found = [
         p["default"][SEALED_KEY] for p in parse_parameters(content) if _is_sealed(p.get("default"))
     ]
@@ -170,7 +170,7 @@ def sealed_defaults(content: bytes) -> list[str]:
 
 
 def without_defaults(content: bytes) -> bytes:
-    """Disk or clear form to published form; unchanged bytes where nothing is left out."""
+    """Turn disk or clear form into published form; unchanged bytes where nothing is left out."""
     return _each_secret(content, lambda parameter: parameter.pop("default"))
 
 
@@ -205,7 +205,7 @@ def _more(names: list[str]) -> str:
 def to_disk(
     files: Mapping[str, bytes], ref: Ref, generation: int, envelope: Envelope, *, sensitive: bool
 ) -> dict[str, bytes]:
-    """Clear form to disk form under the place's new ``generation``."""
+    """Turn clear form into disk form under the place's new ``generation``."""
     if sensitive:
         return {
             path: envelope.seal(content, Place(*ref, path, generation))
@@ -229,7 +229,7 @@ def to_clear(
     sensitive: bool,
     edited: bool = False,
 ) -> dict[str, bytes]:
-    """Disk form to clear form; `IntegrityError` or `WrongKey` for what does not open here.
+    """Turn disk form into clear form; raises `IntegrityError` or `WrongKey` for what does not open.
 
     ``edited``: a file that lies there in clear was put there by the user and is taken as it is.
     """
@@ -248,7 +248,7 @@ def to_clear(
 
 
 def published_form(clear_or_disk: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What digests are made of and what is sent: no default of a sensitive parameter."""
+    """Return what digests are made of and what is sent: no default of a sensitive parameter."""
     files = dict(clear_or_disk)
     if PARAMETERS_FILE in files:
         files[PARAMETERS_FILE] = without_defaults(files[PARAMETERS_FILE])

@@ -45,27 +45,27 @@ Known = dict[tuple[str, str], tuple[Spot, ...]]
 
 
 def stricter(*levels: str | None) -> str:
-    """The strictest of some settings; None and what is unknown say nothing."""
+    """Return the strictest of some settings; None and what is unknown say nothing."""
     known = [LEVELS.index(level) for level in levels if level in LEVELS]
     return LEVELS[max(known, default=0)]
 
 
 def check_level(level: str | None) -> str | None:
-    """``level`` when it is one; `UsageError` else."""
+    """Return ``level`` when it is one, else raise `UsageError`."""
     if level is not None and level not in LEVELS:
         raise UsageError(f"secrets_gate {level!r} is unknown.", f"Use one of {', '.join(LEVELS)}.")
     return level
 
 
 def metadata_content(metadata: Mapping[str, object]) -> bytes:
-    """``metadata.json`` as it is scanned: the same bytes as long as its content is the same."""
+    """Return ``metadata.json`` as it is scanned: the same bytes as long as its content is the same."""
     return json_bytes(
         {key: None if key in _CHANGING_FIELDS else value for key, value in metadata.items()}
     )
 
 
 class SecretsGate:
-    """What was found in the versions of a home, and whether they may leave; safe in threads."""
+    """Scans versions, keeps what was found, and says whether they may leave; safe in threads."""
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
         self._settings = settings
@@ -107,7 +107,7 @@ class SecretsGate:
         return scans
 
     def known(self, items: Sequence[Item]) -> Known:
-        """What is kept of these versions, with one query for many, for `findings_of` each."""
+        """Look up what is kept of these versions, with one query for many, for `findings_of` each."""
         return self._known(key[0] for item in items for _, key in _keys(item))
 
     def _known(self, checksums: Iterable[str]) -> Known:
@@ -123,7 +123,7 @@ class SecretsGate:
         level: str | None = None,
         known: Known | None = None,
     ) -> dict[Ref, tuple[SecretFinding, ...]]:
-        """What is kept of these versions; those without findings are left out.
+        """Return what was found in these versions; those without findings are left out.
 
         ``read`` gives the published form of a version of which something was not scanned yet; one
         that can't be read is passed over. Without it, what is kept has to do. ``known`` is what
@@ -214,7 +214,7 @@ class SecretsGate:
 
     # -- letting pass -----------------------------------------------------------------------
     def refusal(self, ref: Ref, findings: Sequence[SecretFinding]) -> Refused | None:
-        """Why `block` lets ``ref`` not pass, or None."""
+        """Return why `block` does not let ``ref`` pass, or None."""
         stops = [finding for finding in findings if finding.stops]
         if not stops:
             return None
@@ -226,7 +226,7 @@ class SecretsGate:
 
     @staticmethod
     def check_acceptance(where: str, keys: Container[str], wanted: Mapping[str, str]) -> None:
-        """`NotFound` for a key that is none of ``keys``, `UsageError` for one without a reason."""
+        """Raise `NotFound` for a key that is none of ``keys``, `UsageError` for one without a reason."""
         for key, reason in wanted.items():
             if key not in keys:
                 raise NotFound(

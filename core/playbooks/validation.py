@@ -33,7 +33,7 @@ from core.models import (
     parse_metadata,
 )
 from core.playbooks.decisions import Decided, split_requests
-from core.playbooks.sealing import check_clear, warnings_of
+from core.playbooks.sealing import check_clear, parameter_warnings
 from core.settings import Settings
 
 MIB = 1 << 20
@@ -47,7 +47,7 @@ FIRST_VERSION = "1.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of one file, bytes of a whole version, files of a version."""
+    """How much is taken in: bytes of a file, bytes of a whole version, files of a version."""
 
     file_bytes: int = DEFAULT_FILE_BYTES
     total_bytes: int = TOTAL_FACTOR * DEFAULT_FILE_BYTES
@@ -131,7 +131,7 @@ def normalise(
 
 
 def draft_warnings(draft: PlaybookDraft) -> list[str]:
-    """What is odd about a normalised draft, but allowed; scripts are looked at by ``checks``."""
+    """Say what is odd about a normalised draft, but allowed; scripts are looked at by ``checks``."""
     found = []
     if draft.ignored:
         names = ", ".join(sorted(draft.ignored)[:10])
@@ -149,7 +149,7 @@ def draft_warnings(draft: PlaybookDraft) -> list[str]:
         for format_ in sorted(set(entry_points) - set(formats))
     )
     if PARAMETERS_FILE in draft.files:
-        found.extend(warnings_of(draft.files[PARAMETERS_FILE]))
+        found.extend(parameter_warnings(draft.files[PARAMETERS_FILE]))
     return found
 
 

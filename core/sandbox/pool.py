@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import Any, BinaryIO, Final, cast
 
 from core.bounded_json import BadJson, read_object
 from core.errors import EscherError, StorageError, Unreadable
@@ -50,7 +50,7 @@ def call(
     seconds: float,
     total_seconds: float = TOTAL_SECONDS,
 ) -> list[Any]:
-    """``function(argument, content)`` of each item: its JSON value, or the item's `Unreadable`.
+    """Call ``function(argument, content)`` for each item; answers its JSON value or `Unreadable`.
 
     An item may take ``seconds``, all of them together some ``total_seconds``. After `MAX_FAULTS`
     the rest counts as unreadable, too. Raises `StorageError` where no child can be started.
@@ -73,7 +73,7 @@ def call(
 def stream(
     function: str, argument: Any, content: bytes = b"", *, seconds: float, total_seconds: float
 ) -> Iterator[tuple[Any, bytes]]:
-    """What the generator ``function(argument, content)`` yields: a JSON value and bytes each.
+    """Yield what the generator ``function(argument, content)`` does: a JSON value and bytes each.
 
     ``seconds`` is the longest that it may take from one to the next, ``total_seconds`` all of them,
     the time that the caller takes not counted. Raises `Unreadable`. No stream waits for a place in
@@ -239,13 +239,11 @@ class _Child:
                 raise _Lost(f"took longer than {seconds:.0f} s to be read")
             part = os.read(fd, min(size, 1 << 20))
             if not part:
-                self._raise_ended()
+                ended = "ended its reader (out of memory, or nested too deeply)"
+                raise _Lost(ended, at_once=True)
             parts.append(part)
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _raise_ended(self) -> NoReturn:
-        raise _Lost("ended its reader (out of memory, or nested too deeply)", at_once=True)
 
     def kill(self) -> None:
         """End it now; also a reader in the middle of its work."""

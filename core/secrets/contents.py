@@ -1,4 +1,4 @@
-"""Bytes as texts that can be searched, whatever their encoding; archives opened within limits.
+"""Turns bytes into texts that can be searched, whatever their encoding; archives opened within limits.
 
 ::
 
@@ -96,7 +96,7 @@ class _TooLarge(Exception):
 def texts(
     content: bytes, member: str = "", depth: int = 0, left: Allowance | None = None
 ) -> Iterator[Text | Opaque]:
-    """Everything in ``content`` that can be searched, and what can't be opened.
+    """Yield everything in ``content`` that can be searched, and what can't be opened.
 
     The caller looks at the clock between two texts; each is made when it is asked for.
     """
@@ -128,7 +128,7 @@ def texts(
 
 
 def decoded(content: bytes) -> tuple[list[str], bool]:
-    """The texts that ``content`` may stand for, and whether it is rather none."""
+    """Return the texts that ``content`` may stand for, and whether it is rather binary."""
     wide = _wide_encoding(content)
     if wide is None and b"\0" not in content:
         try:

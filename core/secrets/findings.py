@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class Accepted:
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"by": self.by, "at": self.at, "reason": self.reason}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +84,20 @@ class SecretFinding:
 
 
 def finding_key(checksum: str, spot: Spot) -> str:
-    """The stable id of a finding: by the file's checksum, the line and the kind."""
+    """Make the stable id of a finding: by the file's checksum, the line and the kind."""
     parts = (checksum, str(spot.line), spot.kind, *([spot.member] if spot.member else ()))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:KEY_CHARS]
 
 
 def named(findings: Iterable[SecretFinding]) -> str:
-    """The first findings in one line, and how many more there are."""
+    """Name the first findings in one line, and how many more there are."""
     texts = [finding.as_text() for finding in findings]
     more = len(texts) - MAX_NAMED
     return "; ".join(texts[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def findings_json(found: Mapping[Any, Iterable[SecretFinding]]) -> list[dict[str, Any]]:
-    """Findings of several versions (by their `Ref`) as one list, each with its version's name."""
+    """Put findings of several versions (by their `Ref`) into one list, each with its version's name."""
     return [
         {"playbook_id": ref.playbook_id, "version": ref.version, **finding.as_json()}
         for ref, findings in found.items()

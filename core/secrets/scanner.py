@@ -1,4 +1,4 @@
-"""What in a content looks like a secret: forms by detect-secrets' plugins, values by their names.
+"""Finds what looks like a secret in a content: forms by detect-secrets' plugins, values by their names.
 
 The plugins are called directly, not through `detect_secrets.core.scan`: that one works on files
 on disk, keeps its settings in globals of the process, loads its plugins again for every setting
@@ -122,12 +122,12 @@ class Match(NamedTuple):
 
 @lru_cache(maxsize=1)
 def scanner_version() -> str:
-    """Changes whenever the same content may be found to hold something else."""
+    """Return the scanner's version, which changes whenever the same content may be found to hold something else."""
     return f"{_RULES}/{version('detect-secrets')}"
 
 
 def search(text: str, syntax_of: str, *, is_binary: bool = False) -> Iterator[Match | None]:
-    """Matches in a text, line by line; None after each piece of a line, to look at the clock.
+    """Yield matches in a text, line by line, and None after each piece of a line, to look at the clock.
 
     ``syntax_of``: the file's path; its suffix tells whether a bare word may be a value. Of a binary
     file the lines mean nothing, and words in it are no assignment: only forms are certain there.
@@ -271,7 +271,7 @@ def takes_bare_values(path: str) -> bool:
 
 
 class Assignments:
-    """Reads one file's lines in their order."""
+    """Finds values given to names that say secret; reads one file's lines in their order."""
 
     def __init__(self, path: str) -> None:
         self._bare = takes_bare_values(path)
@@ -368,7 +368,7 @@ _LOOK_AT_CLOCK_EVERY = 16  # pieces of lines
 
 
 def scan_content(path: str, content: bytes) -> list[Spot]:
-    """What looks like a secret in a file's content, each (line, kind) once, by line.
+    """Return what looks like a secret in a file's content, each (line, kind) once, by line.
 
     What can't be scanned is a certain finding that says why: too large, too slow, too many
     findings, encrypted, an archive that can't be opened. Safe in threads, and on anything.

@@ -47,9 +47,9 @@ from core.errors import (
     TransferInterrupted,
     TransientError,
 )
-from core.plain_text import is_loopback
 from core.processes import OpenedHere
 from core.server.answers import CHECK_URL
+from core.tls_policy import is_loopback
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0

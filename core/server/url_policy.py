@@ -34,8 +34,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from core.errors import ForbiddenUrl, SettingsError
-from core.plain_text import is_loopback
 from core.settings import LOOPBACK_HOSTS, Settings
+from core.tls_policy import is_loopback
 
 BUCKETS = frozenset({"escher-tenant-data", "escher-library"})
 DEFAULT_PORTS = {"https": 443, "http": 80}

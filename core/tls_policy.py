@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_allowed_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """The hosts in lower case; each is a name or an address, and neither a URL nor a pattern."""
+    """Return the hosts in lower case; each is a name or an address, and neither a URL nor a pattern."""
     plain = tuple(host.lower().strip("[]").rstrip(".") for host in hosts)
     wrong = [host for host in plain if not _HOST.fullmatch(host)]
     if wrong:
@@ -37,8 +37,14 @@ def check_allowed_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return plain
 
 
+def may_go_in_clear(host: str, allowed: tuple[str, ...]) -> bool:
+    """Whether ``host`` is spoken to without TLS: this machine, or an allowed one."""
+    host = host.lower().rstrip(".")
+    return is_loopback(host) or host in allowed
+
+
 def check_http(url: str, allowed: tuple[str, ...]) -> None:
-    """An http(s) URL without a user in it."""
+    """Check an http(s) URL, which may have no user in it."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -53,7 +59,7 @@ def check_http(url: str, allowed: tuple[str, ...]) -> None:
 
 
 def check_redis(url: str, allowed: tuple[str, ...]) -> None:
-    """A Redis URL, or several between ``;`` as kombu takes them."""
+    """Check a Redis URL, or several between ``;`` as kombu takes them."""
     for part in url.split(";"):
         scheme, _, rest = part.partition("://")
         if scheme not in BROKER_SCHEMES:
@@ -67,7 +73,7 @@ def check_redis(url: str, allowed: tuple[str, ...]) -> None:
 
 
 def check_journal(url: str, allowed: tuple[str, ...]) -> None:
-    """``sqlite:////whole/path``, or a PostgreSQL that is here, allowed or spoken to with TLS."""
+    """Check ``sqlite:////whole/path``, or a PostgreSQL that is here, allowed or spoken to with TLS."""
     scheme, separator, rest = url.partition("://")
     backend = scheme.partition("+")[0]
     if not separator or backend not in {"sqlite", "postgresql"}:
@@ -111,8 +117,7 @@ def _postgresql_hosts(url: str) -> list[str]:
 
 
 def _check_host(host: str, allowed: tuple[str, ...], instead: str) -> None:
-    host = host.lower().rstrip(".")
-    if not is_loopback(host) and host not in allowed:
+    if not may_go_in_clear(host, allowed):
         raise ValueError(
             f"what goes to {host} would not be encrypted; use {instead}, or, in a network of your "
             f"own, name the host in allow_http_hosts"
