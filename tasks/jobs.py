@@ -1,4 +1,4 @@
-"""Submit, look up, wait for, cancel and retry jobs — the only door to the workers.
+"""Submit, wait for, cancel and retry jobs, and what follows a change: the only door to the workers.
 
 With `up`, a job goes through the workers. Without it, a job is journalled and the next `up` goes
 on with it, or, with ``wait``, its workflow runs in this process.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -19,8 +18,6 @@ from core.errors import (
     BrokerUnreachable,
     IndexCorrupt,
     ModelUnavailable,
-    NotFound,
-    Refused,
     TransientError,
     UsageError,
 )
@@ -36,7 +33,7 @@ from core.scripts.models import ResolvedScript, Source
 from core.service import PlaybookService
 from core.service.executions import ExecutionReport
 from core.settings import Settings
-from tasks import broker, workflows
+from tasks import broker, job_kinds, workflows
 from tasks.app import app
 from tasks.base import use_service
 
@@ -46,6 +43,8 @@ BROKER_CHECK_SECONDS = 5.0
 STUCK_SECONDS = 60.0  # without progress, what waits to be published is left to the next sync
 
 Progress = Callable[[Job], None]
+
+_log = logging.getLogger(__name__)
 
 
 def is_running(settings: Settings) -> bool:
@@ -106,81 +105,23 @@ def submit(
         service.accept_findings(list(refs or ()), accept_findings, accepted_by)
     if accept_deletions and kind != SYNC:
         raise UsageError(f"A {kind} job deletes nothing.", "Only sync takes accept_deletions.")
-    targets = _targets(
+    offered = job_kinds.kind_of(kind)
+    if offered.needs_refs and not (refs or all_):
+        raise UsageError(f"A {kind} job needs refs or all.", "Name playbooks, or set all.")
+    targets = offered.targets(
         service,
-        kind,
-        refs,
-        all_=all_,
-        as_=as_,
-        path=path,
-        format_=format_,
-        gate=secrets_gate,
-        on_findings=on_findings,
+        job_kinds.JobRequest(
+            refs or (), all_, as_, path, format_, gate=secrets_gate, on_findings=on_findings
+        ),
     )
     job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)
     job = service.journal.jobs.summary(job_id)
     if not is_new:
         return job
-    if kind in {"publish", "embed", "delete", "download"} and not targets:
+    if offered.needs_refs and not targets:
         service.journal.jobs.finish(job_id, JobState.SUCCEEDED)
         return service.journal.jobs.summary(job_id)
     return _start(service, job, targets, wait=wait, inline=inline, on_progress=on_progress)
-
-
-def _targets(
-    service: PlaybookService,
-    kind: str,
-    refs: Sequence[str] | None,
-    *,
-    all_: bool,
-    as_: str | None,
-    path: str | None,
-    format_: str | None,
-    gate: str | None,
-    on_findings: OnFindings | None,
-) -> list[str]:
-    """Check the request of a kind and name the refs it is about."""
-    if kind in {"publish", "embed", "delete", "download"} and not (refs or all_):
-        raise UsageError(f"A {kind} job needs refs or all.", "Name playbooks, or set all.")
-    match kind:
-        case "publish":
-            plan = service.request_publish(
-                None if all_ else list(refs or ()),
-                Strategy.parse(as_) if as_ else None,
-                gate=gate,
-                on_findings=on_findings,
-            )
-            if plan.left_out and not plan.accepted and not all_:
-                raise Refused(
-                    "; ".join(f"{ref}: {why}" for ref, why in plan.left_out.items()),
-                    "Mend what each reason names, or leave it private.",
-                )
-            return [str(ref) for ref in plan.accepted]
-        case "embed":
-            chosen = (
-                service.indexing.sources.refs()
-                if all_
-                else service.catalog.expand(list(refs or ()))
-            )
-            return [str(ref) for ref in chosen]
-        case "delete":
-            return [
-                str(ref) for ref in service.request_delete(service.catalog.expand(list(refs or ())))
-            ]
-        case "import":
-            if not path:
-                raise UsageError("An import job needs path.", "Give a folder or a .tar.gz.")
-            if as_ and Strategy.parse(as_) is Strategy.TRUSTED:
-                raise UsageError("An import can only go to review.", "Use `as: review`.")
-            if not Path(path).exists():
-                raise NotFound(f"{path} is not there.", "Give a path on the service's machine.")
-            return []
-        case "download":
-            return [
-                str(ref) for ref in service.scripts.wanted(None if all_ else refs or (), format_)
-            ]
-        case _:
-            return []
 
 
 def _start(
@@ -218,40 +159,11 @@ def dispatch(
     inline: bool,
     on_progress: Progress | None = None,
 ) -> None:
-    """Send (or run) the workflows of a job."""
-    job_id = job.job_id
-    match job.kind:
-        case "publish" | "embed" | "delete":
-            make = {
-                "publish": workflows.publish,
-                "embed": workflows.embed,
-                "delete": workflows.delete,
-            }[job.kind]
-            for batch in workflows.batched(targets, service.settings.publish_batch_size):
-                workflows.dispatch(make(batch, job_id), inline=inline)
-                if on_progress is not None:
-                    on_progress(service.journal.jobs.summary(job_id))
-        case "reindex":
-            workflows.dispatch(workflows.reindex(job_id), inline=inline)
-        case "verify":
-            workflows.dispatch(workflows.audit(job_id), inline=inline)
-        case "sync":
-            workflows.dispatch(workflows.sync(job_id), inline=inline)
-        case "evict":
-            workflows.dispatch(workflows.evict(job_id), inline=inline)
-        case "download":
-            format_ = job.request.get("format")
-            for batch in workflows.batched(targets, service.settings.publish_batch_size):
-                workflows.dispatch(workflows.download(batch, job_id, format_), inline=inline)
-                if on_progress is not None:
-                    on_progress(service.journal.jobs.summary(job_id))
-        case "import":
-            path = str(job.request["path"])
-            workflows.dispatch(
-                workflows.import_path(path, job_id, job.request.get("as")), inline=inline
-            )
-        case _:
-            raise UsageError(f"Jobs of the kind {job.kind} are not offered yet.")
+    """Send (or run) the workflows of a job, telling ``on_progress`` after each batch."""
+    for signature in job_kinds.signatures(job, targets, service.settings.publish_batch_size):
+        workflows.dispatch(signature, inline=inline)
+        if on_progress is not None and job_kinds.kind_of(job.kind).needs_refs:
+            on_progress(service.journal.jobs.summary(job.job_id))
 
 
 def changed(
@@ -416,9 +328,7 @@ def retry(
     )
 
 
-# What is queued after a report or a decision, and the answer that the command line and API give.
-
-_log = logging.getLogger(__name__)
+# -- what is queued after a report or a decision, with the answer that the faces give -----------
 
 
 def executed(service: PlaybookService, report: ExecutionReport) -> dict[str, Any]:

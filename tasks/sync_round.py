@@ -21,6 +21,7 @@ from core.service import PlaybookService
 from core.service.sync import MAX_FINDINGS, SyncPlan
 from tasks import broker, jobs, workflows
 from tasks.base import logger
+from tasks.job_kinds import JOB_KINDS
 
 GONE = Outcome(OutcomeState.SKIPPED, error="deleted")
 INDEXING = frozenset({"embed", "reindex"})
@@ -93,7 +94,7 @@ MAX_ROUNDS = 10  # of one task: those who go on asking are answered by another o
 # comes second finds it done or leased.
 LOST_BATCH_SECONDS = 120.0
 LOST_JOB_SECONDS = 3600.0
-WHOLE_JOBS = frozenset({"reindex", "verify", "import", "evict"})
+WHOLE_JOBS = frozenset(name for name, kind in JOB_KINDS.items() if kind.whole) - {SYNC}
 AGAIN_AT = "sync_again_at"  # in the journal's facts: when a sync that was sent for later begins
 BUSY_SECONDS = 2.0  # until what is just being worked on is looked at again
 
