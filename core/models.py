@@ -10,7 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -345,12 +345,7 @@ class SyncInfo:
     next_attempt_at: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "state": self.state.value,
-            "revision": self.revision,
-            "error": self.error,
-            "next_attempt_at": self.next_attempt_at,
-        }
+        return asdict(self) | {"state": self.state.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,12 +410,7 @@ class Outcome:
     next_attempt_at: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        body = {
-            "state": self.state.value,
-            "error_type": self.error_type,
-            "error": self.error,
-            "next_attempt_at": self.next_attempt_at,
-        }
+        body = asdict(self) | {"state": self.state.value}
         return {key: value for key, value in body.items() if value is not None}
 
 

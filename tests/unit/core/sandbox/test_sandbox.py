@@ -17,7 +17,6 @@ import pytest
 
 from core import sandbox
 from core.errors import Unreadable
-from core.sandbox import pool
 
 SUPPORT = Path(__file__).parents[3] / "support"
 JOB = "sandbox_jobs:job"
@@ -26,11 +25,11 @@ YIELDS = "sandbox_jobs:yields"
 
 @pytest.fixture(autouse=True)
 def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    paths = (*pool._import_path(), str(SUPPORT))
-    monkeypatch.setattr(pool, "_import_path", lambda: paths)
-    monkeypatch.setattr(pool, "_pool", pool._Pool())
+    paths = (*sandbox._import_path(), str(SUPPORT))
+    monkeypatch.setattr(sandbox, "_import_path", lambda: paths)
+    monkeypatch.setattr(sandbox, "_pool", sandbox._Pool())
     yield
-    pool._pool.stop()
+    sandbox._pool.stop()
 
 
 def ask(*arguments: Any, seconds: float = 20, total_seconds: float = 60) -> list[Any]:
@@ -113,7 +112,7 @@ def test_all_together_have_a_limit_too() -> None:
 
 def test_a_child_serves_many_and_is_replaced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({ask("pid")[0] for _ in range(5)}) == 1
-    monkeypatch.setattr(pool, "MAX_USES", 3)
+    monkeypatch.setattr(sandbox, "MAX_USES", 3)
     assert len({ask("pid")[0] for _ in range(9)}) >= 2
 
 
@@ -123,9 +122,9 @@ def test_a_child_that_ended_while_idle_is_nobodys_fault(monkeypatch: pytest.Monk
     assert ended(pid)
     assert ask("a") == [["a", 3]]
     # it may also end between being taken and being asked
-    child = pool._pool.take()
+    child = sandbox._pool.take()
     monkeypatch.setattr(child.process, "poll", lambda: None)
-    pool._pool.give_back(child)
+    sandbox._pool.give_back(child)
     child._free_since -= 1000
     os.kill(child.process.pid, 9)
     assert ended(child.process.pid)
@@ -136,7 +135,7 @@ def test_more_callers_than_children_all_get_their_answers() -> None:
     with ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda n: ask(n, "crash" if n % 4 == 0 else "x")[0], range(24)))
     assert answers == [[n, 3] for n in range(24)]
-    assert pool._pool._count <= pool._pool._limit
+    assert sandbox._pool._count <= sandbox._pool._limit
 
 
 def test_a_busy_child_does_not_hold_this_interpreter() -> None:
@@ -161,9 +160,8 @@ def test_it_ends_with_its_parent_however_that_ends(state: str) -> None:
     code = (
         "import sys, os, threading, time\n"
         "from core import sandbox\n"
-        "from core.sandbox import pool\n"
-        f"paths = (*pool._import_path(), {str(SUPPORT)!r})\n"
-        "pool._import_path = lambda: paths\n"
+        f"paths = (*sandbox._import_path(), {str(SUPPORT)!r})\n"
+        "sandbox._import_path = lambda: paths\n"
         "(pid,) = sandbox.call('sandbox_jobs:job', [('pid', b'')], seconds=20)\n"
         "again = lambda: sandbox.call('sandbox_jobs:job', [('spin', b'')], seconds=2)\n"
         f"if {state == 'busy'}: threading.Thread(target=again, daemon=True).start()\n"
@@ -187,7 +185,7 @@ def test_a_forked_process_has_children_of_its_own() -> None:
     if forked == 0:
         try:
             os.write(writer, str(ask("pid")[0]).encode())
-            pool._pool.stop()
+            sandbox._pool.stop()
         finally:
             os._exit(0)
     os.waitpid(forked, 0)
@@ -240,4 +238,4 @@ def test_a_stream_waits_for_no_place_and_leaves_none_behind() -> None:
         close: Callable[[], None] = found.close  # type: ignore[attr-defined]  # a generator
         close()
     assert all(ended(pid) for pid in pids)
-    assert pool._pool._count <= pool._pool._limit
+    assert sandbox._pool._count <= sandbox._pool._limit
