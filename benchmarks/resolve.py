@@ -14,7 +14,7 @@ Each round is a new process that has resolved one other script:
 All files are in the page cache. "CPU" is the process' CPU time for one call, the mean of a round,
 the median of the rounds: a busy machine changes it less than the time on the clock.
 
-Cold: ``--cold`` published scripts from the reference server by ``ScriptDownloads.bring``, the path
+Cold: ``--cold`` published scripts from the reference server by ``download`` and ``verify`` of `ScriptDownloads`, the path
 of the workers, each round into a new home; beside it a bare loop of ``requests`` with as many
 connections, which asks for the listing, then for the bytes, and writes them to a file.
 """

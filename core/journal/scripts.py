@@ -45,7 +45,7 @@ from core.models import FileEntry, Ref, ScriptKey
 
 KEY = (table.c.playbook_id, table.c.version, table.c.format)
 CHUNK = 400  # names or keys in one IN (…)
-LIBRARY = "library"  # the source of what came from the Escher Library
+LIBRARY, TENANT = "library", "tenant"  # sources
 
 
 NOBODYS = ScriptKey(Ref("", ""), "")

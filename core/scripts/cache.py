@@ -174,7 +174,7 @@ class Lookup:
 
 HITS, MISSES = "hits", "misses"
 
-Settle = Callable[[Connection], None]
+Settle = Callable[[Connection], object]
 
 __all__ = ["CacheEntry", "CacheHit", "CacheProblem", "EvictReport", "ScriptCache", "Staged"]
 
@@ -256,10 +256,6 @@ class ScriptCache:
         self._counter.add(MISSES)
 
     # -- changing ---------------------------------------------------------------------------
-    def footprint(self, listing: Listing) -> int:
-        """The bytes to reserve for an entry: its files and its manifest."""
-        return footprint(listing)
-
     def make_room(self, size_bytes: int, connection: Connection) -> None:
         """Evict until ``size_bytes`` more fit; reserve them in this very transaction.
 

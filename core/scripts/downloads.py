@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from core.backoff import outcome_of
@@ -25,22 +24,13 @@ from core.journal.script_lookup import ToldStatus
 from core.journal.scripts import FolderState
 from core.models import DONE, FORMATS, RESERVED_PREFIX, FileEntry, Outcome, Ref, ScriptKey
 from core.scripts.cache import ScriptCache
-from core.scripts.insertion import Claim
-from core.scripts.integrity import prove, version_digest
+from core.scripts.integrity import prove
 from core.scripts.library import LibraryCache
 from core.scripts.models import WAITING, CacheHit, Listing, Staged, error_of, in_words
+from core.scripts.offers import check_offer, check_version, difference, version_digest
 from core.scripts.paths import CacheLayout, remove
 from core.scripts.run_policy import told_by
-from core.scripts.transfer import (
-    Expected,
-    Means,
-    StagingRun,
-    Traffic,
-    check_offer,
-    check_version,
-    difference,
-    in_threads,
-)
+from core.scripts.transfer import Claim, Expected, StagingRun, TransferContext, in_threads
 from core.server.answers import CHECK_URL, Script
 from core.server.client import LATEST, EscherServer
 from core.settings import Settings
@@ -97,7 +87,7 @@ def _promote(
         return {}
     items = list(right.values())
     try:
-        hits = cache.promote_many(items, settle=lambda opened: claim.done(right, opened))
+        hits = claim.promote(cache, items)
     except Exception as error:  # noqa: BLE001 — an item's mistake is its own, never its batch's
         if len(right) == 1:
             return {key: in_words(key, error) for key in right}
@@ -105,7 +95,6 @@ def _promote(
         for key, item in right.items():
             results |= _promote(cache, claim, {key: item})
         return results
-    claim.close(right)
     return dict(zip(right, hits, strict=True))
 
 
@@ -209,7 +198,6 @@ def _copy(error: BaseException) -> BaseException:
 # of them one attempt: across threads, processes and hosts. Each step reads the state again first.
 
 
-BATCH = 128  # scripts; of `bring`. Between batches the connections idle while the journal commits
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
 
 
@@ -231,7 +219,6 @@ class ScriptDownloads:
         random: Callable[[], float] = random.random,
     ) -> None:
         self.library = LibraryCache(settings, journal, lambda: server, clock=clock)
-        self.traffic = Traffic()
         self._settings = settings
         self._journal = journal
         self._server = server
@@ -241,7 +228,7 @@ class ScriptDownloads:
         self._random = random
         self._layout = CacheLayout(settings)
         self._threads = settings.transfer_concurrency
-        self._means = Means(settings, journal, server, cache, self.library, self.traffic)
+        self._context = TransferContext(settings, journal, server, cache, self.library)
         self._flights: SingleFlight[ScriptKey, CacheHit] = SingleFlight()
 
     # -- what the server has ----------------------------------------------------------------
@@ -294,7 +281,7 @@ class ScriptDownloads:
         with self._claim(todo) as claim:
             for key, row in claim.others.items():
                 outcomes[key] = DONE if row.state is FolderState.STAGED else WAITING
-            results = self._staging_run(claim, wanted).run()
+            results = StagingRun(self._context, claim, wanted).run()
             for key, result in results.items():
                 outcomes[key] = self._outcome(claim, key, result)
             claim.settle(results)
@@ -321,24 +308,6 @@ class ScriptDownloads:
                 outcomes[key] = outcome_of(error_of(row), attempts, self._clock(), self._random)
             else:
                 outcomes[key] = WAITING
-        return outcomes
-
-    def bring(
-        self, keys: Sequence[ScriptKey], expected: Expected | None = None
-    ) -> dict[ScriptKey, Outcome]:
-        """Both steps for many: each batch is verified while the next one is downloaded."""
-        wanted = list(dict.fromkeys(keys))
-        outcomes: dict[ScriptKey, Outcome] = {}
-        with ThreadPoolExecutor(1, "verify") as pool:
-            verified: list[Future[dict[ScriptKey, Outcome]]] = []
-            for start in range(0, len(wanted), BATCH):
-                part = wanted[start : start + BATCH]
-                self.download(part, expected)
-                verified.append(pool.submit(self.verify, part))
-                if len(verified) > 1:  # what is staged takes room: no more than two batches of it
-                    outcomes |= verified.pop(0).result()
-            for batch in verified:
-                outcomes |= batch.result()
         return outcomes
 
     def fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None = None) -> CacheHit:
@@ -410,7 +379,7 @@ class ScriptDownloads:
         result: Staged | CacheHit | EscherError
         for _ in range(ROUNDS):
             if staged is None:
-                result = self._staging_run(claim, {key: expected}).run()[key]
+                result = StagingRun(self._context, claim, {key: expected}).run()[key]
                 if not isinstance(result, Staged):
                     break
                 staged = result
@@ -423,10 +392,6 @@ class ScriptDownloads:
             raise result
         assert isinstance(result, CacheHit)
         return result
-
-    def _staging_run(self, claim: Claim, expected: Expected) -> StagingRun:
-        reserved = any(row.size_bytes for row in claim.rows.values())
-        return StagingRun(self._means, claim.lease, claim.folders, expected, reserved=reserved)
 
     def _wait(self, key: ScriptKey) -> None:
         """Until the attempt of another process is over; its failure is raised here too."""

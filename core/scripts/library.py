@@ -46,7 +46,7 @@ from core.models import (
 )
 from core.scripts.cache_owner import CacheOwner
 from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
-from core.scripts.integrity import check_pinned
+from core.scripts.offers import check_pinned
 from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
 from core.server.answers import Script
 from core.server.client import EscherServer

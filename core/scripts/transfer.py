@@ -1,47 +1,61 @@
-"""One piece of work on many items, some at a time, each with an end of its own."""
+"""Bring the bytes of scripts into staging: from the server, or handed in by a caller.
+
+::
+
+    claim ──► list ──► make room ──► fetch ──► verify, promote (`core.scripts.downloads`)
+              threads  one           threads,
+                       transaction   a file each
+
+A claim keeps every other attempt off, and room is reserved before a byte is written. Each script
+ends in its own result: `Staged`, a `CacheHit` (it was there, or is confirmed by the server), or its
+error. When nothing at all answers any more, the rest is given up unasked.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from core.errors import (
     EscherError,
     IntegrityError,
-    InvalidPlaybook,
     LeaseHeld,
-    NotEscherServer,
-    NotFound,
-    Refused,
     ServerUnreachable,
-    UnsafePath,
+    TransferInterrupted,
     storage_error,
 )
-from core.files import PRIVATE_DIR, check_distinct, check_relative_path
+from core.files import PRIVATE_DIR, write_tree
 from core.journal import Journal
 from core.journal.leases import Held
 from core.journal.script_lookup import ToldStatus
-from core.journal.scripts import Item
-from core.models import FileEntry, Ref, ScriptKey, parse_version
+from core.journal.scripts import LIBRARY, TENANT, CacheFolder, FolderState, Item
+from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.cache import ScriptCache
-from core.scripts.integrity import check_pinned
 from core.scripts.library import LibraryCache
 from core.scripts.manifest import footprint
-from core.scripts.models import CacheHit, Listing, Staged, in_words
+from core.scripts.models import PARTIAL, CacheHit, Listing, Staged, in_words
+from core.scripts.offers import Offer, check_offer, check_pinned, difference, mismatch
+from core.scripts.paths import remove
 from core.scripts.run_policy import told_by
-from core.server.answers import CHECK_URL, Script, ScriptFile, clean_words
+from core.server.answers import Script, ScriptFile
 from core.server.client import EscherServer
 from core.settings import Settings
 
+INTERRUPTED = "The attempt was interrupted. It is made again."
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+Expected = Mapping[ScriptKey, tuple[FileEntry, ...] | None]
+
+Result = Staged | CacheHit | EscherError
 
 
 def in_threads(
@@ -65,157 +79,133 @@ def in_threads(
             raise
 
 
-# What the server says of a format folder, checked before anything of it touches the disk.
-#
-# Names from the server are labels: each must be a safe relative path inside the format's folder.
-
-MAX_FILES = 2000
-MEBIBYTE = 1 << 20
+def source_of(key: ScriptKey) -> str:
+    """Where a whole entry of ``key`` comes from: the Escher Library, or the tenant's playbooks."""
+    return LIBRARY if key.is_library else TENANT
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A checked listing, with the URLs of its files by path."""
+class Claim:
+    """Takes what is free of ``keys``; leaving the ``with`` gives back what was not settled.
 
-    listing: Listing
-    files: dict[str, ScriptFile]
-
-
-def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
-    """The server's answer for ``key`` as an `Offer`.
-
-    `NotEscherServer` when it is about something else or names a path that is not safe, `Refused`
-    when it is larger than the settings allow, `NotFound` when it has no files.
+    ``rows`` are the claimed ones as they stood before, ``others`` those that were not to be had.
+    ``fresh`` and ``staged`` as in `core.journal.scripts.Downloads.claim`.
     """
-    said = (script.playbook_id, script.version, script.format)
-    if said != (*key.ref, key.format):
-        asked = clean_words(" ".join(str(part) for part in said))
-        raise NotEscherServer(f"The server was asked for {key} and answered {asked}.", CHECK_URL)
-    if not script.files:
-        raise NotFound(f"The server has no {key.format} script of {key.ref}.")
-    if len(script.files) > MAX_FILES:
-        raise Refused(f"{key} has {len(script.files)} files; at most {MAX_FILES} are fetched.")
-    files = {file.path: file for file in script.files}
-    _check_paths(key, [file.path for file in script.files])
-    if script.entry_point not in files:
-        raise NotEscherServer(
-            f"The server names an entry point of {key} that is not among its files.", CHECK_URL
-        )
-    _check_sizes(key, script.files, settings)
-    entries = tuple(
-        FileEntry(file.path, file.size_bytes, file.checksum)
-        for file in sorted(script.files, key=lambda file: file.path)
-    )
-    return Offer(Listing(key, entries, script.entry_point), files)
 
+    def __init__(
+        self,
+        journal: Journal,
+        staging: Path,
+        keys: Sequence[ScriptKey],
+        *,
+        fresh: bool = True,
+        staged: bool = False,
+    ) -> None:
+        self.lease: Held[Item]
+        self.rows: dict[ScriptKey, CacheFolder] = {}
+        self.others: dict[ScriptKey, CacheFolder] = {}
+        self.folders: dict[ScriptKey, Path] = {}
+        self._journal = journal
+        self._downloads = journal.downloads
+        self._staging = staging
+        self._keys = keys
+        self._fresh = fresh
+        self._staged = staged
+        self._open: set[ScriptKey] = set()
 
-def difference(expected: Iterable[FileEntry], listed: Iterable[FileEntry]) -> str | None:
-    """The first path by name that is not the same in both; None when all are."""
-    here = {file.path: file for file in expected}
-    there = {file.path: file for file in listed}
-    return min(
-        (path for path in here.keys() | there.keys() if here.get(path) != there.get(path)),
-        default=None,
-    )
+    def __enter__(self) -> Self:
+        names = {key: f"{self._staging.name}/{uuid.uuid4().hex}" for key in self._keys}
+        claimed = self._downloads.claim(names, fresh=self._fresh, staged=self._staged)
+        self.lease, self.rows, self.others = claimed.lease, claimed.mine, claimed.others
+        for key, row in self.rows.items():
+            name = row.name if row.state is FolderState.STAGED else names[key]
+            self.folders[key] = self._staging.parent / name
+            self._open.add(key)
+            if row.name != name:
+                remove(self._staging.parent / row.name)  # of an attempt that died
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        left: dict[ScriptKey, dict[str, Any]] = {}
+        try:
+            for key in self._open:
+                if self.rows[key].state is FolderState.STAGED:
+                    left[key] = {}  # it waits to be verified, as before
+                else:
+                    remove(self.folders[key])
+                    left[key] = self._downloads.failed(TransferInterrupted.__name__, INTERRUPTED)
+            self._write(left)
+        except BaseException:  # the journal is away: what can't be written is free all the same
+            self._journal.leases.give_back(self.lease)
+            raise
 
-def mismatch(key: ScriptKey, path: str) -> IntegrityError:
-    """The server lists, for a published version, other files than were published."""
-    return IntegrityError(
-        f"The server lists {path} of {key.ref} otherwise than it was published.",
-        "Nothing was downloaded: a published version never changes. Ask the server's operator.",
-    )
-
-
-def check_version(script: Script, playbook_id: str) -> Ref:
-    """The version that the server calls the latest of ``playbook_id``."""
-    try:
-        parse_version(script.version)
-    except InvalidPlaybook:
-        raise NotEscherServer(
-            f"The server names a latest version of {playbook_id} that is no version.", CHECK_URL
-        ) from None
-    if script.playbook_id != playbook_id:
-        raise NotEscherServer(
-            f"The server was asked for {playbook_id} and answered another playbook.", CHECK_URL
-        )
-    return Ref(playbook_id, script.version)
-
-
-def _check_paths(key: ScriptKey, paths: list[str]) -> None:
-    try:
-        for path in paths:
-            check_relative_path(path)
-            if not path.startswith(f"{key.format}/"):
-                raise UnsafePath(f"Path {path!r} is outside of {key.format}/.")
-        check_distinct(paths)
-    except UnsafePath as error:
-        raise NotEscherServer(
-            f"The server lists {key} with a name that is not safe: {clean_words(error.detail)}",
-            CHECK_URL,
-        ) from None
-    names = {path.casefold() for path in paths}
-    parents = {
-        name[:end] for name in names for end in range(len(name)) if name[end] == "/"
-    }  # fmt: skip
-    if len(names) < len(paths) or names & parents:
-        raise NotEscherServer(
-            f"The server lists a name of {key} twice, or as a file and a folder.", CHECK_URL
-        )
-
-
-def _check_sizes(key: ScriptKey, files: Iterable[ScriptFile], settings: Settings) -> None:
-    total = 0
-    for file in files:
-        total += file.size_bytes
-        if file.size_bytes > settings.max_script_size_mb * MEBIBYTE:
-            raise Refused(
-                f"{file.path} of {key.ref} has {file.size_bytes} bytes, more than the "
-                f"{settings.max_script_size_mb:g} MiB that are fetched.",
-                "Raise max_script_size_mb.",
+    def staged(self) -> dict[ScriptKey, Staged]:
+        """Of the claimed ones, those whose bytes wait to be verified."""
+        return {
+            key: Staged(
+                self.folders[key],
+                Listing(key, row.files, row.entry_point),
+                row.source or TENANT,
             )
-    if total > settings.cache_max_size_mb * MEBIBYTE:
-        raise Refused(
-            f"{key} has {total} bytes, more than the whole cache's "
-            f"{settings.cache_max_size_mb:g} MiB.",
-            "Raise cache_max_size_mb.",
+            for key, row in self.rows.items()
+            if row.state is FolderState.STAGED
+        }
+
+    def settle(self, results: Mapping[ScriptKey, Result]) -> None:
+        """Write down what came of scripts, in one transaction; only what is staged keeps bytes."""
+        open_ = {key: result for key, result in results.items() if key in self._open}
+        for key, result in open_.items():
+            if not isinstance(result, Staged):
+                remove(self.folders[key])  # before its room is given to another
+        written = self._write({key: self._ending(result) for key, result in open_.items()})
+        for key, result in open_.items():
+            if isinstance(result, Staged) and key not in written:
+                remove(self.folders[key])  # another process took over: nobody knows this folder
+
+    def reserve(self, cache: ScriptCache, listings: Sequence[Listing]) -> set[ScriptKey]:
+        """Make room for scripts and reserve it, in one transaction; those that are still held.
+
+        Raises `CacheFull` or `Refused`, and nothing is reserved.
+        """
+        sizes = {listing.key: footprint(listing) for listing in listings}
+        with self._journal.database.write() as connection:
+            # what an attempt that died had reserved: its folder is gone by now
+            self._downloads.reserve(dict.fromkeys(sizes, 0), self.lease, connection)
+            cache.make_room(sum(sizes.values()), connection)
+            return self._downloads.reserve(sizes, self.lease, connection)
+
+    def put_back(self, key: ScriptKey) -> None:
+        """Leave a failed one as it was found, its time included: nothing has been tried since."""
+        row = self.rows[key]
+        failed = self._downloads.failed(row.error_type, row.reason)
+        self._write({key: {**failed, "since": row.since}})
+
+    def promote(self, cache: ScriptCache, items: Sequence[Staged]) -> list[CacheHit]:
+        """Make entries of staged folders and give their room back, in one transaction."""
+        done: dict[ScriptKey, None] = dict.fromkeys(item.listing.key for item in items)
+        hits = cache.promote_many(
+            items, settle=lambda opened: self._downloads.settle(done, self.lease, opened)
         )
+        self._open.difference_update(done)
+        return hits
 
+    def _ending(self, result: Result) -> dict[str, Any] | None:
+        if isinstance(result, CacheHit):
+            return None
+        if isinstance(result, Staged):
+            listing = result.listing
+            return self._downloads.staged(listing.files, listing.entry_point, result.source)
+        return self._downloads.failed(result.type, str(result))
 
-# One attempt at bringing scripts into staging: list, make room, fetch.
-#
-# ::
-#
-#     list ──► make room ──► fetch            one transaction for the room of a whole batch;
-#     threads                threads, a file each             nothing is written before it
-#
-# Each script ends in its own result: `Staged`, a `CacheHit` (it was there, or is confirmed by the
-# server), or its error. When nothing at all answers any more, the rest is given up unasked.
-
-
-LIBRARY, TENANT = "library", "tenant"
-
-Expected = Mapping[ScriptKey, tuple[FileEntry, ...] | None]
-
-Result = Staged | CacheHit | EscherError
-
-
-class Traffic:
-    """Bytes of bodies received, and how many of them had to come twice; for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.received = 0
-        self.wasted = 0
-
-    def add(self, received: int, wasted: int) -> None:
-        with self._lock:
-            self.received += received
-            self.wasted += wasted
+    def _write(self, endings: Mapping[ScriptKey, dict[str, Any] | None]) -> set[ScriptKey]:
+        if not endings:
+            return set()
+        written = self._downloads.settle(endings, self.lease)
+        self._open.difference_update(endings)
+        return written
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class TransferContext:
     """What an attempt works with; one a process."""
 
     settings: Settings
@@ -223,28 +213,16 @@ class Means:
     server: EscherServer
     cache: ScriptCache
     library: LibraryCache
-    traffic: Traffic
 
 
 class StagingRun:
-    """One attempt at scripts that are claimed by ``lease``, each into its own folder."""
+    """One attempt at claimed scripts, each into its own folder of the claim."""
 
-    def __init__(
-        self,
-        means: Means,
-        lease: Held[Item],
-        folders: Mapping[ScriptKey, Path],
-        expected: Expected,
-        *,
-        reserved: bool = True,
-    ) -> None:
-        """``reserved``: there may be room that an attempt which died has reserved for them."""
-        self._means = means
-        self._reserved = reserved
-        self._lease = lease
-        self._folders = folders
+    def __init__(self, context: TransferContext, claim: Claim, expected: Expected) -> None:
+        self._context = context
+        self._claim = claim
         self._expected = expected
-        self._threads = means.settings.transfer_concurrency
+        self._threads = context.settings.transfer_concurrency
         self._silent = 0
         self._unreachable: EscherError | None = None
         self._failed: dict[ScriptKey, EscherError] = {}
@@ -256,7 +234,7 @@ class StagingRun:
     def run(self) -> dict[ScriptKey, Result]:
         """Do it; no error is raised for a script's sake."""
         results: dict[ScriptKey, Result] = {}
-        listed = in_threads(self._ask, list(self._folders), self._threads)
+        listed = in_threads(self._ask, list(self._claim.folders), self._threads)
         for key, answer in listed.items():
             if isinstance(answer, Offer):
                 self._offers[key] = answer
@@ -264,25 +242,24 @@ class StagingRun:
                 results[key] = answer
             else:
                 self._failed[key] = in_words(key, answer)
-        self._means.journal.script_rows.note_told(
+        self._context.journal.script_rows.note_told(
             {ref: told for ref, told in self._told.items() if told.status is not None}
         )
         for ref, script in self._of_library.items():
-            self._means.library.take(ref, script)
+            self._context.library.take(ref, script)
         self._make_room()
         if self._offers:
-            self._means.cache.layout.prepare()
+            self._context.cache.layout.prepare()
         self._fetch()
         for key, offer in self._offers.items():
-            source = LIBRARY if key.is_library else TENANT
-            results[key] = Staged(self._folders[key], offer.listing, source)
+            results[key] = Staged(self._claim.folders[key], offer.listing, source_of(key))
         return results | self._failed
 
     # -- listing ----------------------------------------------------------------------------
     def _ask(self, key: ScriptKey) -> Offer | CacheHit:
         """What the server offers, or what is in the cache already."""
         # under the claim now: another attempt may have ended just before it
-        hit = self._means.cache.find(key)
+        hit = self._context.cache.find(key)
         expected = self._expected.get(key)
         if hit is not None and expected is not None and difference(expected, hit.listing.files):
             hit = None
@@ -298,19 +275,19 @@ class StagingRun:
             if path is not None:
                 raise mismatch(key, path)
         if hit is not None and _is_same(hit.listing, offer.listing):
-            self._means.cache.refresh(key)
-            confirmed = self._means.cache.find(key)
+            self._context.cache.refresh(key)
+            confirmed = self._context.cache.find(key)
             if confirmed is not None:
                 return confirmed
         return offer
 
     def _offer(self, key: ScriptKey) -> Offer:
-        script = self._means.server.script(key.ref, key.format)
+        script = self._context.server.script(key.ref, key.format)
         if self._expected.get(key) is None:  # nobody here knows more of it than the server says
             self._told[key.ref] = told_by(script, time.time())
-        offer = check_offer(script, key, self._means.settings)
+        offer = check_offer(script, key, self._context.settings)
         is_known = self._expected.get(key) is not None
-        check_pinned(self._means.journal, key.ref, script, is_known=is_known)
+        check_pinned(self._context.journal, key.ref, script, is_known=is_known)
         if key.is_library:
             self._of_library[key.ref] = script
         if script.manifest is None and not is_known:
@@ -319,7 +296,7 @@ class StagingRun:
 
     def _check_cached(self, key: ScriptKey, offer: Offer) -> None:
         """Of a version that nothing else is known of, what was cached before says what it holds."""
-        hit = self._means.cache.find(key)
+        hit = self._context.cache.find(key)
         path = difference(hit.listing.files, offer.listing.files) if hit is not None else None
         if path is not None:
             raise mismatch(key, path)
@@ -356,13 +333,8 @@ class StagingRun:
                 self._fail(key, error)
 
     def _reserve(self, keys: Sequence[ScriptKey]) -> None:
-        sizes = {key: footprint(self._offers[key].listing) for key in keys}
-        downloads = self._means.journal.downloads
-        with self._means.journal.database.write() as connection:
-            if self._reserved:  # the folder of that attempt is gone by now
-                downloads.reserve(dict.fromkeys(sizes, 0), self._lease, connection)
-            self._means.cache.make_room(sum(sizes.values()), connection)
-            held = downloads.reserve(sizes, self._lease, connection)
+        listings = [self._offers[key].listing for key in keys]
+        held = self._claim.reserve(self._context.cache, listings)
         for key in keys:
             if key not in held:
                 words = f"Another process took over the download of {key}."
@@ -384,8 +356,8 @@ class StagingRun:
             return
         target = self._make_folders(key, path) / path
         try:
-            count = self._watched(
-                lambda: self._means.server.download(
+            self._watched(
+                lambda: self._context.server.download(
                     offer.files[path],
                     target,
                     renew=lambda: self._renewed(key, path),
@@ -395,11 +367,10 @@ class StagingRun:
         except EscherError as error:
             self._failed.setdefault(key, error)  # the other files of it are not asked for
             raise
-        self._means.traffic.add(count.received, count.wasted)
 
     def _make_folders(self, key: ScriptKey, path: str) -> Path:
         """The script's folder in staging, with those in it that ``path`` needs."""
-        folder = self._folders[key]
+        folder = self._claim.folders[key]
         inner = str(folder)
         try:
             for name in ["", *path.split("/")[:-1]]:
@@ -427,3 +398,45 @@ class StagingRun:
 
 def _is_same(one: Listing, other: Listing) -> bool:
     return one.entry_point == other.entry_point and not difference(one.files, other.files)
+
+
+def insert(
+    journal: Journal,
+    cache: ScriptCache,
+    listing: Listing,
+    files: Mapping[str, bytes],
+    *,
+    whole: bool = True,
+) -> CacheHit:
+    """Make ``{path: bytes}``, which are what ``listing`` says, the cached entry of its key.
+
+    ``whole`` False: more files belong to it, and until they are there nobody runs it.
+
+    Raises `LeaseHeld` while it is being downloaded, `CacheFull`, `Refused` (larger than the cache)
+    or `StorageError`.
+    """
+    key = listing.key
+    cache.layout.prepare()
+    with Claim(journal, cache.layout.staging, [key]) as claim:
+        if key not in claim.rows:
+            raise LeaseHeld(f"{key} is just being downloaded.", "Try again in a moment.")
+        try:
+            claim.reserve(cache, [listing])
+            write_tree(claim.folders[key], dict(files))
+            item = Staged(claim.folders[key], listing, source_of(key) if whole else PARTIAL)
+            [hit] = claim.promote(cache, [item])
+        except EscherError as error:
+            claim.settle({key: error})
+            raise
+    return hit
+
+
+def with_file(
+    cache: ScriptCache, key: ScriptKey, entry: FileEntry, content: bytes
+) -> dict[str, bytes]:
+    """The files of the cached entry of ``key``, proven, with ``entry`` among them or in its place."""
+    hit = cache.find(key)
+    held = {} if hit is None else {file.path: hit.folder for file in hit.listing.files}
+    return {path: (folder / path).read_bytes() for path, folder in held.items()} | {
+        entry.path: content
+    }

@@ -31,11 +31,11 @@ from core.scripts.cache import ScriptCache
 from core.scripts.clear_text import ClearText
 from core.scripts.downloads import ScriptDownloads
 from core.scripts.eviction import EvictReport
-from core.scripts.insertion import insert, with_file
 from core.scripts.library import LibraryCache
 from core.scripts.models import NO_OVERRIDES, PARTIAL, CacheHit, Listing, Overrides
 from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.resolver import ScriptResolver
+from core.scripts.transfer import insert, with_file
 from core.server.client import EscherServer
 from core.settings import Settings
 

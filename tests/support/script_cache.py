@@ -13,6 +13,7 @@ from core.journal.leases import Held
 from core.journal.scripts import CacheFolder, FolderState, Item
 from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.cache import CacheHit, ScriptCache, Staged
+from core.scripts.manifest import footprint
 from core.scripts.models import Listing
 from core.scripts.paths import size_on_disk
 from core.settings import Settings
@@ -107,7 +108,7 @@ class CacheUnderTest:
     def add(self, key: ScriptKey, files: Mapping[str, bytes]) -> CacheHit:
         """Reserve, stage and promote."""
         name = uuid.uuid4().hex
-        self.reserve(key, self.cache.footprint(listing_of(key, files)), name)
+        self.reserve(key, footprint(listing_of(key, files)), name)
         try:
             staged = self.stage(key, files, name=name)
             return self.cache.promote(

@@ -14,8 +14,8 @@ from core.journal.script_lookup import ToldStatus
 from core.models import FileEntry, Ref, ScriptKey, Status, content_digest
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
-from core.scripts.insertion import insert
 from core.scripts.models import CacheHit, Listing
+from core.scripts.transfer import insert
 from core.server.client import EscherServer
 from core.server.http import Retrier, RetryPolicy
 from core.service.home import Home

@@ -21,7 +21,6 @@ LOCKS: dict[str, Callable[[PlaybookService], Any]] = {
     "journal": lambda service: service.journal.database._lock,
     "look-ups": lambda service: service.journal.script_rows._lock,
     "connections": lambda service: service.server._http._lock,
-    "traffic": lambda service: service.downloads.traffic._lock,
     "leases": lambda service: service.journal.leases._lock,
     "heartbeat": lambda service: service.journal.leases._heartbeats._lock,
 }

@@ -20,6 +20,7 @@ from support.script_cache import CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
 from core.models import ScriptKey
+from core.scripts.manifest import footprint
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
 TOLERANCE = 300.0
@@ -65,7 +66,7 @@ class MeddledMachine(RuleBasedStateMachine):
     @rule(key=keys, size=sizes, anew=st.booleans())
     def add(self, key: ScriptKey, size: int, anew: bool) -> None:
         files = self._files(key, size, anew)
-        footprint = self.under.cache.footprint(listing_of(key, files))
+        needed_bytes = footprint(listing_of(key, files))
         before = self._there()
         used_before = self.under.cache.usage()["used_bytes"]
         aside = self.under.cache.usage()["quarantined_bytes"]
@@ -73,29 +74,31 @@ class MeddledMachine(RuleBasedStateMachine):
         try:
             self.under.add(key, files)
         except Refused:
-            assert footprint > cap
+            assert needed_bytes > cap
             return
         except CacheFull:
             after = self._there()
             held = sum(self.model[k].size for k in after if self._may_be_in_use(k))
-            assert held + footprint > cap, "there was room to be made"
+            assert held + needed_bytes > cap, "there was room to be made"
             assert after == before, "nothing goes in vain"
             return
-        assert footprint <= cap
+        assert needed_bytes <= cap
         after = self._there()
         gone = before - after - {key}
         self._check_evicted(gone, after - {key})
-        if used_before + footprint <= cap:
+        if used_before + needed_bytes <= cap:
             # promoting over another entry asks for room for both
             assert not gone or key in before
         elif gone:
             least = min(self.model[k].size for k in gone)
             freed = aside + sum(self.model[k].size for k in gone)
             if not any(self._expired(k) for k in gone) and key not in before:
-                assert used_before + footprint - (freed - least) > cap or aside, "one too many went"
+                assert used_before + needed_bytes - (freed - least) > cap or aside, (
+                    "one too many went"
+                )
         for k in gone:
             del self.model[k]
-        self.model[key] = Expected(files, footprint, self.under.now, self.under.now)
+        self.model[key] = Expected(files, needed_bytes, self.under.now, self.under.now)
 
     @rule(key=keys)
     def find(self, key: ScriptKey) -> None:

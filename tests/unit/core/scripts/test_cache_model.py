@@ -21,6 +21,7 @@ from support.script_cache import KIBIBYTE, CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
 from core.models import ScriptKey
+from core.scripts.manifest import footprint
 from core.scripts.promotion import SHARE
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
@@ -34,7 +35,7 @@ pauses = st.sampled_from([0.0, 3.0, 11.0, 11.0, 60.0])
 @dataclass
 class Entry:
     files: dict[str, bytes]
-    footprint: int
+    needed_bytes: int
     fetched: float
     used: float
 
@@ -56,7 +57,7 @@ class Model:
 
     @property
     def used_bytes(self) -> int:
-        held = sum(entry.footprint for entry in self.entries.values())
+        held = sum(entry.needed_bytes for entry in self.entries.values())
         return held + sum(aside.size for aside in self.quarantined)
 
     def is_old(self, key: ScriptKey) -> bool:
@@ -79,7 +80,7 @@ class Model:
             if missing <= 0:
                 break
             gone.append(key)
-            missing -= self.entries[key].footprint
+            missing -= self.entries[key].needed_bytes
         if missing > 0 and all_or_nothing:
             return False
         self.quarantined = aside
@@ -123,13 +124,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.wait(pause)
         body = (f"{key} {edition} {size} ".encode() * (size // 10 + 1))[:size]
         files = {f"{key.format}/a": body, f"{key.format}/b/c": body[:7]}
-        footprint = self.under.cache.footprint(listing_of(key, files))
-        if footprint > self.model.cap:
+        needed_bytes = footprint(listing_of(key, files))
+        if needed_bytes > self.model.cap:
             with pytest.raises(Refused):
                 self.under.add(key, files)
-        elif self.model.make_room(footprint, all_or_nothing=True):
+        elif self.model.make_room(needed_bytes, all_or_nothing=True):
             self.under.add(key, files)
-            self.model.entries[key] = Entry(files, footprint, self.model.now, self.model.now)
+            self.model.entries[key] = Entry(files, needed_bytes, self.model.now, self.model.now)
         else:
             with pytest.raises(CacheFull):
                 self.under.add(key, files)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from core.errors import EscherError, IntegrityError, NotEscherServer, NotFound, Refused
 from core.models import FileEntry, Ref, ScriptKey
-from core.scripts.transfer import MAX_FILES, check_offer, check_version, difference, mismatch
+from core.scripts.offers import MAX_FILES, check_offer, check_version, difference, mismatch
 from core.server.answers import Script, ScriptFile
 from core.settings import Settings
 

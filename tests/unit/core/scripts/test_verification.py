@@ -10,8 +10,8 @@ from core.errors import StorageError, TransferInterrupted
 from core.files import PRIVATE_FILE
 from core.models import OutcomeState
 from core.scripts.downloads import verify_staged
-from core.scripts.insertion import Claim
 from core.scripts.models import CacheHit
+from core.scripts.transfer import Claim
 
 FILES = {"terraform/main.tf": b"module\n", "terraform/inner/net.tf": b"net\n"}
 

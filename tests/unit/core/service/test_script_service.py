@@ -30,8 +30,8 @@ from core.files import sha256_bytes
 from core.journal.pull_state import DELETION, WaitingChange
 from core.models import Ref, ScriptKey, Strategy
 from core.scripts.cache import ScriptCache
-from core.scripts.insertion import Claim
 from core.scripts.models import Source
+from core.scripts.transfer import Claim
 from core.service import PlaybookService
 from core.settings import Settings
 
