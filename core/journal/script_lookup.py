@@ -1,10 +1,10 @@
 """Looks up what a resolve needs of a version: where it stands, whether it may be run, its files.
 
 Also kept here is what the server said of versions that this home does not have
-(``server_statuses``). On SQLite an answer is kept for as long as nobody, in any process, commits anything: ``PRAGMA
-data_version`` of a connection of our own tells (https://sqlite.org/pragma.html#pragma_data_version).
-It reads by the plain DBAPI, since SQLAlchemy would cost several times the query. On PostgreSQL
-every look-up is a select.
+(``server_statuses``). On SQLite an answer is kept for as long as nobody, in any process, commits
+anything: ``PRAGMA data_version`` of a connection of our own tells
+(https://sqlite.org/pragma.html#pragma_data_version). It reads by the plain DBAPI, since SQLAlchemy
+would cost several times the query. On PostgreSQL every look-up is a select.
 """
 
 from __future__ import annotations
