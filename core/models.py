@@ -27,7 +27,7 @@ from core.bounded_json import (
     read_stored_object,
 )
 from core.errors import InvalidPlaybook, UsageError
-from core.secrets.findings import SecretFinding
+from core.secrets import SecretFinding
 
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
 CLOUDS = ("aws", "azure", "gcp")

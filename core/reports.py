@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from core.errors import EscherError
 from core.models import Ref
-from core.secrets.findings import SecretFinding, findings_json
+from core.secrets import SecretFinding, findings_json
 
 MAX_FINDINGS = 500  # named in a report of many; `show` has them all
 

@@ -16,7 +16,7 @@ from core.journal.leases import SYNC
 from core.models import DONE, Outcome, OutcomeState, Ref, SyncState
 from core.playbooks.secrets_gate import stricter
 from core.rag.indexing import PointRecord
-from core.secrets.findings import findings_json
+from core.secrets import findings_json
 from core.service import PlaybookService
 from core.service.sync import MAX_FINDINGS, SyncPlan
 from tasks import broker, jobs, workflows

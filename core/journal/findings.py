@@ -13,7 +13,7 @@ from core.journal.database import Database
 from core.journal.tables import accepted_findings, secret_scans
 from core.journal.tables import files as files_table
 from core.models import Ref
-from core.secrets.findings import Accepted, Degree, SecretFinding, Spot
+from core.secrets import Accepted, Degree, SecretFinding, Spot
 
 CHUNK = 400  # checksums in one IN (…)
 UNUSED_SECONDS = 90 * 86400  # a content that no version has (any more) is forgotten after that

@@ -53,7 +53,7 @@ from core.playbooks.stats import FolderStat
 from core.playbooks.store import PlaybookStore
 from core.playbooks.versioning import came_in, check_pin, waits_for_decision
 from core.playbooks.writer import FolderWriter, Stager, disk_files, new_record
-from core.secrets.findings import SecretFinding, named
+from core.secrets import SecretFinding, named
 from core.settings import Settings
 
 log = logging.getLogger(__name__)

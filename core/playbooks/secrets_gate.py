@@ -20,8 +20,7 @@ from core.files import json_bytes, sha256_bytes
 from core.journal import Journal, VersionRecord
 from core.journal.findings import Scanned, SecretRows
 from core.models import METADATA_FILE, FileEntry, Ref
-from core.secrets import scanner
-from core.secrets.findings import Degree, SecretFinding, Spot, finding_key, named
+from core.secrets import Degree, SecretFinding, Spot, finding_key, named, scanner
 from core.settings import Settings
 
 LEVELS = ("off", "warn", "block")

@@ -53,7 +53,7 @@ from core.playbooks.versioning import (
     waits_for_decision,
 )
 from core.playbooks.writer import Stager
-from core.secrets.findings import SecretFinding
+from core.secrets import SecretFinding
 from core.settings import Settings
 
 BATCH = 64

@@ -48,7 +48,7 @@ from core.publishing.conflict_rules import Rule
 from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
 from core.publishing.steps import Commit, Context, Removal, Upload
 from core.rag.indexing import Indexing
-from core.secrets.findings import SecretFinding
+from core.secrets import SecretFinding
 from core.server.client import EscherServer
 from core.settings import Settings
 

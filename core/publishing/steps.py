@@ -48,7 +48,7 @@ from core.publishing.batch import (
 )
 from core.publishing.conflict_rules import Here, Rule, There, decide
 from core.publishing.policy import forbidden, is_published
-from core.secrets.findings import named
+from core.secrets import named
 from core.server.answers import CHECK_URL, Published
 from core.server.client import EscherServer
 

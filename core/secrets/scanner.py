@@ -24,8 +24,8 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.secrets import Degree, Spot
 from core.secrets.contents import BINARY, Opaque, texts
-from core.secrets.findings import Degree, Spot
 
 if TYPE_CHECKING:
     from detect_secrets.plugins.base import BasePlugin, RegexBasedDetector

@@ -54,7 +54,7 @@ from core.reports import (
     VerifyReport,
 )
 from core.scripts.models import Overrides, ResolvedScript, ResolveOptions
-from core.secrets.findings import SecretFinding
+from core.secrets import SecretFinding
 from core.service.home import Home
 from core.service.importing import Progress, import_path
 from core.service.status import pull_warnings, service_status, verify_home

@@ -43,7 +43,7 @@ from core.publishing.publisher import OnFindings, Publisher
 from core.publishing.pull import PublishedContents, Puller, PullReport
 from core.rag.indexing import Indexing
 from core.scripts.library import LibraryCache
-from core.secrets.findings import findings_json
+from core.secrets import findings_json
 from core.server.client import EscherServer
 from core.service.executions import Executions, ExecutionsSent
 from core.settings import Settings

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from core.models import Ref
-from core.secrets.findings import SecretFinding, findings_json
+from core.secrets import SecretFinding, findings_json
 from escher_playbooks.api.body_limit import BoundedRoute
 from escher_playbooks.api.dependencies import Service
 from escher_playbooks.api.events import job_events

@@ -19,7 +19,7 @@ from core.terminal import block, encodable, json_text, one_line, traceback_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from core.secrets.findings import SecretFinding
+    from core.secrets import SecretFinding
 
 PIPE_WIDTH = 400  # columns where no terminal says how many: ids and paths stay whole for grep
 INTERRUPTED = 130

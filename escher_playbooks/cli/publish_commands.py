@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from core.journal import Job
     from core.models import Ref
     from core.publishing.policy import PublishPlan
-    from core.secrets.findings import SecretFinding
+    from core.secrets import SecretFinding
     from core.service import PlaybookService
 
 SHOWN_ALIKE = 5
@@ -56,7 +56,7 @@ def publish(
     Scripts are uploaded, metadata is published, and the folder moves to synced/.
     """
     from core.errors import UsageError
-    from core.secrets.findings import findings_json
+    from core.secrets import findings_json
     from tasks import jobs
 
     if bool(targets) == all_:

@@ -13,8 +13,7 @@ from core.journal import Journal, VersionRecord
 from core.journal.tables import secret_scans
 from core.models import Area, FileEntry, Ref
 from core.playbooks.secrets_gate import SecretsGate, metadata_content, stricter
-from core.secrets import scanner
-from core.secrets.findings import Degree, SecretFinding
+from core.secrets import Degree, SecretFinding, scanner
 from core.settings import Settings
 
 AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from core.secrets import Degree
 from core.secrets.contents import (
     BINARY,
     CLOSED_ARCHIVE,
@@ -20,7 +21,6 @@ from core.secrets.contents import (
     LARGE_ARCHIVE,
     MAX_UNPACKED,
 )
-from core.secrets.findings import Degree
 from core.secrets.scanner import scan_content
 
 AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from core.secrets import Degree, SecretFinding, Spot
 from core.secrets.contents import BINARY
-from core.secrets.findings import Degree, SecretFinding, Spot
 from core.secrets.scanner import MAX_BYTES, TOO_LARGE, scan_content
 
 AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"  # AWS's own documentation example, in two halves for scanners
