@@ -10,8 +10,8 @@ from pathlib import Path
 
 from core.files import sha256_bytes
 from core.journal import VersionRecord
-from core.journal.records import DiskFile
 from core.journal.script_lookup import ToldStatus
+from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, PlaybookDraft, Ref, ScriptKey, content_digest
 from core.scripts.models import Listing, Staged
 from core.service import PlaybookService

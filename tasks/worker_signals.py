@@ -15,7 +15,7 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 
 from core.errors import BrokerUnreachable, EscherError
-from core.journal.heartbeats import BEAT_SECONDS
+from core.journal.leases import BEAT_SECONDS
 from core.service import PlaybookService
 from core.settings import load_settings
 from tasks import workflows

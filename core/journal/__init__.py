@@ -10,21 +10,20 @@ import uuid
 
 from core.errors import HomeMismatch
 from core.journal import tables
-from core.journal.conflicts import Conflicts, HeldEdits
-from core.journal.database import Database, HomeFacts
+from core.journal.conflicts import Conflicts, HeldEdits, WaitingChanges
+from core.journal.database import Database
 from core.journal.executions import ExecutionQueue, ExecutionRows
-from core.journal.facts import Counters, Vectors
-from core.journal.jobs import Jobs
+from core.journal.facts import Counters, HomeFacts, PullState, Vectors
+from core.journal.folders import Intent, Intents, ScanRows
+from core.journal.jobs import Job, JobItem, Jobs
 from core.journal.leases import Leases
 from core.journal.migrations import migrate
 from core.journal.pins import Choices
 from core.journal.points import LibraryRows, PointStates, StalePoints
-from core.journal.pull_state import PullState, WaitingChanges
-from core.journal.records import Intent, Job, JobItem, JobState, VersionRecord
-from core.journal.scan import ScanRows
 from core.journal.script_lookup import ScriptRows
 from core.journal.scripts import CacheFolders, Downloads, ProofRows
-from core.journal.versions import Intents, Versions
+from core.journal.tables import JobState
+from core.journal.versions import VersionRecord, Versions
 
 __all__ = ["Intent", "Job", "JobItem", "JobState", "Journal", "VersionRecord"]
 

@@ -1,31 +1,57 @@
-"""Disagreements with the server: open ones wait for the user, kept ones point at a copy."""
+"""What is undecided between this home and the server, and what was held or put off because of it.
+
+::
+
+    conflicts        open: the user is to choose; kept: a rule chose, and ``folder`` has a copy of what
+                     gave way; settled: nothing more to do
+    held edits       edits of sensitive content, sealed beside the content that goes on being answered
+    waiting changes  changes of the server that were not taken in: the pull's cursor goes on, their
+                     names stay here
+        failed         it can't be read, or can't stand here; tried again by the next full pass, or
+                       when its revision changes
+        deletion       a deletion that is not carried out yet; ``held``: one of too many at once, it
+                       waits for the user
+
+Changes wait by name and revision, never by their bytes: whoever writes the feed must not fill this
+disk.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Update,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from core.journal.database import Database
+from core.journal.rows import Rows, among, chunks, key, of_ref, same_ref
+from core.journal.tables import ConflictState, versions
 from core.journal.tables import conflicts as table
-from core.journal.tables import held_edits as held_edits_table
-from core.journal.tables import versions
+from core.journal.tables import held_edits as held_table
+from core.journal.tables import waiting_changes as waiting_table
 from core.models import Ref
 
 KEEP_SETTLED_SECONDS = 90 * 86400
-CHUNK = 400  # refs in one IN (…)
-
-
-class ConflictState(StrEnum):
-    OPEN = "open"  # the user is to choose
-    KEPT = "kept"  # decided by a rule; a copy of what gave way is in ``folder``
-    SETTLED = "settled"  # nothing more to do
+FAILED, DELETION = "failed", "deletion"
+MAX_FAILED = 1000  # rows; of what failed beyond that, a sync's report gives the number
+MAX_REASON_CHARS = 300
+REMEMBERED_SECONDS = 15.0
+Name = tuple[str, str]  # (playbook_id, version) as the server wrote them, cut to the columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +66,8 @@ class KeptCopy:
 class ConflictRecord:
     """One row; the server's side as far as it is known."""
 
-    conflict_id: str
     ref: Ref
+    conflict_id: str
     kind: str
     state: ConflictState
     reason: str
@@ -69,6 +95,10 @@ class ConflictRecord:
         }
 
 
+_CONFLICTS = Rows(table, ConflictRecord, Ref)
+_IS_OPEN = table.c.state == ConflictState.OPEN
+
+
 class Conflicts:
     """Rows of ``conflicts``; a version has one open row at most."""
 
@@ -88,14 +118,13 @@ class Conflicts:
         known = {"server_revision": server_revision, "server_digest": server_digest}
         values: dict[str, Any] = {"kind": kind, "reason": reason}
         values |= {name: value for name, value in known.items() if value is not None}
+        mine = and_(of_ref(table, ref), _IS_OPEN)
         with self._database.write() as connection:
-            found = connection.scalar(select(table.c.conflict_id).where(_open_of([ref])))
-            if found is not None:
-                connection.execute(
-                    update(table).where(table.c.conflict_id == found).values(**values)
-                )
-                return str(found)
-            return _insert(connection, ref, ConflictState.OPEN, values)
+            found: str | None = connection.scalar(select(table.c.conflict_id).where(mine))
+            if found is None:
+                return _insert(connection, ref, ConflictState.OPEN, values)
+            connection.execute(update(table).where(table.c.conflict_id == found).values(**values))
+            return found
 
     def note(
         self,
@@ -109,126 +138,77 @@ class Conflicts:
 
         The same copy is written down once: a step that is done again finds its row.
         """
-        state = ConflictState.SETTLED if copy is None else ConflictState.KEPT
+        values = {"kind": kind, "reason": reason, **_closed(resolution, copy)}
         with self._database.write() as connection:
             if copy is not None:
-                known = connection.scalar(
-                    select(table.c.conflict_id).where(table.c.folder == copy.folder)
-                )
+                query = select(table.c.conflict_id).where(table.c.folder == copy.folder)
+                known: str | None = connection.scalar(query)
                 if known is not None:
-                    return str(known)
-            values = {
-                "kind": kind,
-                "reason": reason,
-                "folder": copy.folder if copy else None,
-                "generation": copy.generation if copy else None,
-                "resolution": resolution,
-                "settled_at": int(time.time()),
-            }
-            return _insert(connection, ref, state, values)
+                    return known
+            return _insert(connection, ref, values.pop("state"), values)
 
     def settle(self, refs: Sequence[Ref], resolution: str, *, copy: KeptCopy | None = None) -> int:
         """Close the open rows of ``refs``; how many there were. ``copy``: what was set aside."""
-        values: dict[str, Any] = {
-            "state": ConflictState.SETTLED.value if copy is None else ConflictState.KEPT.value,
-            "resolution": resolution,
-            "settled_at": int(time.time()),
-        }
-        if copy is not None:
-            values |= {"folder": copy.folder, "generation": copy.generation}
-        closed = 0
+        close = update(table).where(_IS_OPEN).values(**_closed(resolution, copy))
         with self._database.write() as connection:
-            for start in range(0, len(refs), CHUNK):
-                where = _open_of(refs[start : start + CHUNK])
-                closed += connection.execute(update(table).where(where).values(**values)).rowcount
-        return closed
+            return sum(
+                connection.execute(close.where(among(table, part))).rowcount
+                for part in chunks(refs)
+            )
 
     def open_of(self, ref: Ref) -> ConflictRecord | None:
         """The open row of a version."""
-        with self._database.read() as connection:
-            row = connection.execute(select(table).where(_open_of([ref]))).one_or_none()
-        return None if row is None else _record(row)
+        return next(iter(self._records(of_ref(table, ref), _IS_OPEN)), None)
 
     def open_of_id(self, playbook_id: str) -> list[ConflictRecord]:
         """The open rows of all versions of an id, the oldest first."""
-        mine = and_(table.c.playbook_id == playbook_id, table.c.state == ConflictState.OPEN.value)
-        with self._database.read() as connection:
-            rows = connection.execute(select(table).where(mine).order_by(table.c.created_at))
-            return [_record(row) for row in rows]
+        return self._records(table.c.playbook_id == playbook_id, _IS_OPEN)
 
     def open_count(self) -> int:
         """How many decisions wait."""
-        query = select(func.count()).where(table.c.state == ConflictState.OPEN.value)
-        with self._database.read() as connection:
-            return connection.scalar(query) or 0
+        return int(self._database.scalar(select(func.count()).where(_IS_OPEN)))
 
     def open_refs(self) -> set[Ref]:
         """The versions that have an open row."""
-        query = select(table.c.playbook_id, table.c.version)
-        query = query.where(table.c.state == ConflictState.OPEN.value)
-        with self._database.read() as connection:
-            return {Ref(*row) for row in connection.execute(query)}
+        return {Ref(*row) for row in self._database.rows(select(*key(table)).where(_IS_OPEN))}
 
     def entries(self, *, everything: bool = False) -> list[ConflictRecord]:
         """Open decisions and kept copies, the oldest first; ``everything``: settled ones too."""
-        query = select(table)
-        if not everything:
-            query = query.where(table.c.state != ConflictState.SETTLED.value)
-        with self._database.read() as connection:
-            rows = connection.execute(query.order_by(table.c.created_at, table.c.conflict_id))
-            return [_record(row) for row in rows]
+        return self._records(*(() if everything else (table.c.state != ConflictState.SETTLED,)))
 
     def open_ones(self) -> list[ConflictRecord]:
         """What waits for a decision, the oldest first."""
-        return [found for found in self.entries() if found.state is ConflictState.OPEN]
+        return self._records(_IS_OPEN)
+
+    def _records(self, *where: ColumnElement[bool]) -> list[ConflictRecord]:
+        query = _CONFLICTS.select(*where).order_by(table.c.created_at, table.c.conflict_id)
+        return _CONFLICTS.records(self._database.rows(query))
 
     def prune(self, now: float) -> None:
         """Forget what was settled long ago; open rows and those with a copy stay."""
         old = table.c.settled_at < int(now) - KEEP_SETTLED_SECONDS
-        with self._database.write() as connection:
-            connection.execute(
-                delete(table).where(and_(table.c.state == ConflictState.SETTLED.value, old))
-            )
+        self._database.run(delete(table).where(table.c.state == ConflictState.SETTLED, old))
 
 
-def _open_of(refs: Sequence[Ref]) -> Any:
-    keys = [tuple(ref) for ref in refs]
-    mine = tuple_(table.c.playbook_id, table.c.version).in_(keys)
-    return and_(mine, table.c.state == ConflictState.OPEN.value)
+def _closed(resolution: str, copy: KeptCopy | None) -> dict[str, Any]:
+    values: dict[str, Any] = {"resolution": resolution, "settled_at": int(time.time())}
+    if copy is None:
+        return {**values, "state": ConflictState.SETTLED}
+    kept = {"folder": copy.folder, "generation": copy.generation}
+    return {**values, **kept, "state": ConflictState.KEPT}
 
 
 def _insert(connection: Connection, ref: Ref, state: ConflictState, values: dict[str, Any]) -> str:
     conflict_id = uuid.uuid4().hex
     row = {
+        **ref._asdict(),
         "conflict_id": conflict_id,
-        "playbook_id": ref.playbook_id,
-        "version": ref.version,
-        "state": state.value,
+        "state": state,
         "created_at": int(time.time()),
         **values,
     }
     connection.execute(insert(table).values(**row))
     return conflict_id
-
-
-def _record(row: Row[Any]) -> ConflictRecord:
-    return ConflictRecord(
-        conflict_id=row.conflict_id,
-        ref=Ref(row.playbook_id, row.version),
-        kind=row.kind,
-        state=ConflictState(row.state),
-        reason=row.reason,
-        folder=row.folder,
-        generation=row.generation,
-        server_revision=row.server_revision,
-        server_digest=row.server_digest,
-        created_at=row.created_at,
-        settled_at=row.settled_at,
-        resolution=row.resolution,
-    )
-
-
-# Edits of sensitive content that are held, sealed, beside the content that goes on being answered.
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +247,9 @@ class HeldEdit:
         }
 
 
+_HELD = Rows(held_table, HeldEdit, Ref)
+
+
 class HeldEdits:
     """At most one a version: a later edit takes the place of an earlier one, whose files stay."""
 
@@ -274,51 +257,120 @@ class HeldEdits:
         self._database = database
 
     def put(self, edit: HeldEdit) -> None:
-        row = {
-            "playbook_id": edit.ref.playbook_id,
-            "version": edit.ref.version,
-            "paths": json.dumps(list(edit.paths)),
-            "flag": edit.flag,
-            "folder": edit.folder,
-            "generation": edit.generation,
-            "held_at": int(time.time()),
-        }
-        with self._database.write() as connection:
-            connection.execute(
-                self._database.upsert(held_edits_table, ("playbook_id", "version"), [row]), [row]
-            )
+        self._database.put(held_table, [{**_HELD.values(edit), "held_at": int(time.time())}])
 
-    def entries(self) -> list[HeldEdit]:
+    def entries(self, *where: ColumnElement[bool]) -> list[HeldEdit]:
         """Those of versions that are there, by name."""
-        is_there = (versions.c.playbook_id == held_edits_table.c.playbook_id) & (
-            versions.c.version == held_edits_table.c.version
-        )
-        query = (
-            select(held_edits_table)
-            .join(versions, is_there)
-            .order_by(held_edits_table.c.playbook_id, held_edits_table.c.version)
-        )
-        with self._database.read() as connection:
-            return [
-                HeldEdit(
-                    Ref(row.playbook_id, row.version),
-                    tuple(json.loads(row.paths)),
-                    row.flag,
-                    row.folder,
-                    row.generation,
-                    row.held_at,
-                )
-                for row in connection.execute(query)
-            ]
+        query = _HELD.select(*where).join(versions, same_ref(held_table, versions))
+        return _HELD.records(self._database.rows(query.order_by(*key(held_table))))
 
     def get(self, ref: Ref) -> HeldEdit | None:
-        return next((edit for edit in self.entries() if edit.ref == ref), None)
+        return next(iter(self.entries(of_ref(held_table, ref))), None)
 
     def remove(self, ref: Ref) -> None:
+        self._database.run(delete(held_table).where(of_ref(held_table, ref)))
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingChange:
+    """One change and why it waits; times are Unix seconds, the digest is the server's."""
+
+    name: Name
+    kind: str
+    reason: str
+    noted_at: int
+    revision: int | None = None
+    content_digest: str | None = None
+    updated_at: int = 0
+    held: bool = False
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(*self.name)
+
+
+_WAITING = Rows(waiting_table, WaitingChange, Ref)
+
+
+class WaitingChanges:
+    """Rows of ``waiting_changes``; a version has one at most."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: set[Ref] = set()
+        self._read_at = float("-inf")
+
+    def put(self, items: Sequence[WaitingChange]) -> int:
+        """Keep these, each in place of an older one of its version; how many found no room."""
+        if not items:
+            return 0
+        left_out = 0
         with self._database.write() as connection:
-            connection.execute(
-                delete(held_edits_table).where(
-                    held_edits_table.c.playbook_id == ref.playbook_id,
-                    held_edits_table.c.version == ref.version,
+            known = {
+                tuple(row)
+                for part in chunks([item.name for item in items])
+                for row in connection.execute(
+                    select(*key(waiting_table)).where(among(waiting_table, part))
                 )
-            )
+            }
+            count = select(func.count()).where(waiting_table.c.kind == FAILED)
+            room = MAX_FAILED - (connection.scalar(count) or 0)
+            for item in items:  # one by one: a page may name a version twice
+                if item.kind == FAILED and item.name not in known:
+                    if room <= 0:
+                        left_out += 1
+                        continue
+                    room -= 1
+                    known.add(item.name)
+                row = {**_WAITING.values(item), "reason": item.reason[:MAX_REASON_CHARS]}
+                self._database.put(waiting_table, [row], connection)
+        return left_out
+
+    def get_many(self, names: Sequence[Name]) -> dict[Name, WaitingChange]:
+        found: list[WaitingChange] = []
+        with self._database.read() as connection:
+            for part in chunks(names):
+                query = _WAITING.select(among(waiting_table, part))
+                found += _WAITING.records(connection.execute(query))
+        return {item.name: item for item in found}
+
+    def failed(self) -> list[WaitingChange]:
+        """What could not be taken in, by name."""
+        return self._select(waiting_table.c.kind == FAILED)
+
+    def deletions(self) -> list[WaitingChange]:
+        """Deletions that are not carried out yet, by name."""
+        return self._select(waiting_table.c.kind == DELETION)
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of each: ``failed``, ``deletions`` (those that wait for the user)."""
+        failed = func.sum(case((waiting_table.c.kind == FAILED, 1), else_=0))
+        held = func.sum(case((waiting_table.c.held.is_(True), 1), else_=0))
+        [row] = self._database.rows(select(failed, held))
+        return {"failed": int(row[0] or 0), "deletions": int(row[1] or 0)}
+
+    def is_held(self, ref: Ref) -> bool:
+        """Whether a deletion of this version waits for the user's word; as of 15 s ago at most."""
+        if time.monotonic() - self._read_at >= REMEMBERED_SECONDS:
+            self._held = {item.ref for item in self._select(waiting_table.c.held.is_(True))}
+            self._read_at = time.monotonic()
+        return ref in self._held
+
+    def hold(self, names: Sequence[Name], *, held: bool = True) -> None:
+        """These deletions wait for the user, or (not ``held``) do no more."""
+        self._change(update(waiting_table).values(held=held), names)
+
+    def forget(self, names: Collection[Name]) -> None:
+        """They were taken in, or the server has gone on."""
+        if names:
+            self._change(delete(waiting_table), list(names))
+
+    def _change(self, statement: Update | Delete, names: Sequence[Name]) -> None:
+        self._read_at = float("-inf")
+        with self._database.write() as connection:
+            for part in chunks(names):
+                connection.execute(statement.where(among(waiting_table, part)))
+
+    def _select(self, where: ColumnElement[bool]) -> list[WaitingChange]:
+        query = _WAITING.select(where).order_by(*key(waiting_table))
+        return _WAITING.records(self._database.rows(query))

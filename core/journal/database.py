@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,11 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    Executable,
+    Table,
     create_engine,
-    delete,
     event,
-    insert,
     make_url,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -39,7 +38,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from core.backoff import Backoff
 from core.errors import JournalUnavailable, SettingsError, StorageError
 from core.files import PRIVATE_FILE
-from core.journal import tables
 from core.processes import OpenedHere
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -149,16 +147,26 @@ class Database:
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self, within: Connection | None = None) -> Iterator[Connection]:
+        """A transaction that sees one state throughout; with ``within`` that one, which goes on."""
+        if within is not None:
+            yield within
+            return
         with self._errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def write(self, *, alone: bool = True) -> Iterator[Connection]:
+    def write(
+        self, within: Connection | None = None, *, alone: bool = True
+    ) -> Iterator[Connection]:
         """A transaction that holds the write lock from its start, so it never has to be redone.
 
-        ``alone`` False: beside other writers, where the engine can; for what waits for nobody.
+        ``within`` as in `read`. ``alone`` False: beside other writers, where the engine can; for
+        what waits for nobody.
         """
+        if within is not None:
+            yield within
+            return
         turn = self.writing if self.is_sqlite else nullcontext()
         with self._errors(), turn, self.engine.connect() as opened:
             connection = opened.execution_options(escher_write=True)
@@ -172,6 +180,26 @@ class Database:
         """The same on PostgreSQL without waiting: None while another transaction writes."""
         with self._errors(), self.engine.begin() as connection:
             yield connection if connection.scalar(_TRY_LOCK) else None
+
+    def rows(self, query: Executable) -> Sequence[Any]:
+        """The rows of one query, in a transaction of its own."""
+        with self.read() as connection:
+            return connection.execute(query).all()
+
+    def scalars(self, query: Executable) -> list[Any]:
+        """The first column of these rows."""
+        with self.read() as connection:
+            return list(connection.scalars(query))
+
+    def scalar(self, query: Executable) -> Any:
+        """The first column of the first row; None without one."""
+        with self.read() as connection:
+            return connection.scalar(query)
+
+    def run(self, statement: Executable) -> int:
+        """Write by one statement, in a transaction of its own; how many rows it changed."""
+        with self.write() as connection:
+            return connection.execute(statement).rowcount
 
     def retried(self, work: Callable[[Connection], T]) -> T:
         """Do ``work`` in a `write` transaction, again while that fails for a passing reason.
@@ -232,6 +260,23 @@ class Database:
 
     def insert_ignore(self, table: Any) -> Any:
         return self.insert(table).on_conflict_do_nothing()
+
+    def put(
+        self, table: Table, rows: Sequence[dict[str, Any]], within: Connection | None = None
+    ) -> None:
+        """Insert rows, or change those of their primary keys."""
+        if rows:
+            keys = tuple(column.name for column in table.primary_key)
+            with self.write(within) as connection:
+                connection.execute(self.upsert(table, keys, list(rows)), rows)
+
+    def put_new(
+        self, table: Table, rows: Sequence[dict[str, Any]], within: Connection | None = None
+    ) -> None:
+        """Insert rows; those whose keys are there stay as they are."""
+        if rows:
+            with self.write(within) as connection:
+                connection.execute(self.insert_ignore(table), rows)
 
     def close(self) -> None:
         """Close all connections; in a forked child nothing, as they are its parent's."""
@@ -296,34 +341,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_go_on, after_in_child=_after_fork)
-
-
-class HomeFacts:
-    """The ``home`` table: a few facts about the whole home."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def get(self, key: str) -> str | None:
-        with self._database.read() as connection:
-            return connection.scalar(select(tables.home.c.value).where(tables.home.c.key == key))
-
-    def set(self, key: str, value: str) -> None:
-        row = {"key": key, "value": value}
-        with self._database.write() as connection:
-            connection.execute(self._database.upsert(tables.home, ("key",), [row]), [row])
-
-    def remove(self, key: str) -> None:
-        with self._database.write() as connection:
-            connection.execute(delete(tables.home).where(tables.home.c.key == key))
-
-    def set_once(self, key: str, value: str) -> str:
-        """Store ``value`` unless the key has one; return what stands there."""
-        with self._database.write() as connection:
-            found = connection.scalar(select(tables.home.c.value).where(tables.home.c.key == key))
-            if found is None:
-                connection.execute(insert(tables.home).values(key=key, value=value))
-            return value if found is None else found
 
 
 def _configure_sqlite(synchronous: str, connection: Any, _record: Any) -> None:

@@ -1,22 +1,130 @@
-"""Sums over all processes of a home."""
+"""Single values of a home: facts by key, how far the server's changes were read, sums, vectors.
+
+What `PullState` keeps as facts of the home::
+
+    changes_cursor      where the next pull goes on
+    pulled_at           when a pull last came to the feed's end
+    full_pass_at        when one last read it from its beginning
+    full_pass_wanted    why the next one is to do so
+    deletions_taken     [[when, how many] …] of the server's deletions that were carried out
+
+Times are Unix seconds.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 from core.journal.database import BUSY_TIMEOUT_SECONDS, Database
-from core.journal.tables import counters
-from core.journal.tables import vectors as table
+from core.journal.rows import chunks
+from core.journal.tables import counters, home
+from core.journal.tables import vectors as vectors_table
 
+CURSOR = "changes_cursor"
+PULLED_AT, FULL_AT, WANTED = "pulled_at", "full_pass_at", "full_pass_wanted"
+TAKEN = "deletions_taken"
+DAY_SECONDS = 86_400
+STALE_SECONDS = DAY_SECONDS
+REMEMBERED_SECONDS = 15.0
 _ADD = text(
     "INSERT INTO counters (name, value) VALUES (:name, :amount) "
     "ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value"
 )
+
+
+class HomeFacts:
+    """The ``home`` table: a few facts about the whole home."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, key: str) -> str | None:
+        found: str | None = self._database.scalar(select(home.c.value).where(home.c.key == key))
+        return found
+
+    def set(self, key: str, value: str) -> None:
+        self._database.put(home, [{"key": key, "value": value}])
+
+    def remove(self, key: str) -> None:
+        self._database.run(delete(home).where(home.c.key == key))
+
+    def set_once(self, key: str, value: str) -> str:
+        """Store ``value`` unless the key has one; return what stands there."""
+        with self._database.write() as connection:
+            found = connection.scalar(select(home.c.value).where(home.c.key == key))
+            if found is None:
+                connection.execute(insert(home).values(key=key, value=value))
+            return value if found is None else found
+
+
+class PullState:
+    """How far this home has read the server's changes, as facts of the home; see the head."""
+
+    def __init__(self, facts: HomeFacts) -> None:
+        self._facts = facts
+        self._read_at = float("-inf")
+        self._read: int | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        return self._facts.get(CURSOR)
+
+    def keep_cursor(self, cursor: str) -> None:
+        self._facts.set(CURSOR, cursor)
+
+    def full_pass_due(self, now: float) -> bool:
+        """Whether the next pull is to begin at the beginning: daily, and when something asks."""
+        at = _number(self._facts.get(FULL_AT))
+        old = at is None or not 0 <= now - at < DAY_SECONDS  # a clock that was set back, too
+        return old or self.cursor is None or self._facts.get(WANTED) is not None
+
+    def want_full_pass(self, why: str) -> None:
+        """Have the next pull read everything again."""
+        self._facts.set(WANTED, why)
+
+    def completed(self, now: float, *, full: bool) -> None:
+        """A pull came to the end of the feed."""
+        self._facts.set(PULLED_AT, str(int(now)))
+        self._read, self._read_at = int(now), time.monotonic()
+        if full:
+            self._facts.set(FULL_AT, str(int(now)))
+            self._facts.remove(WANTED)
+
+    # -- how old what is known is -----------------------------------------------------------
+    def last_complete(self) -> int | None:
+        """When a pull last came to the end; None before the first. Read every 15 s at most."""
+        now = time.monotonic()
+        if now - self._read_at >= REMEMBERED_SECONDS:
+            self._read, self._read_at = _number(self._facts.get(PULLED_AT)), now
+        return self._read
+
+    def is_stale(self, now: float) -> bool:
+        """Whether the last complete pull is older than 24 h; a home that never pulled is not."""
+        at = self.last_complete()
+        return at is not None and abs(now - at) > STALE_SECONDS  # a clock that was set back, too
+
+    # -- deletions --------------------------------------------------------------------------
+    def deletions_taken(self, now: float) -> int:
+        """How many of the server's deletions were carried out within the last 24 h."""
+        return sum(count for _, count in self._recent(now))
+
+    def note_deletions(self, now: float, count: int) -> None:
+        self._facts.set(TAKEN, json.dumps([*self._recent(now), [int(now), count]]))
+
+    def _recent(self, now: float) -> list[list[int]]:
+        entries = json.loads(self._facts.get(TAKEN) or "[]")
+        return [[at, count] for at, count in entries if abs(now - at) < DAY_SECONDS]
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
 
 
 class Counters:
@@ -26,11 +134,11 @@ class Counters:
         self._database = database
 
     def all(self) -> dict[str, int]:
-        with self._database.read() as connection:
-            return {row.name: int(row.value) for row in connection.execute(select(counters))}
+        rows = self._database.rows(select(counters))
+        return {row.name: int(row.value) for row in rows}
 
     def add(self, amounts: Mapping[str, int], connection: Connection) -> None:
-        for name, amount in sorted(amounts.items()):  # in one order: rows are locked as they come
+        for name, amount in amounts.items():
             connection.execute(_ADD, {"name": name, "amount": amount})
 
     def add_all(self, amounts: Mapping[str, int]) -> None:
@@ -71,11 +179,11 @@ class Counters:
         return True
 
 
-# Embeddings by digest of text and model, so nothing is embedded twice.
-
-
 class Vectors:
-    """A cache: any row may be missing; keys are made by ``core.rag``."""
+    """Embeddings by digest of text and model, so nothing is embedded twice.
+
+    A cache: any row may be missing; keys are made by ``core.rag``.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -83,18 +191,15 @@ class Vectors:
     def get_many(self, keys: Sequence[str]) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         with self._database.read() as connection:
-            for start in range(0, len(keys), 400):
-                query = select(table).where(table.c.key.in_(keys[start : start + 400]))
+            for part in chunks(keys):
+                query = select(vectors_table).where(vectors_table.c.key.in_(part))
                 for row in connection.execute(query):
                     found[row.key] = np.frombuffer(row.vector, dtype="<f4").tolist()
         return found
 
     def put_many(self, vectors: Mapping[str, Sequence[float]]) -> None:
-        if not vectors:
-            return
         rows = [
             {"key": key, "vector": np.asarray(vector, dtype="<f4").tobytes()}
             for key, vector in vectors.items()
         ]
-        with self._database.write() as connection:
-            connection.execute(self._database.insert_ignore(table), rows)
+        self._database.put_new(vectors_table, rows)

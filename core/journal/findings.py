@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, select
 
 from core.journal.database import Database
+from core.journal.rows import chunks
 from core.journal.tables import accepted_findings, secret_scans
 from core.journal.tables import files as files_table
 from core.models import Ref
 from core.secrets import Accepted, Degree, SecretFinding, Spot
 
-CHUNK = 400  # checksums in one IN (…)
 UNUSED_SECONDS = 90 * 86400  # a content that no version has (any more) is forgotten after that
 
 
@@ -37,7 +36,7 @@ class SecretRows:
         """The scans of these contents by just this scanner."""
         found: list[Scanned] = []
         with self._database.read() as connection:
-            for part in _chunks(sorted(set(checksums))):
+            for part in chunks(sorted(set(checksums))):
                 rows = connection.execute(
                     select(secret_scans).where(
                         secret_scans.c.checksum.in_(part),
@@ -54,21 +53,19 @@ class SecretRows:
         """
         now = int(time.time())
         unique = {(scan.checksum, scan.syntax): scan for scan in scans}
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "checksum": scan.checksum,
                 "syntax": scan.syntax,
                 "scanner_version": scanner_version,
-                "spots": json.dumps([list(spot) for spot in scan.spots]),
+                "spots": scan.spots,
                 "scanned_at": now,
             }
-            # in one order: rows are locked as they come
-            for _, scan in sorted(unique.items())
+            for scan in unique.values()
         ]
         if rows:
-            statement = self._database.upsert(secret_scans, ("checksum", "syntax"), rows)
             with self._database.write() as connection:
-                connection.execute(statement, rows)
+                self._database.put(secret_scans, rows, connection)
                 old = secret_scans.c.scanned_at < now - UNUSED_SECONDS
                 unused = secret_scans.c.checksum.not_in(select(files_table.c.checksum))
                 connection.execute(delete(secret_scans).where(old, unused))
@@ -78,7 +75,7 @@ class SecretRows:
         """Those of the findings that somebody let pass, by key."""
         found: dict[str, Accepted] = {}
         with self._database.read() as connection:
-            for part in _chunks(sorted(set(keys))):
+            for part in chunks(sorted(set(keys))):
                 rows = connection.execute(
                     select(accepted_findings).where(accepted_findings.c.finding_key.in_(part))
                 )
@@ -105,17 +102,11 @@ class SecretRows:
             }
             for finding, reason in findings
         ]
-        if rows:
-            with self._database.write() as connection:
-                connection.execute(self._database.insert_ignore(accepted_findings), rows)
+        self._database.put_new(accepted_findings, rows)
 
 
-def _spots(text: str) -> tuple[Spot, ...]:
+def _spots(rows: list[list[Any]]) -> tuple[Spot, ...]:
     return tuple(
         Spot(line, kind, Degree(degree), marked, member)
-        for line, kind, degree, marked, member in json.loads(text)
+        for line, kind, degree, marked, member in rows
     )
-
-
-def _chunks(values: list[str]) -> Iterator[list[str]]:
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))

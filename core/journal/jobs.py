@@ -1,4 +1,9 @@
-"""How a job's items and the job itself follow the outcomes of the steps."""
+"""Jobs: what somebody asked for, and how far each ref of it is.
+
+A job observes its refs: whatever task brings a ref forward (the job's own message, a later sync,
+another job's) notes it here, and every open item of that ref moves with it. The job's state is
+derived from its items'.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,21 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
 
 from core.backoff import due
 from core.errors import NotFound, UsageError
 from core.journal.database import Database
-from core.journal.records import Job, JobItem, JobState
+from core.journal.rows import Rows, chunks
+from core.journal.tables import JobState
 from core.journal.tables import job_items as items_table
 from core.journal.tables import jobs as table
 from core.models import Outcome, OutcomeState
 
+KINDS = ("publish", "sync", "download", "embed", "evict", "reindex", "verify", "import", "delete")
 FINAL_STEP = {
     "publish": "settle",
     "embed": "embed",
@@ -33,7 +41,81 @@ STEPS = {
     "delete": frozenset({"delete"}),
     "download": frozenset({"download", "verify"}),
 }
-OPEN_ITEMS = (JobState.QUEUED, JobState.RUNNING, JobState.DEFERRED)
+OPEN = (JobState.QUEUED, JobState.RUNNING)
+OPEN_ITEMS = (*OPEN, JobState.DEFERRED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    ref: str
+    state: JobState
+    step: str | None = None
+    attempts: int = 0
+    error_type: str | None = None
+    error: str | None = None
+    next_attempt_at: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ref": self.ref,
+            "state": self.state.value,
+            "step": self.step,
+            "attempts": self.attempts,
+            "error": self.error,
+            "error_type": self.error_type,
+            "next_attempt_at": self.next_attempt_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What somebody asked for and how far it is; the contract's job document."""
+
+    job_id: str
+    kind: str
+    request: dict[str, Any]
+    state: JobState
+    total: int
+    succeeded: int
+    failed: int
+    deferred: int
+    cancelled: int
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    error: str | None = None
+    result: dict[str, Any] | None = None
+    items: tuple[JobItem, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing is left for a worker now; what was deferred waits for a later sync."""
+        done = self.succeeded + self.failed + self.deferred + self.cancelled
+        return not self.state.is_open or (self.total > 0 and done >= self.total)
+
+    def as_json(self, *, with_items: bool = True) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "job_id": self.job_id,
+            "kind": self.kind,
+            "state": self.state.value,
+            "total": self.total,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "deferred": self.deferred,
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+        }
+        if self.error:
+            body["error"] = self.error
+        if self.result is not None:
+            body["result"] = self.result
+        if with_items:
+            body["items"] = [item.as_json() for item in self.items]
+        return body
+
+
+_ITEMS = Rows(items_table, JobItem)
 
 
 def progress(row: Row[Any], step: str, outcome: Outcome) -> dict[str, Any]:
@@ -109,15 +191,6 @@ def count_states(connection: Connection, job_ids: Sequence[str]) -> dict[str, di
     return counts
 
 
-# Jobs: what somebody asked for, and how far each ref of it is.
-#
-# A job observes its refs: whatever task brings a ref forward (the job's own message, a later sync,
-# another job's) notes it here, and every open item of that ref moves with it.
-
-
-KINDS = ("publish", "sync", "download", "embed", "evict", "reindex", "verify", "import", "delete")
-
-
 class Jobs:
     """The rows of ``jobs`` and ``job_items``."""
 
@@ -136,7 +209,7 @@ class Jobs:
         if kind not in KINDS:
             raise UsageError(f"Job kind {kind!r} is unknown.", f"Use one of {', '.join(KINDS)}.")
         job_id = str(uuid.uuid4())
-        body = _request_text(request)
+        body = _as_stored(request)
         with self._database.write() as connection:
             if idempotency_key is not None:
                 known = _known(connection, idempotency_key, kind, body)
@@ -150,151 +223,104 @@ class Jobs:
                     idempotency_key=idempotency_key,
                     state=JobState.QUEUED,
                     total=len(refs),
-                    result=json.dumps(dict(result)) if result else None,
+                    result=dict(result) if result else None,
                     created_at=int(time.time()),
                     sequence=time.time_ns(),
                 )
             )
             if refs:
-                rows = [
-                    {"job_id": job_id, "ref": ref, "kind": kind, "state": JobState.QUEUED}
-                    for ref in refs
-                ]
-                connection.execute(insert(items_table), rows)
+                connection.execute(insert(items_table), _new_items(job_id, kind, refs))
         return job_id, True
 
     def known(self, idempotency_key: str, kind: str, request: Mapping[str, Any]) -> str | None:
         """The job that was made under this key; `UsageError` when it was for another request."""
         with self._database.read() as connection:
-            return _known(connection, idempotency_key, kind, _request_text(request))
+            return _known(connection, idempotency_key, kind, _as_stored(request))
 
     def get(self, job_id: str) -> Job:
         """The job with its items; `NotFound` when there is none."""
         with self._database.read() as connection:
-            row = connection.execute(select(table).where(table.c.job_id == job_id)).one_or_none()
-            if row is None:
-                raise NotFound(
-                    f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them."
-                )
-            items = connection.execute(
-                select(items_table)
-                .where(items_table.c.job_id == job_id)
-                .order_by(items_table.c.ref)
-            ).all()
-        return _job(row, tuple(_item(item) for item in items))
+            [job] = _jobs(connection, _the_job(job_id)) or _no_job(job_id)
+            query = _ITEMS.select(items_table.c.job_id == job_id).order_by(items_table.c.ref)
+            return replace(job, items=tuple(_ITEMS.records(connection.execute(query))))
 
     def summary(self, job_id: str) -> Job:
         """The job with its counts and without its items, for those who watch it."""
         with self._database.read() as connection:
-            row = connection.execute(select(table).where(table.c.job_id == job_id)).one_or_none()
-            if row is None:
-                raise NotFound(
-                    f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them."
-                )
-            return _job(row, (), count_states(connection, [job_id]).get(job_id, {}))
+            [job] = _jobs(connection, _the_job(job_id)) or _no_job(job_id)
+            return job
 
     def recent(self, limit: int = 50) -> list[Job]:
         """The newest jobs first, without their items."""
         with self._database.read() as connection:
-            rows = connection.execute(
-                select(table).order_by(table.c.sequence.desc()).limit(limit)
-            ).all()
-            counts = count_states(connection, [row.job_id for row in rows])
-        return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
+            return _jobs(connection, select(table).order_by(table.c.sequence.desc()).limit(limit))
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are in each state that has any."""
         query = select(table.c.state, func.count()).group_by(table.c.state)
-        with self._database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return {row[0]: row[1] for row in self._database.rows(query)}
 
     def is_cancelled(self, job_id: str | None) -> bool:
         if job_id is None:
             return False
-        with self._database.read() as connection:
-            query = select(table.c.cancelled).where(table.c.job_id == job_id)
-            return bool(connection.scalar(query))
+        query = select(table.c.cancelled).where(table.c.job_id == job_id)
+        return bool(self._database.scalar(query))
 
     def unfinished(self) -> list[Job]:
         """Open jobs, oldest first, without their items."""
+        query = select(table).where(table.c.state.in_(OPEN)).order_by(table.c.sequence)
         with self._database.read() as connection:
-            rows = connection.execute(
-                select(table)
-                .where(table.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
-                .order_by(table.c.sequence)
-            ).all()
-            counts = count_states(connection, [row.job_id for row in rows])
-        return [_job(row, (), counts.get(row.job_id, {})) for row in rows]
+            return _jobs(connection, query)
 
     def open_items(self) -> dict[str, list[str]]:
         """``{kind: refs}`` of the items that are not at their end, each ref once a kind."""
         query = select(items_table.c.kind, items_table.c.ref).distinct()
         found: dict[str, list[str]] = {}
-        with self._database.read() as connection:
-            for kind, ref in connection.execute(query.where(items_table.c.state.in_(OPEN_ITEMS))):
-                found.setdefault(kind, []).append(ref)
+        for kind, ref in self._database.rows(query.where(items_table.c.state.in_(OPEN_ITEMS))):
+            found.setdefault(kind, []).append(ref)
         return found
 
     def due_items(self, job_id: str, now: float) -> list[str]:
         """The refs of a job that a worker is to go on with: not at their end, and not deferred."""
         ready = or_(
-            items_table.c.state.in_([JobState.QUEUED, JobState.RUNNING]),
-            and_(
-                items_table.c.state == JobState.DEFERRED,
-                due(items_table.c.next_attempt_at, now),
-            ),
+            items_table.c.state.in_(OPEN),
+            and_(items_table.c.state == JobState.DEFERRED, due(items_table.c.next_attempt_at, now)),
         )
         query = select(items_table.c.ref).where(items_table.c.job_id == job_id, ready)
-        with self._database.read() as connection:
-            return list(connection.scalars(query.order_by(items_table.c.ref)))
+        return self._database.scalars(query.order_by(items_table.c.ref))
 
     def add_items(self, job_id: str, refs: Sequence[str]) -> None:
         """Give a job the refs that became known only when it started; known ones stay."""
         with self._database.write() as connection:
             kind = connection.scalar(select(table.c.kind).where(table.c.job_id == job_id))
-            rows = [
-                {"job_id": job_id, "ref": ref, "kind": kind, "state": JobState.QUEUED}
-                for ref in refs
-            ]
-            if rows:
-                connection.execute(self._database.insert_ignore(items_table), rows)
+            rows = _new_items(job_id, kind, refs)
+            self._database.put_new(items_table, rows, connection)
             connection.execute(
                 update(table).where(table.c.job_id == job_id).values(total=len(rows))
             )
             settle(connection, [job_id])
 
     def start(self, job_id: str) -> None:
-        with self._database.write() as connection:
-            connection.execute(
-                update(table)
-                .where(table.c.job_id == job_id, table.c.state == JobState.QUEUED)
-                .values(state=JobState.RUNNING, started_at=int(time.time()))
-            )
+        queued = update(table).where(table.c.job_id == job_id, table.c.state == JobState.QUEUED)
+        self._database.run(queued.values(state=JobState.RUNNING, started_at=int(time.time())))
 
     def finish(
         self, job_id: str, state: JobState, *, result: Any = None, error: str | None = None
     ) -> None:
         """Close a job that has no refs of its own; one that was cancelled stays so."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(table)
-                .where(table.c.job_id == job_id, table.c.cancelled.is_(False))
-                .values(
-                    state=state,
-                    error=error,
-                    finished_at=int(time.time()),
-                    **({} if result is None else {"result": json.dumps(result)}),
-                )
-            )
+        values = {"state": state, "error": error, "finished_at": int(time.time())}
+        values |= {} if result is None else {"result": result}
+        mine = update(table).where(table.c.job_id == job_id, table.c.cancelled.is_(False))
+        self._database.run(mine.values(**values))
 
     def note_result(self, job_ids: Sequence[str], result: Mapping[str, Any]) -> None:
         """Write what open jobs have to tell already; their end replaces it."""
         with self._database.write() as connection:
-            for part in _chunks(list(job_ids)):
+            for part in chunks(job_ids):
                 connection.execute(
                     update(table)
                     .where(table.c.job_id.in_(part), table.c.finished_at.is_(None))
-                    .values(result=json.dumps(dict(result)))
+                    .values(result=dict(result))
                 )
 
     def note(
@@ -309,7 +335,7 @@ class Jobs:
             return []
         touched: set[str] = set()
         with self._database.write() as connection:
-            for part in _chunks(list(outcomes)):
+            for part in chunks(list(outcomes)):
                 query = select(items_table).where(
                     items_table.c.ref.in_(part), items_table.c.state.in_(OPEN_ITEMS)
                 )
@@ -372,11 +398,18 @@ class Jobs:
         return refs
 
 
-def _request_text(request: Mapping[str, Any]) -> str:
-    return json.dumps(dict(request), sort_keys=True)
+def _as_stored(request: Mapping[str, Any]) -> Any:
+    """A request as it is read back: lists for tuples, plain words for enumerations."""
+    return json.loads(json.dumps(dict(request)))
 
 
-def _known(connection: Connection, idempotency_key: str, kind: str, request: str) -> str | None:
+def _new_items(job_id: str, kind: str | None, refs: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"job_id": job_id, "ref": ref, "kind": kind, "state": JobState.QUEUED} for ref in refs
+    ]  # fmt: skip
+
+
+def _known(connection: Connection, idempotency_key: str, kind: str, request: Any) -> str | None:
     query = select(table.c.job_id, table.c.kind, table.c.request)
     row = connection.execute(query.where(table.c.idempotency_key == idempotency_key)).one_or_none()
     if row is None:
@@ -389,42 +422,37 @@ def _known(connection: Connection, idempotency_key: str, kind: str, request: str
     return str(row.job_id)
 
 
-def _job(row: Row[Any], items: tuple[JobItem, ...], counts: Mapping[str, int] | None = None) -> Job:
-    if counts is None:
-        tally: dict[str, int] = {}
-        for item in items:
-            tally[item.state] = tally.get(item.state, 0) + 1
-        counts = tally
-    return Job(
-        job_id=row.job_id,
-        kind=row.kind,
-        request=json.loads(row.request),
-        state=JobState(row.state),
-        total=row.total,
-        succeeded=counts.get(JobState.SUCCEEDED, 0),
-        failed=counts.get(JobState.FAILED, 0),
-        deferred=counts.get(JobState.DEFERRED, 0),
-        cancelled=counts.get(JobState.CANCELLED, 0),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        error=row.error,
-        result=json.loads(row.result) if row.result else None,
-        items=items,
-    )
+def _the_job(job_id: str) -> Select[Any]:
+    return select(table).where(table.c.job_id == job_id)
 
 
-def _item(row: Row[Any]) -> JobItem:
-    return JobItem(
-        ref=row.ref,
-        state=JobState(row.state),
-        step=row.step,
-        attempts=row.attempts,
-        error_type=row.error_type,
-        error=row.error,
-        next_attempt_at=row.next_attempt_at,
-    )
+def _no_job(job_id: str) -> NoReturn:
+    raise NotFound(f"There is no job {job_id!r}.", "`escher-playbooks jobs ls` lists them.")
 
 
-def _chunks(refs: list[str]) -> Iterable[list[str]]:
-    return (refs[start : start + 400] for start in range(0, len(refs), 400))
+def _jobs(connection: Connection, query: Select[Any]) -> list[Job]:
+    """The jobs of these rows, with what their items say and without the items."""
+    rows = connection.execute(query).all()
+    counts = count_states(connection, [row.job_id for row in rows])
+    jobs = []
+    for row in rows:
+        states = counts.get(row.job_id, {})
+        jobs.append(
+            Job(
+                job_id=row.job_id,
+                kind=row.kind,
+                request=row.request,
+                state=row.state,
+                total=row.total,
+                succeeded=states.get(JobState.SUCCEEDED, 0),
+                failed=states.get(JobState.FAILED, 0),
+                deferred=states.get(JobState.DEFERRED, 0),
+                cancelled=states.get(JobState.CANCELLED, 0),
+                created_at=row.created_at,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+                error=row.error,
+                result=row.result,
+            )
+        )
+    return jobs

@@ -17,6 +17,16 @@ back with a later heartbeat.
 The token fences, too: whoever lost its lease (its machine slept, and it was taken for dead) finds
 that the token is no longer the row's, and its write does nothing (`still_held`, in the transaction
 that writes: there is one writer at a time, see `core.journal.database`).
+
+::
+
+    heartbeats   owner id → counter      SQLite: in ``<journal>.alive``, a file of their own
+                                         PostgreSQL: beside the journal's tables
+
+A counter a process, moved every few seconds: what others tell by that it lives. A beat is worth
+nothing after a power cut, so none waits for the disk: ``synchronous=NORMAL`` on SQLite,
+``synchronous_commit=off`` on PostgreSQL; and none takes the journal's write lock. A process beats
+from its first lease until it closes the journal.
 """
 
 from __future__ import annotations
@@ -24,24 +34,46 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    MetaData,
+    String,
+    Table,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 
 from core.errors import EscherError
 from core.journal.database import Database
-from core.journal.heartbeats import Heartbeats
-from core.journal.records import JobState
-from core.journal.tables import jobs
+from core.journal.rows import chunks
+from core.journal.tables import JobState, jobs
 from core.journal.tables import leases as table
 from core.models import Ref
 from core.processes import Deaths, Owner, this_process
 
 VERSION, DOWNLOAD, JOB, WORKER, SYNC = "version", "download", "job", "worker", "sync"
-CHUNK = 400  # names in one IN (…)
+BEAT_SECONDS = 3.0
+
+_BEATS = MetaData()
+heartbeats = Table(
+    "heartbeats",
+    _BEATS,
+    Column("owner_id", String(16), primary_key=True),
+    Column("counter", BigInteger, nullable=False),
+)
+# a lock of its own: that of the journal's writers may be held by who asks for the counters
+_ONE_MAKES_IT = text("SELECT pg_advisory_xact_lock(0x65736368, hashtext('heartbeats'))")
 
 T = TypeVar("T", bound=tuple[str, ...])
 log = logging.getLogger(__name__)
@@ -60,6 +92,107 @@ class Held(Generic[T]):
 
     def __bool__(self) -> bool:
         return bool(self.items)
+
+
+class Heartbeats:
+    """The heartbeat of this process and of all others; ``owner_id`` is of whom it beats for."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner_id: Callable[[], str] = lambda: this_process().id,
+        seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self._database = database.beside(".alive", synchronous="NORMAL")
+        self._is_own_file = self._database is not database
+        self._owner_id = owner_id
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._at_each: Callable[[], object] = lambda: None
+        self._is_prepared = False
+
+    def start(self, at_each: Callable[[], object] = lambda: None) -> None:
+        """Beat from now on, in a thread; ``at_each`` is called after each beat. Again: nothing."""
+        with self._lock:
+            if self._thread is None and not self._ended.is_set():
+                self._at_each = at_each
+                arguments = (weakref.ref(self), self._ended, self._seconds)
+                self._thread = threading.Thread(
+                    target=_keep_beating, args=arguments, name="heartbeat", daemon=True
+                )
+                self._thread.start()
+
+    def beat(self) -> None:
+        """Move the counter once."""
+        self._prepare()
+        row = {"owner_id": self._owner_id(), "counter": 1}
+        statement = self._database.insert(heartbeats).on_conflict_do_update(
+            index_elements=["owner_id"], set_={"counter": heartbeats.c.counter + 1}
+        )
+        with self._database.write(alone=False) as connection:
+            if not self._database.is_sqlite:
+                connection.execute(text("SET LOCAL synchronous_commit TO OFF"))
+            connection.execute(statement, [row])
+
+    def counters(self) -> dict[str, int]:
+        """``{owner id: counter}`` of all that beat, or did and were not forgotten."""
+        self._prepare()
+        rows = self._database.rows(select(heartbeats))
+        return {row.owner_id: row.counter for row in rows}
+
+    def forget(self, owner_ids: Iterable[str]) -> None:
+        """Remove the counters of the dead."""
+        ids = sorted(owner_ids)
+        if ids:
+            self._prepare()
+            with self._database.write(alone=False) as connection:
+                connection.execute(delete(heartbeats).where(heartbeats.c.owner_id.in_(ids)))
+
+    def close(self) -> None:
+        """Beat no more. In a forked child this does nothing: the heart is its parent's."""
+        self._ended.set()
+        if not self._database.opened.is_so:
+            return
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            if thread is not threading.current_thread():
+                thread.join(self._seconds + 1)
+            try:
+                self.forget([self._owner_id()])
+            except EscherError as error:  # others will see it stand still
+                log.debug("the last heartbeat stays: %s", error.detail)
+        if self._is_own_file:
+            self._database.close()
+
+    def _beat_and_look(self) -> None:
+        for work in (self.beat, self._at_each):
+            try:
+                work()
+            except EscherError as error:  # the journal may be away for a while
+                log.warning("a heartbeat was missed: %s", error.detail)
+            except Exception:  # a mistake of ours must not stop the heart
+                log.exception("a heartbeat was missed")
+
+    def _prepare(self) -> None:
+        if not self._is_prepared:
+            with self._database.write(alone=False) as connection:
+                if not self._database.is_sqlite:
+                    connection.execute(_ONE_MAKES_IT)
+                _BEATS.create_all(connection)
+            self._is_prepared = True
+
+
+def _keep_beating(of: weakref.ref[Heartbeats], ended: threading.Event, seconds: float) -> None:
+    """The thread's work; it ends with the journal, closed or forgotten."""
+    while (heartbeats_ := of()) is not None:
+        heartbeats_._beat_and_look()  # noqa: SLF001  of this module
+        del heartbeats_
+        if ended.wait(seconds):
+            return
 
 
 class Leases:
@@ -96,11 +229,11 @@ class Leases:
             self._give_back_owed()
         dead = set(self._dead())
         if connection is not None:
-            mine = self._take(sorted(wanted), token, dead, connection)
+            mine = self._take(list(wanted), token, dead, connection)
         else:
             try:
                 mine = self._database.retried(
-                    lambda opened: self._take(sorted(wanted), token, dead, opened)
+                    lambda opened: self._take(list(wanted), token, dead, opened)
                 )
             except EscherError:  # it may have been written all the same
                 self._owe(token)
@@ -112,8 +245,8 @@ class Leases:
     ) -> set[str]:
         owner = str(self._me())
         mine: set[str] = set()
-        for part in _chunks(names):
-            query = select(table).where(table.c.name.in_(part)).order_by(table.c.name)
+        for part in chunks(names):
+            query = select(table).where(table.c.name.in_(part))
             found = {row.name: row.owner for row in connection.execute(query)}
             left = [name for name, holder in found.items() if holder in dead]
             if left:
@@ -151,8 +284,7 @@ class Leases:
 
     def give_back_items(self, held: Held[T], items: Iterable[T], connection: Connection) -> None:
         """Give some of it back in the transaction that writes what came of them."""
-        names = sorted(_name(held.kind, item) for item in items)
-        for part in _chunks(names):
+        for part in chunks([_name(held.kind, item) for item in items]):
             mine = table.c.name.in_(part), table.c.token == held.token
             connection.execute(delete(table).where(*mine))
 
@@ -195,16 +327,15 @@ class Leases:
     def holder(self, kind: str, item: Sequence[str] = ()) -> Owner | None:
         """Who holds a lease now; None when nobody who lives does."""
         query = select(table.c.owner).where(table.c.name == _name(kind, item))
-        with self._database.read() as connection:
-            text = connection.scalar(query)
-        return None if text is None or text in self._dead() else _owner(text)
+        holder = self._database.scalar(query)
+        return None if holder is None or holder in self._dead() else _owner(holder)
 
     def free(self, kind: str, items: Iterable[T]) -> set[T]:
         """Those that nobody who lives holds."""
         wanted = {_name(kind, item): item for item in items}
         taken: dict[str, str] = {}
         with self._database.read() as connection:
-            for part in _chunks(sorted(wanted)):
+            for part in chunks(list(wanted)):
                 query = select(table.c.name, table.c.owner).where(table.c.name.in_(part))
                 taken |= {row[0]: row[1] for row in connection.execute(query)}
         free = {None, *(self._dead() if taken else ())}
@@ -227,9 +358,8 @@ class Leases:
 
     def _held(self) -> dict[str, list[tuple[str, ...]]]:
         held: dict[str, list[tuple[str, ...]]] = {}
-        with self._database.read() as connection:
-            for row in connection.execute(select(table).order_by(table.c.name)):
-                held.setdefault(row.owner, []).append(tuple(row.name.split(":")))
+        for row in self._database.rows(select(table).order_by(table.c.name)):
+            held.setdefault(row.owner, []).append(tuple(row.name.split(":")))
         return held
 
     def end_those_of(self, dead: Iterable[str]) -> None:
@@ -238,7 +368,7 @@ class Leases:
         if owners:
             statement = delete(table).where(table.c.owner.in_(owners))
             self._database.retried(lambda connection: connection.execute(statement))
-            self._heartbeats.forget(_owner(text).id for text in owners)
+            self._heartbeats.forget(_owner(words).id for words in owners)
 
     def has_dead_owners(self) -> bool:
         """Whether a dead process holds something that nobody has taken over."""
@@ -246,14 +376,13 @@ class Leases:
 
     def _dead(self) -> dict[str, Owner]:
         """The dead among those who hold anything, by what their rows say."""
-        with self._database.read() as connection:
-            texts = connection.scalars(select(table.c.owner).distinct()).all()
+        held_by = self._database.scalars(select(table.c.owner).distinct())
         mine = str(self._me())
-        owners = {text: _owner(text) for text in texts if text != mine}
+        owners = {words: _owner(words) for words in held_by if words != mine}
         if not owners:
             return {}
         dead = self._deaths.among(owners.values(), self._heartbeats.counters)
-        return {text: owner for text, owner in owners.items() if owner in dead}
+        return {words: owner for words, owner in owners.items() if owner in dead}
 
     def close(self) -> None:
         """Stop the heartbeat. What is still held is free for everybody once this process ends."""
@@ -266,10 +395,9 @@ def still_held(connection: Connection, held: Held[T], items: Iterable[T]) -> set
     """Those of ``items`` that are held by this very taking, in the transaction that writes."""
     wanted = {_name(held.kind, item): item for item in items}
     kept: set[T] = set()
-    for part in _chunks(sorted(wanted)):
+    for part in chunks(list(wanted)):
         mine = table.c.name.in_(part), table.c.token == held.token
-        query = select(table.c.name).where(*mine).order_by(table.c.name)
-        kept.update(wanted[name] for name in connection.scalars(query))
+        kept.update(wanted[n] for n in connection.scalars(select(table.c.name).where(*mine)))
     return kept
 
 
@@ -277,12 +405,10 @@ def held_versions(connection: Connection, tokens: Mapping[Ref, str]) -> set[Ref]
     """Those versions whose lease still has that token, in the transaction that writes."""
     wanted = {_name(VERSION, ref): (ref, token) for ref, token in tokens.items()}
     kept: set[Ref] = set()
-    for part in _chunks(sorted(wanted)):
+    for part in chunks(list(wanted)):
         query = select(table.c.name, table.c.token).where(table.c.name.in_(part))
-        for name, token in connection.execute(query.order_by(table.c.name)):
-            ref, wished = wanted[name]
-            if token == wished:
-                kept.add(ref)
+        found = connection.execute(query)
+        kept.update(wanted[name][0] for name, token in found if wanted[name][1] == token)
     return kept
 
 
@@ -294,13 +420,8 @@ def _name(kind: str, item: Sequence[str]) -> str:
     return ":".join((kind, *item))
 
 
-def _owner(text: str) -> Owner:
+def _owner(words: str) -> Owner:
     try:
-        return Owner.parse(text)
+        return Owner.parse(words)
     except ValueError:  # of a later version: it beats, or it is dead
-        return Owner(text[:16], "", "", 0, 0)
-
-
-def _chunks(names: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(names), CHUNK):
-        yield list(names[start : start + CHUNK])
+        return Owner(words[:16], "", "", 0, 0)

@@ -17,7 +17,6 @@ looks at what is there first: it may run again after a crash.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
@@ -199,22 +198,21 @@ def _keep_requests(connection: Connection) -> None:
     for row in connection.execute(
         select(*columns).where(versions.c.revision.is_(None), versions.c.asked.is_(None))
     ).all():
-        metadata = json.loads(row.metadata)
+        metadata = row.metadata
         asked: dict[str, Any] = {
             name: metadata[name]
             for name, plain in (("storage_strategy", "local_only"), ("status", "ready"))
             if metadata.get(name) not in {None, plain} and metadata[name] not in _CAREFUL
         }
-        values: dict[str, Any] = {"asked": json.dumps(asked)} if asked else {}
+        values: dict[str, Any] = {"asked": asked} if asked else {}
         if row.publish_as == "uploaded_trusted":
             asked["storage_strategy"] = row.publish_as
-            warnings = json.loads(row.warnings)
             name = f"{row.playbook_id}@{row.version}"
             values = {
-                "asked": json.dumps(asked),
+                "asked": asked,
                 "publish_as": None,
                 "next_attempt_at": None,
-                "warnings": json.dumps([_WAITS.format(name=name), *warnings]),
+                "warnings": [_WAITS.format(name=name), *row.warnings],
             }
             if row.sync_state != "conflict":
                 values |= {"sync_state": "local", "error": None, "error_type": None}

@@ -2,23 +2,38 @@
 
 ::
 
-    home         key → value: format_version, home_id, server_url, tenant_id
-    versions     one row a version: where it stands, what it is, how far it is published
-    files        one row a file of a version: clear size and checksum, and the stat seen on disk
-    intents      a change to the folders that has begun; gone when it is done
-    jobs         what somebody asked for
-    job_items    one row a ref of a job, brought forward by whatever task works on the ref
-    stale_points versions that are gone and whose points may still be in the collection
-    vectors      embeddings by digest of text and model, so nothing is embedded twice
-    pins         the one digest that ``id@version`` names for ever: the first that was published from
-                 here or came from a server
-    choices      what the user chose for all versions of an id
-    held_edits   edits of sensitive content that wait, sealed, for the user to take or drop them
+    home             key → value: format_version, home_id, server_url, tenant_id
+    versions         one row a version: where it stands, what it is, how far it is published
+    files            one row a file of a version: clear size and checksum, and the stat seen on disk
+    scan_state       one row a version whose folder was found to hold what the journal says
+    scan_waiting     folders with changes that are not quiet yet by a clock that may be wrong
+    intents          a change to the folders that has begun; gone when it is done
+    pins             the one digest that ``id@version`` names for ever: the first that was published
+                     from here or came from a server
+    choices          what the user chose for all versions of an id
+    jobs             what somebody asked for
+    job_items        one row a ref of a job, brought forward by whatever task works on the ref
+    leases           one row a lease while it is held
+    conflicts        one row a disagreement with the server: it waits for the user, was set aside, or
+                     is settled
+    waiting_changes  changes of the server that were not taken in, by name and revision
+    held_edits       edits of sensitive content that wait, sealed, for the user to take or drop them
+    executions       one row a run: waits to be sent (due), was counted by the server (sent), or was
+                     refused by it again and again (failed); kept so that it counts once
+    execution_refs   one row a version that was run: its failures in a row, and its next attempt
+    stale_points     versions that are gone and whose points may still be in the collection
+    vectors          embeddings by digest of text and model, so nothing is embedded twice
+    counters         hits, misses, evicted_bytes …: sums over all processes
+    secret_scans     one row a content and syntax: what the scan found in it, by which scanner
+    accepted_findings  one row a finding that somebody let pass; its key holds as long as the file's
+                     bytes do. Neither holds what was found: a place, a kind and a degree only
 
 Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -37,9 +52,45 @@ from sqlalchemy import (
     text,
 )
 
+from core.journal.rows import Json, one_of
+from core.models import Area, Strategy, SyncState
+
 FORMAT_VERSION = 4
 
 metadata = MetaData()
+
+
+def _ref(*, is_key: bool = True) -> tuple[Column[str], Column[str]]:
+    return (
+        Column("playbook_id", String(100), primary_key=is_key, nullable=False),
+        Column("version", String(64), primary_key=is_key, nullable=False),
+    )
+
+
+class JobState(StrEnum):
+    """How far a job, or an item of it, is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DEFERRED = "deferred"  # of an item only
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a task is still to work on it now (a deferred item waits for a later sync)."""
+        return self in {JobState.QUEUED, JobState.RUNNING}
+
+
+class ConflictState(StrEnum):
+    """What is still to be done about a conflict."""
+
+    OPEN = "open"  # the user is to choose
+    KEPT = "kept"  # decided by a rule; a copy of what gave way is in ``folder``
+    SETTLED = "settled"  # nothing more to do
+
 
 home = Table(
     "home",
@@ -51,11 +102,10 @@ home = Table(
 versions = Table(
     "versions",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("area", String(16), nullable=False),
+    *_ref(),
+    Column("area", one_of(Area, 16), nullable=False),
     Column("content_digest", String(71), nullable=False),
-    Column("metadata", Text, nullable=False),
+    Column("metadata", Json(), nullable=False),
     Column("name", Text, nullable=False),
     Column("status", String(20), nullable=False),
     Column("strategy", String(24), nullable=False),
@@ -63,15 +113,15 @@ versions = Table(
     Column("clouds", String(64), nullable=False),  # ",aws,gcp," so that LIKE '%,aws,%' finds it
     Column("sensitive", Boolean, nullable=False),
     Column("generation", Integer, nullable=False),  # of the encrypted content; it never goes back
-    Column("warnings", Text, nullable=False),
+    Column("warnings", Json(tuple), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     # towards the server
-    Column("sync_state", String(12), nullable=False),
-    Column("publish_as", String(24)),  # the strategy asked for; kept until settled
+    Column("sync_state", one_of(SyncState, 12), nullable=False),
+    Column("publish_as", one_of(Strategy, 24)),  # the strategy asked for; kept until settled
     Column("publish_gate", String(8)),  # the secrets_gate of whoever asked; kept until settled
     Column("uploaded_digest", String(71)),  # content whose files the server has
-    Column("s3_paths", Text),
+    Column("s3_paths", Json(dict)),
     Column("published_digest", String(71)),  # content the server has committed
     Column("revision", BigInteger),
     Column("published_at", BigInteger),
@@ -82,10 +132,9 @@ versions = Table(
     Column("next_attempt_at", BigInteger),
     # who may run it
     Column("made_here", Boolean, nullable=False, server_default=false()),  # by a user of this home
-    Column(
-        "intake", String(12)
-    ),  # create | update | edit | import | ai | adopt | pull; None: before 2
-    Column("asked", Text),  # JSON: what its file asked for and was not followed
+    # create | update | edit | import | ai | adopt | pull; None: before 2
+    Column("intake", String(12)),
+    Column("asked", Json(dict)),  # what its file asked for and was not followed
     Column("published_here", Boolean, nullable=False, server_default=false()),  # sent by this home
     Column("published_by", String(200)),  # the member that the server names
     Column("status_at", BigInteger),  # when the server last told the status
@@ -97,16 +146,14 @@ versions = Table(
     Column("execution_count", BigInteger, nullable=False, server_default="0"),
     Column("success_count", BigInteger, nullable=False, server_default="0"),
     Column("last_executed", BigInteger),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 Index("versions_sync", versions.c.sync_state, versions.c.next_attempt_at)
 
 files = Table(
     "files",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("path", Text, nullable=False),
+    *_ref(),
+    Column("path", Text, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", String(71), nullable=False),
     Column("executable", Boolean, nullable=False, server_default=false()),  # part of the digest
@@ -115,21 +162,18 @@ files = Table(
     Column("mtime_ns", BigInteger, nullable=False),
     Column("ctime_ns", BigInteger, nullable=False),
     Column("inode", BigInteger, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version", "path"),
 )
 
 intents = Table(
     "intents",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     Column("kind", String(12), nullable=False),  # write | move | take | delete
     Column("staged", Text),  # folder name under .staging that takes its place
-    Column("from_area", String(16)),
-    Column("to_area", String(16)),
-    Column("record", Text),  # the versions and files rows that come with it, as JSON
+    Column("from_area", one_of(Area, 16)),
+    Column("to_area", one_of(Area, 16)),
+    Column("record", Json()),  # the versions and files rows that come with it
     Column("created_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 
 jobs = Table(
@@ -137,13 +181,13 @@ jobs = Table(
     metadata,
     Column("job_id", String(36), primary_key=True),
     Column("kind", String(12), nullable=False),
-    Column("request", Text, nullable=False),
+    Column("request", Json(), nullable=False),
     Column("idempotency_key", String(200), unique=True),
-    Column("state", String(12), nullable=False),
+    Column("state", one_of(JobState, 12), nullable=False),
     Column("total", Integer, nullable=False),
     Column("cancelled", Boolean, nullable=False, default=False),
     Column("error", Text),
-    Column("result", Text),
+    Column("result", Json()),
     Column("sequence", BigInteger, nullable=False),  # nanoseconds: the order within a second
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
@@ -154,26 +198,19 @@ Index("jobs_sequence", jobs.c.sequence)
 job_items = Table(
     "job_items",
     metadata,
-    Column("job_id", String(36), nullable=False),
-    Column("ref", String(165), nullable=False),
+    Column("job_id", String(36), primary_key=True),
+    Column("ref", String(165), primary_key=True),
     Column("kind", String(12), nullable=False),
-    Column("state", String(12), nullable=False),
+    Column("state", one_of(JobState, 12), nullable=False),
     Column("step", String(12)),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error_type", String(40)),
     Column("error", Text),
     Column("next_attempt_at", BigInteger),
-    PrimaryKeyConstraint("job_id", "ref"),
 )
 Index("job_items_ref", job_items.c.ref, job_items.c.state)
 
-stale_points = Table(
-    "stale_points",
-    metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
-)
+stale_points = Table("stale_points", metadata, *_ref())
 
 vectors = Table(
     "vectors",
@@ -185,12 +222,10 @@ vectors = Table(
 pins = Table(
     "pins",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     Column("content_digest", String(71), nullable=False),
     Column("source", String(10), nullable=False),  # see `core.journal.pins`
     Column("pinned_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 
 choices = Table(
@@ -204,42 +239,27 @@ choices = Table(
 held_edits = Table(
     "held_edits",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("paths", Text, nullable=False),  # JSON: files that lay there in clear
+    *_ref(),
+    Column("paths", Json(tuple), nullable=False),  # files that lay there in clear
     Column("flag", Boolean, nullable=False),  # whether `sensitive` was edited
     Column("folder", Text, nullable=False),  # where they are kept, sealed
     Column("generation", Integer, nullable=False),  # under which they are
     Column("held_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
-
-
-# The tables of what two sides said differently, and of changes there that could not be taken yet.
-#
-# ::
-#
-#     conflicts    one row a disagreement: what waits for the user, what was set aside, what is settled
-#     waiting_changes   changes of the server that were not taken in, by name and revision
-#
-# Times are Unix seconds, digests ``sha256:<hex>``. ``theirs`` is written no more: whatever the server
-# says of a version is asked for again.
-
 
 conflicts = Table(
     "conflicts",
     metadata,
     Column("conflict_id", String(32), primary_key=True),
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(is_key=False),
     Column("kind", String(24), nullable=False),  # the rule that made it
-    Column("state", String(8), nullable=False),  # open | kept | settled
+    Column("state", one_of(ConflictState, 8), nullable=False),  # open | kept | settled
     Column("reason", Text, nullable=False),
     Column("folder", Text),  # the copy, where one was set aside
     Column("generation", Integer),  # of the copy's encrypted content
     Column("server_revision", BigInteger),
     Column("server_digest", String(71)),
-    Column("theirs", Text),
+    Column("theirs", Text),  # written no more: it is asked for again
     Column("created_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
     Column("resolution", Text),
@@ -271,26 +291,13 @@ waiting_changes = Table(
     Column("noted_at", BigInteger, nullable=False),
 )
 
-
-# The tables of what execution engines reported.
-#
-# ::
-#
-#     executions        one row a run: waits to be sent (due), was counted by the server (sent), or
-#                       was refused by it again and again (failed); kept so that it counts once
-#     execution_refs    one row a version that was run: its failures in a row, and its next attempt
-#
-# Times are Unix seconds.
-
-
 executions = Table(
     "executions",
     metadata,
     # the order of arrival; clocks may go back
     Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("execution_id", String(200), nullable=False, unique=True),
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(is_key=False),
     Column("success", Boolean, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
     Column("error", Text),  # the engine's words; they stay here
@@ -304,13 +311,11 @@ Index("executions_state", executions.c.state, executions.c.playbook_id, executio
 execution_refs = Table(
     "execution_refs",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     Column("failures_in_a_row", Integer, nullable=False, default=0),
     Column("attempts", Integer, nullable=False, default=0),  # at sending, since it last went well
     Column("next_attempt_at", BigInteger),
     Column("reason", Text),  # why sending did not go well
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 
 
@@ -338,29 +343,18 @@ library_versions = Table(
     PrimaryKeyConstraint("playbook_id", "version"),
 )
 
-
-# The tables of what the scan of the playbook folders saw; see ``core/playbooks/scan.py``.
-#
-# ::
-#
-#     scan_state    one row a version whose folder was found to hold what the journal says
-#     scan_waiting  folders with changes that are not quiet yet by a clock that may be wrong
-
-
 scan_state = Table(
     "scan_state",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     # what of the version's row was compared with the folder; another one: look again
-    Column("area", String(16), nullable=False),
+    Column("area", one_of(Area, 16), nullable=False),
     Column("content_digest", String(71), nullable=False),
     Column("generation", Integer, nullable=False),
     # folders and files below the version's folder, "/"-led, with "\n" between them
     Column("paths", Text, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),  # of the stats of those paths, in order
     Column("seen_at_ns", BigInteger, nullable=False),  # when those stats were taken
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 
 scan_waiting = Table(
@@ -439,37 +433,22 @@ proofs = Table(
 server_statuses = Table(
     "server_statuses",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     Column("status", String(20)),  # None: it told none
     Column("strategy", String(24)),
     Column("published_by", String(200)),
     Column("deprecated_by", String(200)),
     Column("told_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
-
-
-# The tables of the secrets gate.
-#
-# ::
-#
-#     secret_scans       one row a content and syntax: what the scan found in it, by which scanner
-#     accepted_findings  one row a finding that somebody let pass; its key holds as long as the
-#                        file's bytes do
-#
-# No row holds what was found: a place, a kind and a degree only.
-
 
 secret_scans = Table(
     "secret_scans",
     metadata,
-    Column("checksum", String(71), nullable=False),
-    Column("syntax", String(8), nullable=False),  # bare | quoted: what a value looks like there
+    Column("checksum", String(71), primary_key=True),
+    Column("syntax", String(8), primary_key=True),  # bare | quoted: what a value looks like there
     Column("scanner_version", String(40), nullable=False),
-    Column("spots", Text, nullable=False),  # JSON: [[line, kind, degree, marked, member], …]
+    Column("spots", Json(), nullable=False),  # [[line, kind, degree, marked, member], …]
     Column("scanned_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("checksum", "syntax"),
 )
 
 accepted_findings = Table(
@@ -484,10 +463,6 @@ accepted_findings = Table(
     Column("reason", Text, nullable=False),
     Column("accepted_at", BigInteger, nullable=False),
 )
-
-
-# The table of what only one task of all processes may do at a time.
-
 
 leases = Table(
     "leases",

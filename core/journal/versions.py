@@ -1,25 +1,23 @@
-"""The rows of ``versions`` and ``files``."""
+"""The rows of ``versions`` and ``files``: what is known of every version, and the stats of its files."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     String,
     and_,
     cast,
     delete,
-    false,
     func,
-    insert,
     or_,
     select,
-    true,
-    tuple_,
+    type_coerce,
     update,
 )
 
@@ -29,27 +27,165 @@ from core.journal.executions import forget_executions
 from core.journal.leases import held_versions
 from core.journal.pins import PUBLISHED, SERVER, Pins
 from core.journal.points import StalePoints
-from core.journal.records import (
-    Advance,
-    DiskFile,
-    Intent,
-    VersionRecord,
-    column_values,
-    disk_file,
-    dump_record,
-    file_row,
-    load_record,
-    version_record,
-    version_row,
-)
+from core.journal.rows import Rows, among, chunks, key, of_ref
 from core.journal.tables import files as files_table
-from core.journal.tables import intents as intents_table
 from core.journal.tables import versions as table
-from core.models import Area, Outcome, Ref, SyncState
+from core.models import (
+    Area,
+    FileEntry,
+    Outcome,
+    Playbook,
+    PlaybookMetadata,
+    Ref,
+    Status,
+    Strategy,
+    SyncInfo,
+    SyncState,
+)
 
-KEY = (table.c.playbook_id, table.c.version)
-FILE_KEY = (files_table.c.playbook_id, files_table.c.version)
-CHUNK = 400  # refs in one IN (…); SQLite takes 32,766 bound values
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """A file of a version and the stat under which its bytes were last seen."""
+
+    entry: FileEntry
+    disk_size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def executables(files: Iterable[DiskFile]) -> set[str]:
+    """The paths of the files that are executable, as the version's digest says."""
+    return {file.entry.path for file in files if file.entry.executable}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One row of ``versions``; ``metadata`` is the JSON object as on disk."""
+
+    ref: Ref
+    area: Area
+    content_digest: str
+    metadata: dict[str, Any]
+    generation: int = 1
+    warnings: tuple[str, ...] = ()
+    sync_state: SyncState = SyncState.LOCAL
+    publish_as: Strategy | None = None
+    publish_gate: str | None = None  # the secrets_gate of whoever asked to publish
+    uploaded_digest: str | None = None
+    s3_paths: dict[str, str] = field(default_factory=dict)
+    published_digest: str | None = None
+    revision: int | None = None
+    published_at: int | None = None
+    deleting: bool = False  # the server is to be asked, then the folder goes
+    made_here: bool = False  # by a command, a call or an edit of this home
+    # create | update | edit | import | ai | adopt | pull; None: not known
+    intake: str | None = None
+    asked: dict[str, Any] = field(default_factory=dict)  # what its file asked for in vain
+    published_here: bool = False  # this home has sent it
+    published_by: str | None = None  # the member that the server names
+    status_at: int | None = None  # when the server last told the status
+    absent_since: int | None = None  # published from here, and not on the server (any more)
+    error_type: str | None = None
+    error: str | None = None
+    attempts: int = 0
+    next_attempt_at: int | None = None
+    indexed_digest: str | None = None
+    health: str = "ok"
+    execution_count: int = 0
+    success_count: int = 0
+    last_executed: int | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata["name"])
+
+    @property
+    def status(self) -> Status:
+        return Status(self.metadata.get("status", "ready"))
+
+    @property
+    def strategy(self) -> Strategy:
+        return Strategy(self.metadata.get("storage_strategy", "local_only"))
+
+    @property
+    def chosen_strategy(self) -> Strategy:
+        """Where the user lets it go.
+
+        What came from a file alone is its request, and no choice; a row of version 0.1.0 may have
+        its strategy from there.
+        """
+        if self.publish_as is not None:
+            return self.publish_as
+        asked = self.asked.get("storage_strategy") == self.strategy and not self.is_published
+        return Strategy.LOCAL_ONLY if asked else self.strategy
+
+    @property
+    def sensitive(self) -> bool:
+        return bool(self.metadata.get("sensitive", False))
+
+    @property
+    def is_published(self) -> bool:
+        return self.revision is not None
+
+    @property
+    def execution_state(self) -> dict[str, Any]:
+        """What its point, and a search, say of its executions."""
+        return {
+            "health": self.health,
+            "execution_count": self.execution_count,
+            "success_count": self.success_count,
+            "last_executed": self.last_executed,
+        }
+
+    @property
+    def index_digest(self) -> str:
+        """Changes whenever the point of this version must be written again, or its counts."""
+        parts = self.content_digest, self.status, self.strategy, self.area, self.health
+        return "".join(f"{part}|" for part in parts) + str(self.execution_count)
+
+    @property
+    def sync(self) -> SyncInfo:
+        return SyncInfo(self.sync_state, self.revision, self.error, self.next_attempt_at)
+
+    def playbook(self, files: tuple[FileEntry, ...] = ()) -> Playbook:
+        """The contract's ``Playbook`` of this row."""
+        return Playbook(
+            metadata=PlaybookMetadata.model_validate(self.metadata),
+            files=files,
+            content_digest=self.content_digest,
+            area=self.area,
+            sync=self.sync,
+            health=self.health,
+            warnings=self.warnings,
+            execution_count=self.execution_count,
+            success_count=self.success_count,
+            last_executed=self.last_executed,
+            asked=self.asked,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a step found out about a version it holds the lease of.
+
+    ``facts`` are true of the server whatever became of the row meanwhile (a revision, a digest
+    that it holds); ``state`` is written only while the row still has the content worked on, so a
+    step never settles, defers or fails an edit it did not see.
+    """
+
+    ref: Ref
+    lease: str  # the token of the taking that holds it
+    content_digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+VERSIONS = Rows(table, VersionRecord, Ref)
+FILES = Rows(files_table, DiskFile, FileEntry)
+KEY, FILE_KEY = key(table), key(files_table)
+WISHED = table.c.sync_state.in_([SyncState.PENDING, SyncState.DEFERRED])  # to be published
 
 
 class Versions:
@@ -66,16 +202,14 @@ class Versions:
     def get_many(self, refs: Sequence[Ref]) -> dict[Ref, VersionRecord]:
         found: dict[Ref, VersionRecord] = {}
         with self._database.read() as connection:
-            for part in _chunks(refs):
-                rows = connection.execute(select(table).where(tuple_(*KEY).in_(part)))
-                found.update((record.ref, record) for record in map(version_record, rows))
+            for part in chunks(refs):
+                rows = connection.execute(VERSIONS.select(among(table, part)))
+                found.update((record.ref, record) for record in VERSIONS.records(rows))
         return found
 
     def of_playbook(self, playbook_id: str) -> list[VersionRecord]:
         """All versions of one playbook, in no order."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(table).where(table.c.playbook_id == playbook_id))
-            return [version_record(row) for row in rows]
+        return self._records(VERSIONS.select(table.c.playbook_id == playbook_id))
 
     def select(
         self,
@@ -90,129 +224,108 @@ class Versions:
         playbooks: int | None = None,
     ) -> list[VersionRecord]:
         """Versions that match, by id; ``after`` and ``playbooks`` page over playbook ids."""
-        where: list[Any] = []
-        for column, value in (
+        equal = (
             (table.c.status, status),
             (table.c.strategy, strategy),
             (table.c.author, author),
             (table.c.sync_state, sync),
-            (table.c.area, area.value if area else None),
-        ):
-            if value is not None:
-                where.append(column == value)
+            (table.c.area, area),
+        )
+        where = [column == value for column, value in equal if value is not None]
         if cloud is not None:
             where.append(table.c.clouds.contains(f",{cloud},", autoescape=True))
         if after is not None:
             where.append(table.c.playbook_id > after)
-        with self._database.read() as connection:
-            if playbooks is not None:
-                ids = select(table.c.playbook_id).where(*where).distinct()
-                page = ids.order_by(table.c.playbook_id).limit(playbooks)
-                where.append(table.c.playbook_id.in_(page))
-            query = select(table).where(*where).order_by(table.c.playbook_id)
-            return [version_record(row) for row in connection.execute(query)]
+        if playbooks is not None:
+            ids = select(table.c.playbook_id).where(*where).distinct()
+            page = ids.order_by(table.c.playbook_id).limit(playbooks)
+            where.append(table.c.playbook_id.in_(page))
+        return self._records(VERSIONS.select(*where).order_by(table.c.playbook_id))
 
     def refs(self) -> list[Ref]:
-        with self._database.read() as connection:
-            return [Ref(*row) for row in connection.execute(select(*KEY).order_by(*KEY))]
+        return [Ref(*row) for row in self._database.rows(select(*KEY).order_by(*KEY))]
 
     def published_revisions(self) -> dict[Ref, int]:
         """The revision of each version that was published, as far as is known here."""
         query = select(*KEY, table.c.revision).where(table.c.revision.is_not(None))
-        with self._database.read() as connection:
-            return {Ref(row[0], row[1]): row[2] for row in connection.execute(query)}
+        return {Ref(row[0], row[1]): row[2] for row in self._database.rows(query)}
 
     def count_in(self, area: Area) -> int:
         """How many versions stand in an area."""
-        query = select(func.count()).select_from(table).where(table.c.area == area.value)
-        with self._database.read() as connection:
-            return connection.scalar(query) or 0
+        query = select(func.count()).where(table.c.area == area)
+        return int(self._database.scalar(query))
 
     def absent(self) -> list[VersionRecord]:
         """Published versions that the server did not have at the last full pass."""
-        with self._database.read() as connection:
-            query = select(table).where(table.c.absent_since.is_not(None)).order_by(*KEY)
-            return [version_record(row) for row in connection.execute(query)]
+        return self._records(VERSIONS.select(table.c.absent_since.is_not(None)).order_by(*KEY))
 
     def sensitive_ids(self, playbook_ids: Sequence[str]) -> set[str]:
         """Those of these ids that have a sensitive version: a new one of them is sensitive, too."""
+        query = select(table.c.playbook_id).where(table.c.sensitive.is_(True)).distinct()
         found: set[str] = set()
         with self._database.read() as connection:
-            for start in range(0, len(playbook_ids), CHUNK):
-                part = list(playbook_ids[start : start + CHUNK])
-                found.update(
-                    connection.scalars(
-                        select(table.c.playbook_id)
-                        .where(table.c.playbook_id.in_(part), table.c.sensitive.is_(True))
-                        .distinct()
-                    )
-                )
+            for part in chunks(playbook_ids):
+                found.update(connection.scalars(query.where(table.c.playbook_id.in_(part))))
         return found
 
     def sensitive(self) -> list[VersionRecord]:
         """Every sensitive version that is not published."""
-        query = select(table).where(table.c.sensitive.is_(True), table.c.revision.is_(None))
-        with self._database.read() as connection:
-            return [version_record(row) for row in connection.execute(query)]
+        unpublished = table.c.revision.is_(None)
+        return self._records(VERSIONS.select(table.c.sensitive.is_(True), unpublished))
 
     def files(self, ref: Ref) -> tuple[DiskFile, ...]:
         return self.files_many([ref]).get(ref, ())
 
     def files_many(self, refs: Sequence[Ref]) -> dict[Ref, tuple[DiskFile, ...]]:
         found: dict[Ref, list[DiskFile]] = {}
+        query = select(*FILES.columns, *FILE_KEY).order_by(files_table.c.path)
         with self._database.read() as connection:
-            for part in _chunks(refs):
-                query = select(files_table).where(tuple_(*FILE_KEY).in_(part))
-                for row in connection.execute(query.order_by(files_table.c.path)):
-                    ref = Ref(row.playbook_id, row.version)
-                    found.setdefault(ref, []).append(disk_file(row))
-        return {ref: tuple(rows) for ref, rows in found.items()}
+            for part in chunks(refs):
+                rows = connection.execute(query.where(among(files_table, part))).all()
+                files = FILES.records(row[:-2] for row in rows)
+                for row, file in zip(rows, files, strict=True):
+                    found.setdefault(Ref(*row[-2:]), []).append(file)
+        return {ref: tuple(files) for ref, files in found.items()}
 
     def counts(self) -> dict[str, int]:
         """``{playbooks, versions}`` and one count a sync state."""
+        query = select(table.c.sync_state, func.count()).group_by(table.c.sync_state)
         with self._database.read() as connection:
             playbooks = connection.scalar(select(func.count(table.c.playbook_id.distinct()))) or 0
-            query = select(table.c.sync_state, func.count()).group_by(table.c.sync_state)
             states = {row[0]: row[1] for row in connection.execute(query)}
-        counts = {state.value: states.get(state.value, 0) for state in SyncState}
+        counts = {state.value: states.get(state, 0) for state in SyncState}
         return {"playbooks": playbooks, "versions": sum(counts.values()), **counts}
 
     def wanting_publish(self, now: float) -> list[VersionRecord]:
         """Versions that are to be published and are due at ``now`` (Unix seconds)."""
-        wanted = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
-        return self._wanting(and_(wanted, table.c.deleting.is_(False)), now)
+        return self._wanting(and_(WISHED, table.c.deleting.is_(False)), now)
 
     def wanting_delete(self, now: float) -> list[VersionRecord]:
         """Versions that are to be deleted at the server and are due."""
         return self._wanting(table.c.deleting.is_(True), now)
 
     def _wanting(self, what: ColumnElement[bool], now: float) -> list[VersionRecord]:
+        query = VERSIONS.select(what, due(table.c.next_attempt_at, now))
+        return self._records(query.order_by(table.c.updated_at, *KEY))  # changed first, first
+
+    def _records(self, query: Select[Any]) -> list[VersionRecord]:
         with self._database.read() as connection:
-            # what was changed first goes first
-            query = (
-                select(table)
-                .where(what, due(table.c.next_attempt_at, now))
-                .order_by(table.c.updated_at, *KEY)
-            )
-            return [version_record(row) for row in connection.execute(query)]
+            return VERSIONS.records(connection.execute(query))
 
     def unfetched(self) -> list[Ref]:
         """Versions that were pulled without their content: their files' stats are 0."""
         query = select(*FILE_KEY).where(files_table.c.inode == 0).distinct().order_by(*FILE_KEY)
-        with self._database.read() as connection:
-            return [Ref(*row) for row in connection.execute(query)]
+        return [Ref(*row) for row in self._database.rows(query)]
 
     def unindexed(self, *, missing_only: bool = False) -> list[Ref]:
         """Versions whose point in the collection is missing, or (not ``missing_only``) out of date."""
-        columns = table.c.content_digest, table.c.status, table.c.strategy, table.c.area
-        current: ColumnElement[Any] = columns[0]
-        for column in (*columns[1:], table.c.health):  # as VersionRecord.index_digest
-            current = current + "|" + column
+        current: ColumnElement[Any] = table.c.content_digest
+        for name in ("status", "strategy", "area", "health"):  # as VersionRecord.index_digest
+            current = current + "|" + type_coerce(table.c[name], String)
         current = current + "|" + cast(table.c.execution_count, String)
         missing = table.c.indexed_digest.is_(None)
         stale = missing if missing_only else or_(missing, table.c.indexed_digest != current)
-        with self._database.read() as connection:
-            return [Ref(*row) for row in connection.execute(select(*KEY).where(stale))]
+        return [Ref(*row) for row in self._database.rows(select(*KEY).where(stale))]
 
     # -- writing ----------------------------------------------------------------------------
     def put(
@@ -223,16 +336,17 @@ class Versions:
         What was published is pinned with it, here as in `set_many` and `advance`.
         """
         pairs = list(items)
-        if not pairs:
-            return
-        rows = [version_row(record) for record, _ in pairs]
-        statement = self._database.upsert(table, ("playbook_id", "version"), rows)
-        connection.execute(statement, rows)
+        rows = [_with_derived(VERSIONS.values(record)) for record, _ in pairs]
+        self._database.put(table, rows, connection)
         known = [(record.ref, record.published_digest) for record, _ in pairs]
         self.pins.put([(ref, digest) for ref, digest in known if digest], SERVER, connection)
-        for part in _chunks([record.ref for record, _ in pairs]):
-            connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
-        file_rows = [file_row(record.ref, file) for record, files in pairs for file in files]
+        for part in chunks([record.ref for record, _ in pairs]):
+            connection.execute(delete(files_table).where(among(files_table, part)))
+        file_rows = [
+            {**record.ref._asdict(), **FILES.values(file)}
+            for record, files in pairs
+            for file in files
+        ]
         if file_rows:
             connection.execute(files_table.insert(), file_rows)
 
@@ -246,13 +360,9 @@ class Versions:
         with self._database.write() as connection:
             held = held_versions(connection, {ref: token for ref, token, _ in changes if token})
             for ref, token, values in changes:
-                if token is not None and ref not in held:
-                    results.append(False)
-                    continue
-                where = [table.c.playbook_id == ref.playbook_id, table.c.version == ref.version]
-                statement = update(table).where(*where).values(**column_values(values))
-                results.append(connection.execute(statement).rowcount == 1)
-                if results[-1] and values.get("published_digest"):
+                written = (token is None or ref in held) and _update(connection, ref, values)
+                results.append(written)
+                if written and values.get("published_digest"):
                     self.pins.put([(ref, values["published_digest"])], SERVER, connection)
         return results
 
@@ -266,20 +376,12 @@ class Versions:
         with self._database.write() as connection:
             held = held_versions(connection, {step.ref: step.lease for step in steps})
             for step in steps:
-                mine = and_(
-                    table.c.playbook_id == step.ref.playbook_id,
-                    table.c.version == step.ref.version,
-                    true() if step.ref in held else false(),
-                )
+                values = {**step.facts, **step.state}
                 same = table.c.content_digest == step.content_digest
-                values = column_values({**step.facts, **step.state})
-                written = not values or (
-                    connection.execute(update(table).where(mine, same).values(**values)).rowcount
-                    == 1
-                )
-                if not written and step.facts:
-                    facts = column_values(step.facts)
-                    connection.execute(update(table).where(mine).values(**facts))
+                is_held = step.ref in held
+                written = not values or (is_held and _update(connection, step.ref, values, same))
+                if not written and is_held and step.facts:
+                    _update(connection, step.ref, step.facts)
                 if step.facts.get("published_digest"):  # the server holds it, whatever came of ours
                     pinned = (step.ref, step.facts["published_digest"])
                     self.pins.put([pinned], PUBLISHED, connection)
@@ -287,98 +389,55 @@ class Versions:
         return results
 
     def delete(self, refs: Sequence[Ref], connection: Connection) -> None:
-        for part in _chunks(refs):
-            connection.execute(delete(files_table).where(tuple_(*FILE_KEY).in_(part)))
-            connection.execute(delete(table).where(tuple_(*KEY).in_(part)))
+        for part in chunks(refs):
+            connection.execute(delete(files_table).where(among(files_table, part)))
+            connection.execute(delete(table).where(among(table, part)))
             forget_executions(part, connection)
         StalePoints(self._database).add(refs, connection)
 
     def withdraw(self, refs: Sequence[Ref]) -> None:
         """Take back the wish to publish of those that the server has not committed."""
-        wished = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
-        back = {"sync_state": SyncState.LOCAL, "publish_as": None, "publish_gate": None}
-        back |= {"next_attempt_at": None}
+        uncommitted = and_(WISHED, table.c.revision.is_(None), table.c.deleting.is_(False))
+        back = update(table).where(uncommitted).values(
+            sync_state=SyncState.LOCAL, publish_as=None, publish_gate=None, next_attempt_at=None
+        )  # fmt: skip
         with self._database.write() as connection:
-            for part in _chunks(refs):
-                connection.execute(
-                    update(table)
-                    .where(tuple_(*KEY).in_(part), wished, table.c.revision.is_(None))
-                    .where(table.c.deleting.is_(False))
-                    .values(**back)
-                )
+            for part in chunks(refs):
+                connection.execute(back.where(among(table, part)))
 
     def fail_pending(self, failures: Sequence[tuple[Ref, Outcome]]) -> None:
         """Keep why versions that wait to be published can't be."""
-        wished = table.c.sync_state.in_([SyncState.PENDING.value, SyncState.DEFERRED.value])
         with self._database.write() as connection:
             for ref, outcome in failures:
-                connection.execute(
-                    update(table)
-                    .where(tuple_(*KEY).in_([tuple(ref)]), wished)
-                    .values(
-                        sync_state=SyncState.FAILED,
-                        error_type=outcome.error_type,
-                        error=outcome.error,
-                        attempts=table.c.attempts + 1,
-                    )
-                )
+                values = {
+                    "sync_state": SyncState.FAILED,
+                    "error_type": outcome.error_type,
+                    "error": outcome.error,
+                    "attempts": table.c.attempts + 1,
+                }
+                _update(connection, ref, values, WISHED)
 
 
-def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, str]]]:
-    for start in range(0, len(refs), CHUNK):
-        yield [(ref.playbook_id, ref.version) for ref in refs[start : start + CHUNK]]
+def _update(
+    connection: Connection, ref: Ref, values: dict[str, Any], *where: ColumnElement[bool]
+) -> bool:
+    statement = update(table).where(of_ref(table, ref), *where).values(**_with_derived(values))
+    return connection.execute(statement).rowcount == 1
 
 
-# Changes to the folders that have begun: written before the first rename, gone with the last row.
-
-INTENTS_KEY = (intents_table.c.playbook_id, intents_table.c.version)
-
-
-class Intents:
-    """At most one open intent a version; the store's lock keeps writers apart."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def begin(self, intents: Sequence[Intent]) -> None:
-        """Make the intents durable before anything is renamed."""
-        rows = [
-            {
-                "playbook_id": intent.ref.playbook_id,
-                "version": intent.ref.version,
-                "kind": intent.kind,
-                "staged": intent.staged,
-                "from_area": intent.from_area,
-                "to_area": intent.to_area,
-                "record": dump_record(intent.record, intent.files) if intent.record else None,
-                "created_at": int(time.time()),
-            }
-            for intent in intents
-        ]
-        with self._database.write() as connection:
-            connection.execute(insert(intents_table), rows)
-
-    def open(self) -> list[Intent]:
-        """What was begun and not finished."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(intents_table)).all()
-        intents = []
-        for row in rows:
-            record, files = load_record(row.record) if row.record else (None, ())
-            intents.append(
-                Intent(
-                    ref=Ref(row.playbook_id, row.version),
-                    kind=row.kind,
-                    staged=row.staged,
-                    from_area=Area(row.from_area) if row.from_area else None,
-                    to_area=Area(row.to_area) if row.to_area else None,
-                    record=record,
-                    files=files,
-                )
-            )
-        return intents
-
-    def finish(self, refs: Sequence[Ref], connection: Connection) -> None:
-        """Close intents in the transaction that writes what they led to."""
-        keys = [tuple(ref) for ref in refs]
-        connection.execute(delete(intents_table).where(tuple_(*INTENTS_KEY).in_(keys)))
+def _with_derived(values: dict[str, Any]) -> dict[str, Any]:
+    """Column values with those that are derived from the metadata among them."""
+    if "metadata" not in values:
+        return values
+    metadata = values["metadata"]
+    return {
+        **values,
+        "name": metadata["name"],
+        "status": metadata.get("status", "ready"),
+        "strategy": metadata.get("storage_strategy", "local_only"),
+        "author": metadata.get("author", "user_custom"),
+        "clouds": "," + ",".join(metadata.get("cloud_provider", [])) + ",",
+        "sensitive": bool(metadata.get("sensitive", False)),
+        "created_at": metadata["created_at"],
+        "updated_at": metadata["updated_at"],
+    }

@@ -12,7 +12,7 @@ from core.encryption import Envelope, is_sealed
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of
 from core.files import read_bytes, sha256_bytes
 from core.journal import VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import METADATA_FILE, PARAMETERS_FILE, SERVER_OWNED_FIELDS, Area, parse_json_object
 from core.playbooks.paths import Layout
 from core.playbooks.sealing import has_clear_defaults, published_form, to_clear

@@ -35,7 +35,7 @@ from core.errors import (
 from core.files import read_bytes
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
-from core.journal.records import executables
+from core.journal.versions import executables
 from core.models import PARAMETERS_FILE, Area, Move, Ref, is_higher
 from core.playbooks.compare import Comparer, State
 from core.playbooks.conflict_copies import draft_digest

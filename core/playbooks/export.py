@@ -25,7 +25,7 @@ from typing import Any
 from core.errors import AlreadyExists, IntegrityError, NotFound, Refused, UsageError, storage_error
 from core.files import fsync_dir, json_bytes, sha256_bytes, write_tree
 from core.journal import VersionRecord
-from core.journal.records import executables
+from core.journal.versions import executables
 from core.models import METADATA_FILE, PARAMETERS_FILE, Ref
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore

@@ -23,7 +23,7 @@ from core.errors import (
 )
 from core.files import atomic_write, read_bytes, sha256_bytes, walk_files
 from core.journal import Journal, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import (
     FORMATS,
     METADATA_FILE,

@@ -20,7 +20,7 @@ from core.files import json_bytes, read_bytes, sha256_bytes, write_tree
 from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
 from core.journal.conflicts import KeptCopy
-from core.journal.records import DiskFile, executables
+from core.journal.versions import DiskFile, executables
 from core.models import (
     METADATA_FILE,
     RESERVED_PREFIX,

@@ -21,7 +21,7 @@ from core.errors import (
 )
 from core.files import read_bytes, sha256_bytes
 from core.journal import Intent, VersionRecord
-from core.journal.records import DiskFile, executables
+from core.journal.versions import DiskFile, executables
 from core.models import PARAMETERS_FILE, Ref
 from core.playbooks.extras import carry
 from core.playbooks.sealing import published_form, to_clear, with_defaults_of

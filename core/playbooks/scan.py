@@ -18,7 +18,7 @@ from typing import cast
 from core.encryption import Envelope
 from core.errors import EscherError, TransientError, faults_of, storage_error
 from core.journal import Journal, VersionRecord
-from core.journal.scan import ScanRows, SeenFolder
+from core.journal.folders import ScanRows, SeenFolder
 from core.models import Area, Ref
 from core.playbooks.compare import Comparer, Comparison, State
 from core.playbooks.held import find_tampering

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.content import KNOWN_FILES, is_leftover
 from core.errors import storage_error
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import FORMATS, METADATA_FILE
 from core.playbooks.parallel_stat import digest
 

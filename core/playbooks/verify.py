@@ -20,7 +20,7 @@ from core.encryption import Envelope, is_sealed, sealed_generation
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, WrongKey, faults_of
 from core.files import atomic_write, json_bytes, read_bytes
 from core.journal import VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import (
     METADATA_FILE,
     PARAMETERS_FILE,

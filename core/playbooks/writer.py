@@ -32,7 +32,7 @@ from core.files import (
     write_tree,
 )
 from core.journal import Intent, Journal, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import (
     METADATA_FILE,
     Area,
@@ -74,7 +74,7 @@ class Stager:
     ) -> Intent:
         """Write a normalised draft's folder into staging, synced, with the row that goes with it.
 
-        ``intake``: how it came in, see `core.journal.records.VersionRecord`.
+        ``intake``: how it came in, see `core.journal.versions.VersionRecord`.
         """
         ref = PlaybookMetadata.model_validate(draft.metadata).ref
         generation = old.generation + 1 if old else 1

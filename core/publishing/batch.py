@@ -22,7 +22,7 @@ from core.backoff import is_put_off, put_off
 from core.errors import Conflict, EscherError, ServerUnreachable
 from core.journal import Journal
 from core.journal.leases import VERSION, Held
-from core.journal.records import Advance, VersionRecord
+from core.journal.versions import Advance, VersionRecord
 from core.models import DONE, Outcome, OutcomeState, Ref, SyncState
 
 SKIPPED = Outcome(OutcomeState.SKIPPED)
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class StepResult:
     """What a step made of one version: the caller's outcome, and what changes in its row.
 
-    ``facts`` and ``state`` as in `core.journal.records.Advance`.
+    ``facts`` and ``state`` as in `core.journal.versions.Advance`.
     """
 
     outcome: Outcome = DONE

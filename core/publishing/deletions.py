@@ -23,8 +23,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from core.journal import Journal
-from core.journal.pull_state import DAY_SECONDS, DELETION, Name, WaitingChange
-from core.journal.records import VersionRecord
+from core.journal.conflicts import DELETION, Name, WaitingChange
+from core.journal.facts import DAY_SECONDS
+from core.journal.versions import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
 from core.publishing.batch import NO_ERROR, set_rows
 from core.publishing.conflict_rules import There
@@ -111,7 +112,7 @@ class Deletions:
 
 
 def _theirs(item: WaitingChange) -> Theirs:
-    there = There(item.digest or "", item.revision or 0, item.updated_at, deleted=True)
+    there = There(item.content_digest or "", item.revision or 0, item.updated_at, deleted=True)
     return Theirs(item.ref, there)
 
 

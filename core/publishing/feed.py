@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from core.bounded_json import BadJson
 from core.errors import EscherError, InvalidPlaybook, NotEscherServer, ServerRejected
-from core.journal.pull_state import Name
-from core.journal.records import VersionRecord
+from core.journal.conflicts import Name
+from core.journal.versions import VersionRecord
 from core.models import (
     Area,
     FileEntry,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.errors import UsageError
-from core.journal.records import VersionRecord
+from core.journal.versions import VersionRecord
 from core.models import RESERVED_PREFIX, Area, Ref, Strategy, SyncState
 
 ALREADY_PUBLISHED = "already published"

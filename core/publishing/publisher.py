@@ -28,7 +28,7 @@ from core.backoff import is_due
 from core.errors import EscherError
 from core.handed_out import HandedOut
 from core.journal import Journal
-from core.journal.records import VersionRecord
+from core.journal.versions import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.secrets_gate import Item, SecretsGate, stricter

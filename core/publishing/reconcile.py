@@ -17,7 +17,7 @@ from core.journal import Journal
 from core.journal.conflicts import KeptCopy
 from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
-from core.journal.records import VersionRecord
+from core.journal.versions import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
 from core.playbooks.remote_versions import PulledFolders
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each

@@ -32,7 +32,7 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.records import VersionRecord, executables
+from core.journal.versions import VersionRecord, executables
 from core.models import DONE, Area, FileEntry, Outcome, OutcomeState, Ref, SyncState, content_digest
 from core.playbooks.remote_versions import PulledFolders
 from core.playbooks.secrets_gate import Known, SecretsGate, stricter

@@ -12,8 +12,7 @@ from typing import IO, Any
 from sqlalchemy import update
 
 from core.journal import Journal
-from core.journal.heartbeats import Heartbeats
-from core.journal.leases import Leases
+from core.journal.leases import Heartbeats, Leases
 from core.journal.scripts import Downloads
 from core.journal.tables import leases
 from core.processes import Deaths, OpenedHere, Owner, this_process

@@ -9,7 +9,7 @@ import pytest
 from support.postgres import ENGINES, POSTGRESQL, Postgres
 
 from core.journal import Journal, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Ref
 
 MakeRecord = Callable[..., VersionRecord]

@@ -25,8 +25,7 @@ import core
 from core.backoff import Backoff
 from core.errors import JournalUnavailable
 from core.journal import JobState, Journal
-from core.journal.heartbeats import Heartbeats
-from core.journal.leases import SYNC, VERSION, Held, Leases
+from core.journal.leases import SYNC, VERSION, Heartbeats, Held, Leases
 from core.models import Ref
 from core.processes import SILENT_SECONDS, Deaths, Owner, this_process
 
@@ -224,7 +223,7 @@ def test_two_containers_with_one_host_name_take_nothing_from_each_other(journal,
     code = """if True:
         import sys
         from core.journal import Journal
-        from core.journal.heartbeats import Heartbeats
+        from core.journal.leases import Heartbeats
         from core.journal.leases import Leases
         from core.models import Ref
         database = Journal(sys.argv[1]).database

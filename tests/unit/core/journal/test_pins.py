@@ -8,7 +8,7 @@ import pytest
 
 from core.journal.leases import VERSION
 from core.journal.pins import LIBRARY, SERVER, TOMBSTONE
-from core.journal.records import Advance
+from core.journal.versions import Advance
 from core.models import Area, Ref
 
 REF = Ref("stop-rds", "1.0.0")

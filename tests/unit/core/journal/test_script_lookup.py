@@ -15,9 +15,9 @@ from support.postgres import on_sqlite
 
 from core.errors import UsageError
 from core.journal import Journal
-from core.journal.records import DiskFile
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ToldStatus, VersionFacts
 from core.journal.tables import pins
+from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Ref
 
 SUM = "sha256:" + "b" * 64

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from core.journal.leases import VERSION
-from core.journal.records import Advance
+from core.journal.versions import Advance
 from core.models import Area, Ref, Status, Strategy, SyncState
 
 A = Ref("a", "1.0.0")

@@ -13,7 +13,7 @@ import pytest
 from core.errors import EscherError, StorageError
 from core.files import sha256_bytes
 from core.journal import Journal, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Move, Ref, SyncState, content_digest
 from core.publishing.publisher import Publisher
 from core.server.client import EscherServer

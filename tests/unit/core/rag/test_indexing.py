@@ -10,7 +10,7 @@ from support.rag import WordEmbedder, metadata
 
 from core.errors import IndexBusy, ModelUnavailable, StorageError
 from core.journal import Journal, VersionRecord
-from core.journal.records import DiskFile
+from core.journal.versions import DiskFile
 from core.models import DONE, Area, FileEntry, OutcomeState, Ref
 from core.rag.indexing import Indexing
 from core.scripts.library import LibraryCache

@@ -28,8 +28,8 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.records import DiskFile
 from core.journal.script_lookup import ScriptRows, ToldStatus
+from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Move, Ref, ScriptKey
 from core.playbooks.store import PlaybookStore
 from core.scripts.clear_text import ClearText

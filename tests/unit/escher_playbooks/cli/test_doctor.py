@@ -85,7 +85,7 @@ def test_a_server_elsewhere_that_is_no_escher_server(settings: Settings) -> None
 
 
 def test_changes_that_were_not_finished(settings: Settings) -> None:
-    from core.journal.records import Intent
+    from core.journal.folders import Intent
     from core.models import Ref
 
     journal = Journal(settings.effective_journal_url)
