@@ -12,7 +12,7 @@ from core.errors import HomeMismatch
 from core.journal import tables
 from core.journal.conflicts import Conflicts, HeldEdits, WaitingChanges
 from core.journal.database import Database
-from core.journal.executions import ExecutionQueue, ExecutionRows
+from core.journal.executions import ExecutionRows
 from core.journal.facts import Counters, HomeFacts, PullState, Vectors
 from core.journal.folders import Intent, Intents, ScanRows
 from core.journal.jobs import Job, JobItem, Jobs
@@ -46,7 +46,6 @@ class Journal:
         self.waiting = WaitingChanges(self.database)
         self.pull_state = PullState(self.facts)
         self.executions = ExecutionRows(self.database)
-        self.execution_queue = ExecutionQueue(self.database)
         self.cache_folders = CacheFolders(self.database)
         self.downloads = Downloads(self.database, self.leases)
         self.counters = Counters(self.database)

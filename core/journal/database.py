@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,17 +156,11 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(
-        self, within: Connection | None = None, *, alone: bool = True
-    ) -> Iterator[Connection]:
+    def write(self, *, alone: bool = True) -> Iterator[Connection]:
         """A transaction that holds the write lock from its start, so it never has to be redone.
 
-        ``within`` as in `read`. ``alone`` False: beside other writers, where the engine can; for
-        what waits for nobody.
+        ``alone`` False: beside other writers, where the engine can; for what waits for nobody.
         """
-        if within is not None:
-            yield within
-            return
         turn = self.writing if self.is_sqlite else nullcontext()
         with self._errors(), turn, self.engine.connect() as opened:
             connection = opened.execution_options(escher_write=True)
@@ -174,6 +168,10 @@ class Database:
                 if alone and not self.is_sqlite:
                     connection.execute(_LOCK)
                 yield connection
+
+    def write_within(self, within: Connection | None) -> AbstractContextManager[Connection]:
+        """`write`, or that open transaction, which goes on afterwards."""
+        return self.write() if within is None else nullcontext(within)
 
     @contextmanager
     def write_unless_busy(self) -> Iterator[Connection | None]:
@@ -267,7 +265,7 @@ class Database:
         """Insert rows, or change those of their primary keys."""
         if rows:
             keys = tuple(column.name for column in table.primary_key)
-            with self.write(within) as connection:
+            with self.write_within(within) as connection:
                 connection.execute(self.upsert(table, keys, list(rows)), rows)
 
     def put_new(
@@ -275,7 +273,7 @@ class Database:
     ) -> None:
         """Insert rows; those whose keys are there stay as they are."""
         if rows:
-            with self.write(within) as connection:
+            with self.write_within(within) as connection:
                 connection.execute(self.insert_ignore(table), rows)
 
     def close(self) -> None:

@@ -313,4 +313,34 @@ _CACHE_FOLDERS: dict[str, dict[str, str]] = {
     },
 }
 
-STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4))
+
+_STREAKS = """
+UPDATE executions SET failures_in_a_row = r.failures_in_a_row FROM execution_refs r
+WHERE r.playbook_id = executions.playbook_id AND r.version = executions.version
+  AND executions.sequence IN (SELECT MAX(sequence) FROM executions GROUP BY playbook_id, version)
+"""
+_PUT_OFF = """
+UPDATE executions SET attempts = r.attempts, next_attempt_at = r.next_attempt_at
+FROM execution_refs r
+WHERE r.playbook_id = executions.playbook_id AND r.version = executions.version
+  AND executions.state = 'due'
+"""
+
+
+def _to_5(connection: Connection) -> None:
+    """One table of runs: the last run of a version keeps its failures in a row, and those that wait when.
+
+    A row less than three failures long whose runs were all pruned begins anew; the health of a
+    version that it broke stands with the version.
+    """
+    runs = tables.executions
+    _add_columns(connection, runs, "failures_in_a_row", "attempts", "next_attempt_at")
+    for index in runs.indexes:
+        index.create(connection, checkfirst=True)
+    if inspect(connection).has_table("execution_refs"):
+        connection.execute(text(_STREAKS))
+        connection.execute(text(_PUT_OFF))
+        connection.execute(text("DROP TABLE execution_refs"))
+
+
+STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5))

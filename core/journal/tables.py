@@ -1,4 +1,4 @@
-"""The journal's tables, drawn once; format version 4 (`core.journal.migrations` leads there).
+"""The journal's tables, drawn once; format version 5 (`core.journal.migrations` leads there).
 
 ::
 
@@ -20,7 +20,6 @@
     held_edits       edits of sensitive content that wait, sealed, for the user to take or drop them
     executions       one row a run: waits to be sent (due), was counted by the server (sent), or was
                      refused by it again and again (failed); kept so that it counts once
-    execution_refs   one row a version that was run: its failures in a row, and its next attempt
     stale_points     versions that are gone and whose points may still be in the collection
     vectors          embeddings by digest of text and model, so nothing is embedded twice
     counters         hits, misses, evicted_bytes …: sums over all processes
@@ -55,7 +54,7 @@ from sqlalchemy import (
 from core.journal.rows import Json, one_of
 from core.models import Area, Strategy, SyncState
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 metadata = MetaData()
 
@@ -304,19 +303,17 @@ executions = Table(
     Column("at", BigInteger, nullable=False),  # when it ran, as the engine says
     Column("state", String(8), nullable=False),  # due | sent | failed
     Column("state_since", BigInteger, nullable=False),
+    # of its version, with this run
+    Column("failures_in_a_row", Integer, nullable=False, server_default="0"),
+    # at sending, since that last went well for its version
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", BigInteger),
     sqlite_autoincrement=True,
 )
 Index("executions_state", executions.c.state, executions.c.playbook_id, executions.c.version)
-
-execution_refs = Table(
-    "execution_refs",
-    metadata,
-    *_ref(),
-    Column("failures_in_a_row", Integer, nullable=False, default=0),
-    Column("attempts", Integer, nullable=False, default=0),  # at sending, since it last went well
-    Column("next_attempt_at", BigInteger),
-    Column("reason", Text),  # why sending did not go well
-)
+Index(
+    "executions_ref", executions.c.playbook_id, executions.c.version, executions.c.sequence
+)  # fmt: skip
 
 
 # The table of the Escher Library's versions that were used here.

@@ -138,7 +138,7 @@ class Executions:
         What fails is due again as `core.backoff` says. A version whose runs are
         refused `TRIES` times is set aside with the reason (`retry`). Never raises for the server.
         """
-        queue, result = self._journal.execution_queue, ExecutionsSent()
+        queue, result = self._journal.executions, ExecutionsSent()
         queue.prune(int(self._clock()) - KEPT_SECONDS)
         in_a_row = 0
         for ref in queue.due_refs(int(self._clock())):
@@ -161,10 +161,10 @@ class Executions:
 
     def retry(self, refs: Sequence[Ref] | None = None) -> int:
         """Bring back the runs that were set aside (None: of all versions); how many they are."""
-        return self._journal.execution_queue.retry(refs, now=int(self._clock()))
+        return self._journal.executions.retry(refs, now=int(self._clock()))
 
     def _send(self, ref: Ref, server: StatsServer) -> int:
-        queue, sent = self._journal.execution_queue, 0
+        queue, sent = self._journal.executions, 0
         while runs := queue.due(ref, BATCH):
             counted = server.send_stats(ref, [run.as_sent() for run in runs])
             ids = [run.execution_id for run in runs]
@@ -175,14 +175,14 @@ class Executions:
         return sent
 
     def _is_set_aside(self, ref: Ref, error: EscherError, *, is_refused: bool) -> bool:
-        queue = self._journal.execution_queue
+        queue = self._journal.executions
         attempts = queue.attempts(ref)
         if is_refused and attempts + 1 >= TRIES:
             _log.error("executions of %s are set aside: %s", ref, error)
-            queue.set_aside(ref, str(error), now=int(self._clock()))
+            queue.set_aside(ref, now=int(self._clock()))
             return True
         later = next_attempt(error, attempts, self._clock(), self._random)
-        queue.defer(ref, attempts + 1, later, str(error))
+        queue.defer(ref, attempts + 1, later)
         return False
 
 

@@ -92,9 +92,9 @@ class TestHealth:
     def test_it_survives_a_restart_and_what_was_pruned(self, journal, report, journal_url):
         report(False, False)
         publish(journal, A)
-        queue = journal.execution_queue
+        queue = journal.executions
         queue.sent(A, [item.execution_id for item in queue.due(A, 9)], None, now=NOW)
-        assert queue.prune(NOW + 1) == 2
+        assert queue.prune(NOW + 1) == 1, "the last one tells how many failed in a row"
         journal.close()
         again = Journal(journal_url)
         assert again.executions.record(A, run("third", False), now=NOW).health == "broken"
@@ -149,19 +149,19 @@ class TestQueue:
         journal.executions.record(LIBRARY, run("lib"), now=NOW, is_ours=False)
         publish(journal, B)
         publish(journal, Ref("gone", "1.0.0"), deleting=True)
-        assert journal.execution_queue.due_refs(NOW) == [B, LIBRARY]
+        assert journal.executions.due_refs(NOW) == [B, LIBRARY]
         publish(journal, A)
-        assert journal.execution_queue.due_refs(NOW) == [A, B, LIBRARY]
+        assert journal.executions.due_refs(NOW) == [A, B, LIBRARY]
 
     def test_runs_come_in_the_order_of_their_arrival(self, journal, report):
         report(True, at=300)
         report(True, at=100)
-        assert [item.at for item in journal.execution_queue.due(A, 9)] == [300, 100]
-        assert len(journal.execution_queue.due(A, 1)) == 1
+        assert [item.at for item in journal.executions.due(A, 9)] == [300, 100]
+        assert len(journal.executions.due(A, 1)) == 1
 
     def test_the_words_of_an_engine_are_not_sent(self, journal, report):
         report(False, error="CANARY in a log")
-        [item] = journal.execution_queue.due(A, 9)
+        [item] = journal.executions.due(A, 9)
         assert item.error == "CANARY in a log"
         assert set(item.as_sent()) == {"execution_id", "success", "duration_ms", "at"}
         assert journal.executions.last_error(A) == "CANARY in a log"
@@ -171,48 +171,58 @@ class TestQueue:
     def test_the_servers_totals_and_what_it_was_not_told(self, journal, report):
         publish(journal, A)
         report(True, at=10)
-        [first] = journal.execution_queue.due(A, 9)
+        [first] = journal.executions.due(A, 9)
         report(False, at=90)
-        journal.execution_queue.sent(A, [first.execution_id], Totals(41, 30, 70), now=NOW)
+        journal.executions.sent(A, [first.execution_id], Totals(41, 30, 70), now=NOW)
         assert counted(journal) == (42, 30, 90)
         journal.executions.take_totals(A, Totals(50, 35, 95))  # as the feed tells it
         assert counted(journal) == (51, 35, 95)
 
     def test_what_was_set_aside_comes_back(self, journal, report):
         publish(journal, A, B)
-        queue = journal.execution_queue
+        queue = journal.executions
         report(True)
         report(True, ref=B)
-        queue.set_aside(A, "not known there", now=NOW)
+        queue.set_aside(A, now=NOW)
         assert queue.due_refs(NOW) == [B]
-        assert queue.set_aside_reasons() == {A: "not known there"}
         assert queue.retry([B], now=NOW) == 0
         assert queue.retry([A], now=NOW) == 1
         assert queue.due_refs(NOW) == [A, B]
-        queue.set_aside(A, "again", now=NOW)
+        queue.set_aside(A, now=NOW)
         assert queue.retry(None, now=NOW) == 1
 
     def test_a_run_that_goes_through_brings_back_what_was_set_aside(self, journal, report):
         publish(journal, A)
         report(True)
-        journal.execution_queue.set_aside(A, "the token was wrong", now=NOW)
+        journal.executions.set_aside(A, now=NOW)
         report(True)
-        [new] = journal.execution_queue.due(A, 9)
-        journal.execution_queue.sent(A, [new.execution_id], None, now=NOW)
-        assert len(journal.execution_queue.due(A, 9)) == 1
+        [new] = journal.executions.due(A, 9)
+        journal.executions.sent(A, [new.execution_id], None, now=NOW)
+        assert len(journal.executions.due(A, 9)) == 1
 
     def test_waiting_is_per_version(self, journal, report):
         publish(journal, A, B)
         report(True)
         report(True, ref=B)
-        journal.execution_queue.defer(A, 1, NOW + 60, "busy")
-        assert journal.execution_queue.due_refs(NOW) == [B]
-        assert journal.execution_queue.due_refs(NOW + 60) == [A, B]
-        assert journal.execution_queue.attempts(A) == 1
+        journal.executions.defer(A, 1, NOW + 60)
+        assert journal.executions.due_refs(NOW) == [B]
+        assert journal.executions.due_refs(NOW + 60) == [A, B]
+        assert journal.executions.attempts(A) == 1
+
+    def test_a_run_that_comes_meanwhile_waits_with_the_others(self, journal, report):
+        publish(journal, A)
+        report(True)
+        journal.executions.defer(A, 3, NOW + 60)
+        report(True)
+        assert journal.executions.due_refs(NOW) == []
+        assert journal.executions.due_refs(NOW + 60) == [A]
+        assert journal.executions.attempts(A) == 3
+        assert journal.executions.retry(None, now=NOW) == 0
+        assert journal.executions.due_refs(NOW) == [A], "`retry` waits for nothing"
 
     def test_what_waits_is_never_pruned(self, journal, report):
         report(True)
-        assert journal.execution_queue.prune(NOW + 10**9) == 0
+        assert journal.executions.prune(NOW + 10**9) == 0
 
 
 def test_a_librarys_version_has_counts_without_a_row(journal):

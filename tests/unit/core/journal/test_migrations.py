@@ -7,12 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from support.homes_before import unpack_home
 from support.postgres import ENGINES
 
 from core.errors import StorageError
 from core.journal import Journal, migrations
+from core.journal.executions import Execution
 from core.journal.scripts import CacheFolder, FolderState
 from core.journal.tables import FORMAT_VERSION
 from core.models import FileEntry, Ref, ScriptKey, Strategy
@@ -140,6 +141,39 @@ class TestAHomeFromBefore:
 
 def _full() -> None:
     raise StorageError("The disk is full.")
+
+
+OLD_RUNS = (
+    "DROP INDEX executions_ref",
+    "ALTER TABLE executions DROP COLUMN failures_in_a_row",
+    "ALTER TABLE executions DROP COLUMN attempts",
+    "ALTER TABLE executions DROP COLUMN next_attempt_at",
+    "CREATE TABLE execution_refs (playbook_id TEXT, version TEXT, failures_in_a_row INTEGER)",
+    "ALTER TABLE execution_refs ADD COLUMN attempts INTEGER",
+    "ALTER TABLE execution_refs ADD COLUMN next_attempt_at BIGINT",
+    "ALTER TABLE execution_refs ADD COLUMN reason TEXT",
+    "INSERT INTO execution_refs VALUES ('a', '1.0.0', 2, 4, 2000, 'busy')",
+    "UPDATE home SET value = '4' WHERE key = 'format_version'",
+)
+
+
+def test_format_4_kept_what_follows_from_the_runs_beside_them(journal_url: str, journal, put):
+    ref = put("a@1.0.0").ref
+    journal.versions.set(ref, revision=1)
+    for number in range(2):
+        journal.executions.record(ref, Execution(f"run-{number}", False, 1, 1), now=1)
+    with journal.database.write() as connection:
+        for statement in OLD_RUNS:
+            connection.execute(text(statement))
+
+    again = Journal(journal_url)
+    assert again.facts.get("format_version") == str(FORMAT_VERSION)
+    assert again.executions.attempts(ref) == 4
+    assert again.executions.due_refs(1000) == []
+    assert again.executions.due_refs(2000) == [ref]
+    third = again.executions.record(ref, Execution("run-2", False, 1, 1), now=1)
+    assert third.health == "broken"
+    again.close()
 
 
 class TestAJournalOfANewerVersion:

@@ -230,7 +230,6 @@ class TestSending:
             clock.now += 3601
             report = executions.send(server)
         assert "404" in report.failed[A]
-        assert "404" in journal.execution_queue.set_aside_reasons()[A]
         calls = len(server.calls)
         clock.now += 10 * 3601
         assert executions.send(server).as_json() == {"sent": 0, "deferred": {}, "failed": {}}
