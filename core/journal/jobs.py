@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
@@ -26,20 +26,14 @@ from core.journal.tables import jobs as table
 from core.models import Outcome, OutcomeState
 
 KINDS = ("publish", "sync", "download", "embed", "evict", "reindex", "verify", "import", "delete")
-FINAL_STEP = {
-    "publish": "settle",
-    "embed": "embed",
-    "reindex": "embed",
-    "delete": "delete",
-    "download": "verify",
-}
-# What a job of a kind is about: other steps on the same ref are none of its business.
+# What a job of a kind is about; its last step ends an item. Other steps on the same ref are none of its
+# business. A kind that is not here ends with the step of its name.
 STEPS = {
-    "publish": frozenset({"embed", "upload", "publish", "settle"}),
-    "embed": frozenset({"embed"}),
-    "reindex": frozenset({"embed"}),
-    "delete": frozenset({"delete"}),
-    "download": frozenset({"download", "verify"}),
+    "publish": ("embed", "upload", "publish", "settle"),
+    "embed": ("embed",),
+    "reindex": ("embed",),
+    "delete": ("delete",),
+    "download": ("download", "verify"),
 }
 OPEN = (JobState.QUEUED, JobState.RUNNING)
 OPEN_ITEMS = (*OPEN, JobState.DEFERRED)
@@ -47,6 +41,8 @@ OPEN_ITEMS = (*OPEN, JobState.DEFERRED)
 
 @dataclass(frozen=True, slots=True)
 class JobItem:
+    """How far one ref of a job is."""
+
     ref: str
     state: JobState
     step: str | None = None
@@ -56,15 +52,7 @@ class JobItem:
     next_attempt_at: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "ref": self.ref,
-            "state": self.state.value,
-            "step": self.step,
-            "attempts": self.attempts,
-            "error": self.error,
-            "error_type": self.error_type,
-            "next_attempt_at": self.next_attempt_at,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +108,10 @@ _ITEMS = Rows(items_table, JobItem)
 
 def progress(row: Row[Any], step: str, outcome: Outcome) -> dict[str, Any]:
     """What an outcome of ``step`` changes in the item ``row``; empty when it says nothing to it."""
-    if step not in STEPS.get(row.kind, {step}):
+    steps = STEPS.get(row.kind)
+    if steps is not None and step not in steps:
         return {}
-    final = FINAL_STEP.get(row.kind, row.kind)
+    final = steps[-1] if steps else row.kind
     values: dict[str, Any] = {
         "step": step,
         "error": outcome.error,
@@ -192,7 +181,7 @@ def count_states(connection: Connection, job_ids: Sequence[str]) -> dict[str, di
 
 
 class Jobs:
-    """The rows of ``jobs`` and ``job_items``."""
+    """Make jobs, bring their items forward, and end them: ``jobs`` and ``job_items``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
