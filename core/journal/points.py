@@ -1,4 +1,4 @@
-"""What the collection's points were last written of, and the Escher Library's versions used here.
+"""What the collection's points were last written from, and the Escher Library's versions used here.
 
 ::
 
@@ -9,18 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Table, delete, select, tuple_, update
+from sqlalchemy import Connection, Table, delete, select, update
 
 from core.journal.database import Database
+from core.journal.rows import Rows, among, chunks, key, of_ref
 from core.journal.tables import library_versions, stale_points
 from core.models import Ref
-
-CHUNK = 400  # refs in one IN (…)
-_KEYS = ("playbook_id", "version")
 
 
 class PointStates:
@@ -29,7 +26,6 @@ class PointStates:
     def __init__(self, database: Database, table: Table) -> None:
         self._database = database
         self._table = table
-        self._key = tuple_(*(table.c[name] for name in _KEYS))
 
     def note(self, digests: Mapping[Ref, str]) -> set[Ref]:
         """Keep the state of each point; returns the versions that have a row."""
@@ -38,7 +34,7 @@ class PointStates:
             return there
         with self._database.write() as connection:
             for ref, digest in digests.items():
-                statement = update(self._table).where(self._key.in_([tuple(ref)]))
+                statement = update(self._table).where(of_ref(self._table, ref))
                 if connection.execute(statement.values(indexed_digest=digest)).rowcount:
                     there.add(ref)
         return there
@@ -50,8 +46,8 @@ class PointStates:
             if refs is None:
                 connection.execute(statement)
                 return
-            for part in _chunks(refs):
-                connection.execute(statement.where(self._key.in_(part)))
+            for part in chunks(refs):
+                connection.execute(statement.where(among(self._table, part)))
 
 
 class StalePoints:
@@ -63,22 +59,19 @@ class StalePoints:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._key = tuple_(*(stale_points.c[name] for name in _KEYS))
 
     def refs(self) -> list[Ref]:
-        with self._database.read() as connection:
-            return [Ref(*row) for row in connection.execute(select(stale_points))]
+        return [Ref(*row) for row in self._database.rows(select(*key(stale_points)))]
 
     def add(self, refs: Sequence[Ref], connection: Connection) -> None:
         """Leave word in the transaction that forgets the versions."""
-        if rows := [ref._asdict() for ref in refs]:
-            connection.execute(self._database.insert_ignore(stale_points), rows)
+        self._database.put_new(stale_points, [ref._asdict() for ref in refs], connection)
 
     def forget(self, refs: Sequence[Ref]) -> None:
         """Their points are gone, or belong to versions that are there again."""
         with self._database.write() as connection:
-            for part in _chunks(refs):
-                connection.execute(delete(stale_points).where(self._key.in_(part)))
+            for part in chunks(refs):
+                connection.execute(delete(stale_points).where(among(stale_points, part)))
 
 
 class LibraryRow(NamedTuple):
@@ -88,6 +81,9 @@ class LibraryRow(NamedTuple):
     digest: str
     indexed_digest: str | None
     used_at: float
+
+
+ROWS = Rows(library_versions, LibraryRow, Ref)
 
 
 class LibraryRows(PointStates):
@@ -101,24 +97,17 @@ class LibraryRows(PointStates):
         self, refs: Sequence[Ref] | None = None, connection: Connection | None = None
     ) -> dict[Ref, LibraryRow]:
         """Those of ``refs`` (None: all) that have a row, by id."""
-        query = select(library_versions).order_by(*(library_versions.c[name] for name in _KEYS))
-        queries = (
-            [query] if refs is None else [query.where(self._key.in_(p)) for p in _chunks(refs)]
-        )
-        opened = nullcontext(connection) if connection is not None else self._database.read()
-        with opened as reading:
-            rows = [row for query in queries for row in reading.execute(query)]
-        return {
-            (ref := Ref(row.playbook_id, row.version)): LibraryRow(
-                ref, row.digest, row.indexed_digest, row.used_at
-            )
-            for row in rows
-        }
+        query = ROWS.select().order_by(*key(library_versions))
+        parts = [None] if refs is None else [among(library_versions, p) for p in chunks(refs)]
+        with self._database.read(connection) as opened:
+            queries = [query if part is None else query.where(part) for part in parts]
+            found = [row for one in queries for row in ROWS.records(opened.execute(one))]
+        return {row.ref: row for row in found}
 
     def put(self, ref: Ref, digest: str, used_at: float, connection: Connection) -> None:
         """Add a row, or bring it up to date; what is known of its point stays."""
         row = {**ref._asdict(), "digest": digest, "used_at": used_at}
-        connection.execute(self._database.upsert(library_versions, _KEYS, [row]), [row])
+        self._database.put(library_versions, [row], connection)
 
     def note_use(self, moments: Mapping[Ref, float]) -> None:
         """Keep the last use of versions, Unix seconds."""
@@ -126,16 +115,11 @@ class LibraryRows(PointStates):
             return
         with self._database.write() as connection:
             for ref, at in moments.items():
-                mine = self._key.in_([tuple(ref)])
+                mine = of_ref(library_versions, ref)
                 connection.execute(update(library_versions).where(mine).values(used_at=at))
 
     def delete(self, refs: Sequence[Ref], connection: Connection) -> None:
         """Remove rows whose metadata is gone; word is left that their points are to go too."""
-        for part in _chunks(refs):
-            connection.execute(delete(library_versions).where(self._key.in_(part)))
+        for part in chunks(refs):
+            connection.execute(delete(library_versions).where(among(library_versions, part)))
         self._stale.add(refs, connection)
-
-
-def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, str]]]:
-    for start in range(0, len(refs), CHUNK):
-        yield [(ref.playbook_id, ref.version) for ref in refs[start : start + CHUNK]]

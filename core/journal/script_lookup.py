@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import delete, select, text, tuple_
+from sqlalchemy import delete, select, text
 
 from core.errors import StorageError
 from core.journal.database import Database
+from core.journal.rows import among, chunks, key
 from core.journal.tables import server_statuses
 from core.models import Area, FileEntry, Ref, SyncState
 
@@ -58,9 +59,6 @@ SELECT (SELECT COUNT(*) FROM versions WHERE playbook_id = :id),
         AND (revision IS NOT NULL OR area = 'synced'))
        + (SELECT COUNT(*) FROM pins WHERE playbook_id = :id AND source <> 'tombstone')
 """
-_TOLD_COLUMNS = (server_statuses.c.playbook_id, server_statuses.c.version)
-_TOLD_KEY = tuple_(*_TOLD_COLUMNS)
-_CHUNK = 400  # refs in one IN (…)
 _MISSING: Any = object()
 _Key = tuple[str, str, str, str]  # what is looked up, the id, the version, the format
 _Ask = Callable[[str, dict[str, Any]], Sequence[Any]]
@@ -153,25 +151,23 @@ class ScriptRows:
 
     def note_told(self, told: dict[Ref, ToldStatus]) -> None:
         """Keep what the server said of versions that are not known here."""
-        if rows := [{**ref._asdict(), **status._asdict()} for ref, status in told.items()]:
-            with self._database.write() as connection:
-                statement = self._database.upsert(server_statuses, ("playbook_id", "version"), rows)
-                connection.execute(statement, rows)
+        rows = [{**ref._asdict(), **status._asdict()} for ref, status in told.items()]
+        self._database.put(server_statuses, rows)
 
     def forget_told(self, refs: Sequence[Ref]) -> None:
         """What the server said of these versions counts no more: they were deleted there."""
         if not refs:
             return
         with self._database.write() as connection:
-            for part in _chunks(refs):
-                connection.execute(delete(server_statuses).where(_TOLD_KEY.in_(part)))
+            for part in chunks(refs):
+                connection.execute(delete(server_statuses).where(among(server_statuses, part)))
 
     def told_among(self, refs: Sequence[Ref]) -> set[Ref]:
         """Those of which the server said something while they were not known here."""
         found: set[Ref] = set()
         with self._database.read() as connection:
-            for part in _chunks(refs):
-                query = select(*_TOLD_COLUMNS).where(_TOLD_KEY.in_(part))
+            for part in chunks(refs):
+                query = select(*key(server_statuses)).where(among(server_statuses, part))
                 found |= {Ref(*row) for row in connection.execute(query)}
         return found
 
@@ -214,11 +210,6 @@ class ScriptRows:
         if self._connection is None:
             self._connection, self._version = self._database.own_connection(), None
         return self._connection
-
-
-def _chunks(refs: Sequence[Ref]) -> Iterator[list[tuple[str, ...]]]:
-    for start in range(0, len(refs), _CHUNK):
-        yield [tuple(ref) for ref in refs[start : start + _CHUNK]]
 
 
 def _row(ask: _Ask, key: _Key) -> ScriptRow | None:
