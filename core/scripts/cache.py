@@ -1,4 +1,10 @@
-"""Hits and misses, gathered in memory and added to the journal now and then."""
+"""Keep verified scripts on disk, found by version and format, within an age and a size.
+
+`ScriptCache.find` answers with bytes that were proven in that very call. It reads manifest and files,
+marks the use on the folder, and touches no database. All changes are one write transaction of the
+journal with renames inside it, so that a process killed at any step leaves what `reconcile` puts
+right (`core.scripts.recovery`).
+"""
 
 from __future__ import annotations
 
@@ -48,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class HitCounter:
-    """Counts for all threads of a process; what is lost with a killed one is a few seconds' worth."""
+    """Counts hits and misses for all threads of a process; a killed one loses a few seconds' worth."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -86,8 +92,6 @@ class HitCounter:
             self._pending.update(pending)
 
 
-# The fast half of the cache: an entry's manifest from memory, and the mark of its use.
-
 REMEMBERED = 4096  # manifests, each good while its file's stat is the same
 # An entry is marked as used at most so often by a process: a script that is asked for a thousand
 # times a second need not be written to the disk as often. The lease is much longer.
@@ -96,7 +100,7 @@ _NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Known(NamedTuple):
-    """A manifest, and its entry's paths as text: a look-up has no time for others."""
+    """A manifest that was read, and its entry's paths as text: a look-up has no time for others."""
 
     signature: tuple[int, int, int, int]
     manifest_path: str
@@ -107,7 +111,7 @@ class Known(NamedTuple):
 
 
 class Lookup:
-    """Reads what is in the cache; safe between threads."""
+    """Finds an entry's manifest, from memory where it can, and marks its use; safe between threads."""
 
     def __init__(self, layout: CacheLayout, lock: CacheLock, clock: Callable[[], float]) -> None:
         self._layout = layout
@@ -117,7 +121,7 @@ class Lookup:
         self._marked: dict[str, float] = {}
 
     def manifest(self, key: ScriptKey) -> Known | None:
-        """The manifest of an entry, None where there is none; `IntegrityError` when damaged."""
+        """Return the manifest of an entry, None where there is none; `IntegrityError` when damaged."""
         known = self._known.get(key)
         place = known.place if known is not None else self._layout.place(key)
         path = known.manifest_path if known is not None else place.manifest_path
@@ -165,13 +169,6 @@ class Lookup:
         return True
 
 
-# The script cache: verified format folders on disk, by last use and age, within a size.
-#
-# ``find`` answers with bytes that were proven in that very call. It reads manifest and files, marks
-# the use on the folder, and touches no database. All changes are one write transaction with renames
-# inside it, so that a process killed at any step leaves what `reconcile` puts right.
-
-
 HITS, MISSES = "hits", "misses"
 
 Settle = Callable[[Connection], object]
@@ -180,7 +177,7 @@ __all__ = ["CacheEntry", "CacheHit", "CacheProblem", "EvictReport", "ScriptCache
 
 
 class ScriptCache:
-    """``<cache>/scripts`` and its index; safe between threads, processes and over a fork."""
+    """Stores, finds and evicts scripts; safe between threads, processes and over a fork."""
 
     def __init__(
         self, settings: Settings, journal: Journal, *, clock: Callable[[], float] = time.time
@@ -220,7 +217,7 @@ class ScriptCache:
 
     # -- looking up -------------------------------------------------------------------------
     def find(self, key: ScriptKey) -> CacheHit | None:
-        """The entry of ``key``, its use marked and its bytes proven; None when there is none.
+        """Return the entry of ``key``, its use marked and its bytes proven; None when there is none.
 
         One whose bytes are wrong goes into quarantine. A stale one (``fresh`` is False) is found
         like any other.
@@ -244,7 +241,7 @@ class ScriptCache:
         return self._hit(known.place, known.manifest)
 
     def cached_versions(self, playbook_id: str, format_: str) -> list[str]:
-        """The versions of which this format is cached, fresh or not, in no order."""
+        """List the versions of which this format is cached, fresh or not, in no order."""
         return self._rows.versions(playbook_id, format_)
 
     def hit(self) -> None:
@@ -267,13 +264,13 @@ class ScriptCache:
     def promote(
         self, staged: Path, listing: Listing, source: str, *, settle: Settle | None = None
     ) -> CacheHit:
-        """Make an entry of bytes that the caller has just hashed; see `promote_many`."""
+        """Store one staged folder, which the caller has just hashed; see `promote_many`."""
         return self.promote_many([Staged(staged, listing, source)], settle=settle)[0]
 
     def promote_many(
         self, items: Sequence[Staged], *, settle: Settle | None = None
     ) -> list[CacheHit]:
-        """Rename staged folders into their places, in one transaction.
+        """Store staged folders as entries by renaming them into their places, in one transaction.
 
         ``settle`` runs first in that transaction, to give back what was reserved. An entry that
         stands there already is kept when it is the same, else replaced. Raises `CacheFull` or
@@ -292,7 +289,7 @@ class ScriptCache:
         return [self._hit(place, manifest) for place, manifest in done]
 
     def refresh(self, key: ScriptKey) -> bool:
-        """The server lists the same checksums still: it is fresh again; False when it is gone."""
+        """Make an entry fresh again, as the server lists the same still; False when it is gone."""
         place = self.layout.place(key)
         with self._journal.database.write() as connection, self._lock.exclusive():
             try:
@@ -328,7 +325,7 @@ class ScriptCache:
             self._evictor.trim(connection)
 
     def evict(self) -> EvictReport:
-        """Let go of what is too old, and of what is over the limit; put the index right first."""
+        """Evict what is too old and what is over the limit; put the index right first."""
         report = self.reconcile()
         with self._journal.database.write() as connection:
             entries = not self._settings.serve_stale
@@ -340,7 +337,7 @@ class ScriptCache:
         return report
 
     def clear(self) -> EvictReport:
-        """Let go of everything that is not in use."""
+        """Evict everything that is not in use."""
         report = self.reconcile()
         with self._journal.database.write() as connection:
             freed = self.copies.evict(self.max_bytes, connection)
@@ -351,7 +348,7 @@ class ScriptCache:
         return self._recovery.run()
 
     def recover(self) -> None:
-        """`reconcile` when there are signs of a crash or a loss: few files are looked at."""
+        """Run `reconcile` when there are signs of a crash or a loss: few files are looked at."""
         with suppress(StorageError):  # a home that can't be written: nothing is removed either
             self.layout.check()
         if self._recovery.is_needed():
@@ -359,7 +356,7 @@ class ScriptCache:
 
     # -- telling ----------------------------------------------------------------------------
     def entries(self) -> list[CacheEntry]:
-        """What is cached, the latest used first."""
+        """List what is cached, the latest used first."""
         found = []
         for row in self._rows.of(FolderState.COMPLETE):
             used = row.last_used
@@ -375,7 +372,7 @@ class ScriptCache:
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def usage(self) -> dict[str, Any]:
-        """Use and counters; ``used_bytes`` is what counts towards ``max_bytes``, all included."""
+        """Tell sizes and counters; ``used_bytes`` is all that counts towards ``max_bytes``."""
         self._counter.flush()
         totals = self._rows.totals()
         entries = totals[FolderState.COMPLETE]
@@ -397,7 +394,7 @@ class ScriptCache:
         }
 
     def verify(self) -> list[CacheProblem]:
-        """Everything that is not as it should be, every byte read; nothing is changed."""
+        """List everything that is not as it should be, every byte read; nothing is changed."""
         return self._recovery.problems()
 
     def close(self) -> None:

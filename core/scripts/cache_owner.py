@@ -1,4 +1,4 @@
-"""A marker proves that a cache folder is this home's, so nothing of others is moved or removed.
+"""Check by a marker that a cache folder is this home's, so nothing of others is moved or removed.
 
 ::
 
@@ -44,7 +44,7 @@ _REMEDY = "Set cache_dir (ESCHER_CACHE_DIR) to a folder of its own, or move what
 
 
 class CacheOwner:
-    """Says whether the cache's folder is this home's; asked before each change, from memory mostly."""
+    """Checks that the cache's folder is this home's; before each change, from memory mostly."""
 
     def __init__(self, settings: Settings, journal: Journal, layout: CacheLayout) -> None:
         self._home = settings.home

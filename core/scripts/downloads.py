@@ -1,10 +1,17 @@
-"""Staged bytes hashed again, as a step of its own; it alone promotes them into the cache.
+"""Bring scripts from the server into the cache, once for however many ask (Flow 3).
 
-What was hashed on its way in says that the right bytes came; this says that the right bytes are on
-the disk, and that nothing else is. Each file is then synced, so that it is durable before the
-rename; what was only staged may be lost to a power cut, and is found wrong here. Names are not
-synced: an entry that lost one is no longer what its manifest says, which every look-up finds out,
-and is fetched again.
+::
+
+    download ──► verify ──► (evict)       two steps over a batch, each safe to run again
+    into          hash again,
+    staging       promote
+
+    row of the download   downloading ──► staged ──► none: it is in the cache
+                               └─────────────┴─────► failed, with its reason
+
+`ScriptDownloads.fetch` does both for one script, at once, for a caller who waits. A claim in the
+journal makes all of them one attempt: across threads, processes and hosts. Each step reads the state
+again first.
 """
 
 from __future__ import annotations
@@ -41,7 +48,13 @@ log = logging.getLogger(__name__)
 def verify_staged(
     cache: ScriptCache, claim: Claim, staged: Mapping[ScriptKey, Staged], threads: int
 ) -> dict[ScriptKey, CacheHit | EscherError]:
-    """Promote what is right, set aside what is not; each script ends in its own result.
+    """Hash what is staged again; promote what is right, quarantine what is not.
+
+    What was hashed on its way in says that the right bytes came; this says that the right bytes are
+    on the disk, and that nothing else is. Each file is then synced, so that it is durable before the
+    rename; what was only staged may be lost to a power cut, and is found wrong here. Names are not
+    synced: an entry that lost one is no longer what its manifest says, which every look-up finds out,
+    and is fetched again. Each script ends in its own result.
 
     `TransferInterrupted`: the staged bytes were not those that had been downloaded. What was
     promoted is settled; failures are the caller's to settle.
@@ -111,11 +124,6 @@ def _set_aside(cache: ScriptCache, item: Staged, wrong: str) -> EscherError:
     )
 
 
-# One attempt for many who ask at once: its threads here, all other processes by the journal.
-#
-# The first to ask makes the attempt, the others get what came of it: the answer, or the failure.
-# A failure is shared with those who waited for it and with nobody else: who asks later tries anew.
-
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -140,14 +148,18 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[K, T]):
-    """Calls with the same key that overlap in this process are one call."""
+    """Makes calls with the same key that overlap in this process one call.
+
+    The first to ask makes the attempt, the others get what came of it: the answer, or the failure.
+    A failure is shared with those who waited for it and with nobody else: who asks later tries anew.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[K, _Flight[T]] = {}
 
     def run(self, key: K, call: Callable[[], T]) -> T:
-        """What ``call`` answers, made by the first who asks for ``key``; the others wait for it."""
+        """Return what ``call`` answers, made by the first who asks for ``key``; the others wait."""
         with self._lock:
             flight = self._flights.get(key)
             is_first = flight is None
@@ -181,21 +193,6 @@ def _copy(error: BaseException) -> BaseException:
         return type(error)(*error.args)
     except TypeError:  # one that can't be rebuilt from its arguments is shared as it is
         return error
-
-
-# Scripts from the server into the cache, once for however many ask (Flow 3).
-#
-# ::
-#
-#     download ──► verify ──► (evict)       two steps over a batch, each safe to run again
-#     into          hash again,
-#     staging       promote
-#
-#     row in downloads   running ──► staged ──► none: it is in the cache
-#                           └──────────┴──────► failed, with its reason
-#
-# `fetch` does both for one script, at once, for a caller who waits. A claim in the journal makes all
-# of them one attempt: across threads, processes and hosts. Each step reads the state again first.
 
 
 ROUNDS = 2  # of a fetch whose staged bytes change before they are verified
@@ -311,7 +308,7 @@ class ScriptDownloads:
         return outcomes
 
     def fetch(self, key: ScriptKey, expected: tuple[FileEntry, ...] | None = None) -> CacheHit:
-        """The script, downloaded and verified now unless it is cached and fresh.
+        """Return the script, downloaded and verified now unless it is cached and fresh.
 
         Callers at the same time, anywhere, get what one attempt gives: its answer or its failure.
         """

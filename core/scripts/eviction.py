@@ -104,7 +104,7 @@ EVICTED_BYTES = "evicted_bytes"
 
 @dataclass(frozen=True, slots=True)
 class EvictReport:
-    """What was let go; ``in_use`` entries would have gone too, but for their leases."""
+    """Tells what was evicted; ``in_use`` entries would have gone too, but for their leases."""
 
     bytes_freed: int = 0
     entries: int = 0
@@ -125,7 +125,7 @@ class EvictReport:
 
 @dataclass(frozen=True, slots=True)
 class CacheContext:
-    """What all who change the cache work with; times in seconds, ``clock`` gives Unix time."""
+    """Holds what all who change the cache work with; times in seconds, ``clock`` gives Unix time."""
 
     journal: Journal
     layout: CacheLayout
@@ -136,14 +136,14 @@ class CacheContext:
     lease_seconds: float
 
     def is_fresh(self, fetched_at: float) -> bool:
-        """Whether what was fetched then is within the TTL; a time to come is none to trust."""
+        """Tell whether what was fetched then is within the TTL; a time to come is none to trust."""
         return -CLOCK_TOLERANCE_SECONDS <= self.clock() - fetched_at < self.ttl_seconds
 
     def is_in_use(self, used: float) -> bool:
         return self.clock() - used < self.lease_seconds
 
     def last_use(self, folder: Path) -> float | None:
-        """When an entry was used last, as its folder's mtime has it; None when it is gone.
+        """Tell when an entry was used last, as its folder's mtime has it; None when it is gone.
 
         A use in the future is of a clock that was set back since: it counts as one of this instant,
         and is written down as one, so that the lease ends. The caller holds the exclusive lock.
@@ -180,7 +180,7 @@ _Candidate = tuple[CacheFolder, float | None]
 
 
 class Evictor:
-    """Takes entries away. Every method runs inside the caller's write transaction."""
+    """Evicts entries and quarantine. Every method runs inside the caller's write transaction."""
 
     def __init__(self, context: CacheContext) -> None:
         self._context = context
@@ -190,7 +190,7 @@ class Evictor:
         self.let_copies_go: Callable[[int | None, Connection], int] = lambda _needed, _opened: 0
 
     def make_room(self, size_bytes: int, connection: Connection) -> EvictReport:
-        """Take away what it needs for ``size_bytes`` more to fit; the room is there on return.
+        """Evict what it needs for ``size_bytes`` more to fit; the room is there on return.
 
         `CacheFull` when what is not in use does not suffice (nothing is taken then), `Refused` when
         it would not fit into an empty cache.
@@ -214,14 +214,14 @@ class Evictor:
             return self._carry_out(plan, connection)
 
     def trim(self, connection: Connection) -> EvictReport:
-        """Take away what is over the limit, as far as it is not in use."""
+        """Evict what is over the limit, as far as it is not in use."""
         excess = self._used(connection) - self._context.max_bytes
         if excess <= 0:
             return EvictReport()
         return self._evict(self._all(connection), connection, excess)
 
     def expire(self, connection: Connection, *, entries: bool) -> EvictReport:
-        """Take away what is older than the TTL: of the quarantine, and of ``entries`` if asked."""
+        """Evict what is older than the TTL: of the quarantine, and of ``entries`` if asked."""
 
         def old() -> Iterator[_Candidate]:
             for row, used in self._quarantined(connection):
@@ -233,7 +233,7 @@ class Evictor:
         return self._evict(old(), connection)
 
     def clear(self, connection: Connection) -> EvictReport:
-        """Take away everything that is not in use."""
+        """Evict everything that is not in use."""
         return self._evict(self._all(connection), connection)
 
     # -- choosing ---------------------------------------------------------------------------

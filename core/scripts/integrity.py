@@ -1,4 +1,4 @@
-"""Proof that a folder holds exactly the files of a listing, byte for byte.
+"""Prove that a folder holds exactly the files of a listing, byte for byte.
 
 Files up to 1 MiB are hashed every time. For a larger one its size, mtime, ctime and inode may stand
 in for a day, once it has been hashed. Used for the cache and for the folders in ``playbooks/``.
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Proofs:
-    """Which large files were hashed and not changed since; shared by all processes of a home."""
+    """Remembers which large files were hashed and not changed since, for all processes of a home."""
 
     def __init__(
         self, rows: ProofRows, clock: Callable[[], float] = time.time, *, writes: bool = True
@@ -97,7 +97,7 @@ class Proofs:
 
 
 def files_beside(root: Path | str, format_: str, files: Sequence[FileEntry]) -> list[str]:
-    """The paths in ``root/<format_>/`` that editors, tools and runs left beside ``files``."""
+    """List the paths in ``root/<format_>/`` that editors, tools and runs left beside ``files``."""
     wanted = {file.path for file in files}
     base = os.fspath(root)
     found = []
@@ -118,7 +118,7 @@ def prove(
     proofs: Proofs | None,
     beside: Collection[str] = (),
 ) -> str | None:
-    """None when ``root/<format_>/`` holds exactly ``files``, else what is wrong, the file named.
+    """Return None when ``root/<format_>/`` holds exactly ``files``, else what is wrong.
 
     ``files`` are paths relative to ``root`` (``shell/stop.sh``). ``proofs`` None: hash everything.
     ``beside``: what else may stand there, for who takes a copy without it.
@@ -196,7 +196,7 @@ def _holds_plainly(folder: str, cut: int, files: Sequence[FileEntry]) -> bool:
 
 
 def prove_file(path: str, file: FileEntry, proofs: Proofs | None) -> str | None:
-    """None when the file at ``path`` has the size and checksum of ``file``, else what is wrong."""
+    """Return None when the file at ``path`` has the size and checksum of ``file``, else what is wrong."""
     try:
         fd = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:

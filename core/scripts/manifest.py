@@ -1,4 +1,4 @@
-"""The manifest beside a cached format folder: what the folder must hold.
+"""Read and write the manifest beside a cached format folder: what the folder must hold.
 
 ::
 
@@ -90,13 +90,13 @@ class Manifest:
 
 
 def footprint(listing: Listing) -> int:
-    """The most that an entry takes on disk, its manifest included, in bytes."""
+    """Compute the most that an entry takes on disk, its manifest included, in bytes."""
     body = Manifest(listing, "library", 0.0).body()
     return listing.size_bytes + len(body) + _SEAL_BYTES + TIME_BYTES
 
 
 def read_manifest(place: Place) -> Manifest | None:
-    """The manifest of an entry, None where there is none; `IntegrityError` when it is damaged."""
+    """Read the manifest of an entry, None where there is none; `IntegrityError` when it is damaged."""
     try:
         fd = os.open(place.manifest_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -144,7 +144,7 @@ def decode(content: bytes, place: Place) -> Manifest:
 
 
 def write_manifest(place: Place, manifest: Manifest) -> None:
-    """Put a manifest in its place, the old one or the new one being there at every instant."""
+    """Write a manifest, the old one or the new one being there at every instant."""
     temporary = f"{place.manifest_path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -1,4 +1,4 @@
-"""Where everything of the script cache stands.
+"""Name and move everything that stands below ``cache/``.
 
 ::
 
@@ -68,7 +68,7 @@ class Place:
 
 
 class CacheLayout:
-    """Paths below ``cache/``, and the moves between them."""
+    """Knows the paths below ``cache/``, and moves things between them."""
 
     def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         """``check`` refuses a root that is not this home's (`core.scripts.cache_owner`)."""
@@ -95,7 +95,7 @@ class CacheLayout:
 
     # -- what is there ----------------------------------------------------------------------
     def found(self) -> tuple[dict[ScriptKey, Place], list[Path]]:
-        """Every entry of which a folder or a manifest is there, and the paths of strays."""
+        """List every entry of which a folder or a manifest is there, and the paths of strays."""
         places: dict[ScriptKey, Place] = {}
         strays: list[Path] = []
         for path in listed(self.scripts):
@@ -115,7 +115,7 @@ class CacheLayout:
         return places, strays
 
     def quarantined(self) -> list[str]:
-        """The names of what is in quarantine: ``quarantine/<id>-v<version>/<format>-<hex>``."""
+        """List what is in quarantine by name: ``quarantine/<id>-v<version>/<format>-<hex>``."""
         return [
             str(inner.relative_to(self.root))
             for path in listed(self.quarantine)
@@ -184,12 +184,12 @@ def _place(scripts: Path, key: ScriptKey) -> Place:
 
 
 def folder_name(ref: Ref) -> str:
-    """``<id>-v<version>``."""
+    """Name a version's folder: ``<id>-v<version>``."""
     return f"{ref.playbook_id}-v{ref.version}"
 
 
 def ref_of(name: str) -> Ref | None:
-    """The version whose folder has this name, None of no version's."""
+    """Return the version whose folder has this name, None of no version's."""
     match = _FOLDER.fullmatch(name)
     if match is None:
         return None
@@ -202,7 +202,7 @@ def ref_of(name: str) -> Ref | None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Paths in a folder by name; none of one that is not there."""
+    """List the paths in a folder by name; none of one that is not there."""
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries)
@@ -213,7 +213,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder stands at ``path``, and not a link to one."""
+    """Tell whether a folder stands at ``path``, and not a link to one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
@@ -221,7 +221,7 @@ def is_folder(path: Path) -> bool:
 
 
 def size_on_disk(path: Path) -> int:
-    """The bytes of all files at and below ``path``, links not followed; 0 of nothing."""
+    """Sum the bytes of all files at and below ``path``, links not followed; 0 of nothing."""
     return sum(_sizes(path))
 
 

@@ -38,7 +38,7 @@ _NOT_SERVED = (
 
 
 class CacheProblem(NamedTuple):
-    """One thing of the cache that is not as it should be; ``key`` is None where no entry is."""
+    """Names one thing of the cache that is wrong; ``key`` is None where no entry is."""
 
     key: ScriptKey | None
     path: str
@@ -65,7 +65,7 @@ class _Finding:
 
 
 class Recovery:
-    """Looks at the whole cache, and at each entry that is not as it should be once more, locked."""
+    """Puts the whole cache right; what looks wrong is looked at once more, locked."""
 
     def __init__(
         self, context: CacheContext, evictor: Evictor, quarantine: Quarantine, proofs: Proofs
@@ -81,7 +81,7 @@ class Recovery:
 
     # -- putting right ----------------------------------------------------------------------
     def is_needed(self) -> bool:
-        """Whether a download died, a folder in staging is nobody's, or the index was lost."""
+        """Tell whether a download died, a folder in staging is nobody's, or the index was lost."""
         staged = {path.name for path in listed(self._layout.staging)}  # before the rows are read
         rows = self._downloads.all()
         if staged - {Path(row.name).name for row in rows}:
@@ -92,7 +92,7 @@ class Recovery:
         return bool(listed(self._layout.scripts)) and not self._rows.of(FolderState.COMPLETE)
 
     def run(self) -> EvictReport:
-        """Put everything right; what had to go for the cache to be within its limit."""
+        """Put everything right; returns what had to go for the cache to be within its limit."""
         self._layout.prepare()
         rows = self._complete()
         places, strays = self._layout.found()
@@ -175,7 +175,7 @@ class Recovery:
 
     # -- telling ----------------------------------------------------------------------------
     def problems(self) -> list[CacheProblem]:
-        """Everything that is wrong, every byte read; nothing is changed."""
+        """List everything that is wrong, every byte read; nothing is changed."""
         rows = self._complete()
         places, _ = self._layout.found()
         suspects = [

@@ -61,7 +61,7 @@ Result = Staged | CacheHit | EscherError
 def in_threads(
     work: Callable[[K], T], items: Sequence[K], threads: int
 ) -> dict[K, T | BaseException]:
-    """``work`` on each item, ``threads`` at a time; what it gives or raises, by item."""
+    """Do ``work`` on each item, ``threads`` at a time; what it gives or raises, by item."""
 
     def guarded(item: K) -> T | BaseException:
         try:
@@ -80,12 +80,12 @@ def in_threads(
 
 
 def source_of(key: ScriptKey) -> str:
-    """Where a whole entry of ``key`` comes from: the Escher Library, or the tenant's playbooks."""
+    """Tell where a whole entry of ``key`` comes from: the Escher Library, or the tenant."""
     return LIBRARY if key.is_library else TENANT
 
 
 class Claim:
-    """Takes what is free of ``keys``; leaving the ``with`` gives back what was not settled.
+    """Claims the scripts that are free of ``keys``; leaving the ``with`` gives back what was not settled.
 
     ``rows`` are the claimed ones as they stood before, ``others`` those that were not to be had.
     ``fresh`` and ``staged`` as in `core.journal.scripts.Downloads.claim`.
@@ -139,7 +139,7 @@ class Claim:
             raise
 
     def staged(self) -> dict[ScriptKey, Staged]:
-        """Of the claimed ones, those whose bytes wait to be verified."""
+        """List the claimed ones whose bytes wait to be verified."""
         return {
             key: Staged(
                 self.folders[key],
@@ -206,7 +206,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class TransferContext:
-    """What an attempt works with; one a process."""
+    """Holds what an attempt works with; one a process."""
 
     settings: Settings
     journal: Journal
@@ -216,7 +216,7 @@ class TransferContext:
 
 
 class StagingRun:
-    """One attempt at claimed scripts, each into its own folder of the claim."""
+    """Brings claimed scripts into staging in one attempt, each into its own folder of the claim."""
 
     def __init__(self, context: TransferContext, claim: Claim, expected: Expected) -> None:
         self._context = context
@@ -232,7 +232,7 @@ class StagingRun:
         self._of_library: dict[Ref, Script] = {}
 
     def run(self) -> dict[ScriptKey, Result]:
-        """Do it; no error is raised for a script's sake."""
+        """List, make room and fetch; no error is raised for a script's sake."""
         results: dict[ScriptKey, Result] = {}
         listed = in_threads(self._ask, list(self._claim.folders), self._threads)
         for key, answer in listed.items():
@@ -408,7 +408,7 @@ def insert(
     *,
     whole: bool = True,
 ) -> CacheHit:
-    """Make ``{path: bytes}``, which are what ``listing`` says, the cached entry of its key.
+    """Store ``{path: bytes}``, which are what ``listing`` says, as a cache entry.
 
     ``whole`` False: more files belong to it, and until they are there nobody runs it.
 
@@ -434,7 +434,7 @@ def insert(
 def with_file(
     cache: ScriptCache, key: ScriptKey, entry: FileEntry, content: bytes
 ) -> dict[str, bytes]:
-    """The files of the cached entry of ``key``, proven, with ``entry`` among them or in its place."""
+    """Return the files of a cached entry, proven, with ``entry`` among them or in its place."""
     hit = cache.find(key)
     held = {} if hit is None else {file.path: hit.folder for file in hit.listing.files}
     return {path: (folder / path).read_bytes() for path, folder in held.items()} | {
