@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -109,9 +108,8 @@ class CacheFolders:
     def of_library(self, connection: Connection | None = None) -> list[CacheFolder]:
         """Complete ones that came whole from the Escher Library, by key."""
         query = select(table).where(_is(FolderState.COMPLETE), table.c.source == LIBRARY)
-        opened = nullcontext(connection) if connection is not None else self._database.read()
-        with opened as reading:
-            return [_folder(row) for row in reading.execute(query.order_by(*KEY))]
+        with self._database.read(connection) as opened:
+            return [_folder(row) for row in opened.execute(query.order_by(*KEY))]
 
     def get(self, name: str, connection: Connection) -> CacheFolder | None:
         """The row of a folder; None where there is none."""

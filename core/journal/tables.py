@@ -43,7 +43,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -332,12 +331,10 @@ Index(
 library_versions = Table(
     "library_versions",
     metadata,
-    Column("playbook_id", String(100), nullable=False),
-    Column("version", String(64), nullable=False),
+    *_ref(),
     Column("digest", String(71), nullable=False),
     Column("indexed_digest", String(160)),
     Column("used_at", Float, nullable=False),
-    PrimaryKeyConstraint("playbook_id", "version"),
 )
 
 scan_state = Table(
