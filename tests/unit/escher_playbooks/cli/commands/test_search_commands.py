@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.rag.indexing import Indexing
 from core.reports import Finding, PlaybookSearchResult, SearchAnswer, VerifyReport
 from core.service import PlaybookService
 
@@ -12,14 +13,14 @@ HIT = PlaybookSearchResult(
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `PlaybookService.search` was asked; it answers with one hit, by words only."""
+    """What `Indexing.search` was asked; it answers with one hit, by words only."""
     calls = []
 
     def search(self, query, filters, limit=10):
         calls.append((query, filters, limit))
         return SearchAnswer([HIT], degraded=True)
 
-    monkeypatch.setattr(PlaybookService, "search", search)
+    monkeypatch.setattr(Indexing, "search", search)
     return calls
 
 
