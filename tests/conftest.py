@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support.postgres import POSTGRESQL, SQLITE, Postgres, running_postgres
-from support.service import ServiceUnderTest
+from support.service import MakeService, ServiceUnderTest
 
 # how fast a machine draws examples says nothing of the code, and CI's are busy
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-# The longest first: at the end they would run alone, while the other workers idle.
-LONGEST = ("test_corpus", "test_two_clients_model", "test_killed_workers", "test_publishing")
+# Whole services first, and of these the longest first: at the end the small files of `unit` fill up
+# what is left, where a long one would run alone, while the other workers idle.
+LONGEST = ("test_corpus", "test_killed_workers", "test_two_clients_model", "test_publishing")
 
 ROOT = Path(__file__).resolve().parent.parent
+UNIT = ROOT / "tests" / "unit"
 CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
 
 MEMORY = Path("/dev/shm")
@@ -40,9 +46,10 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files for ``--no-loadscope-reorder``; within a file nothing moves."""
 
-    def rank(item: pytest.Item) -> int:
+    def rank(item: pytest.Item) -> tuple[int, bool]:
         name = item.path.stem
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        place = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        return place, UNIT in item.path.parents
 
     items.sort(key=rank)
 
@@ -82,19 +89,29 @@ def new_journal_url(
     engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[], str]]:
     """Names for new journals on the test's engine; on SQLite the first is ``journal.db``."""
+    numbers = itertools.count()
+    with _databases(request) as new_database:
+
+        def make() -> str:
+            if engine == POSTGRESQL:
+                return new_database()
+            return f"sqlite:///{tmp_path}/journal{next(numbers) or ''}.db"
+
+        yield make
+
+
+@contextmanager
+def _databases(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """New databases of PostgreSQL, which are dropped at the end."""
     made: list[str] = []
 
     def make() -> str:
-        if engine == POSTGRESQL:
-            made.append(request.getfixturevalue("postgres").create_database())
-        else:
-            made.append(f"sqlite:///{tmp_path}/journal{len(made) or ''}.db")
+        made.append(request.getfixturevalue("postgres").create_database())
         return made[-1]
 
     yield make
-    if engine == POSTGRESQL:
-        for url in made:
-            request.getfixturevalue("postgres").drop_database(url)
+    for url in made:
+        request.getfixturevalue("postgres").drop_database(url)
 
 
 @pytest.fixture
@@ -102,30 +119,43 @@ def journal_url(new_journal_url: Callable[[], str]) -> str:
     return new_journal_url()
 
 
-@pytest.fixture
-def new_service(
-    engine: str, new_journal_url: Callable[[], str]
-) -> Iterator[Callable[..., ServiceUnderTest]]:
-    """Make services of their own; each is stopped and its home removed at the end."""
+@contextmanager
+def _services(request: pytest.FixtureRequest) -> Iterator[MakeService]:
+    """Make services; what runs of them is stopped at the end, and their homes are removed."""
     made: list[ServiceUnderTest] = []
+    with _databases(request) as new_database:
 
-    def make(**settings: str) -> ServiceUnderTest:
-        if engine == POSTGRESQL:
-            settings = {"journal_url": new_journal_url(), **settings}
-        # not tmp_path: its name is too long for a socket, which has a test of its own
-        home = Path(tempfile.mkdtemp(prefix="escher-test-")) / "home"
-        service = ServiceUnderTest(home, **settings)
-        made.append(service)
-        return service
+        def make(engine: str = SQLITE, **settings: Any) -> ServiceUnderTest:
+            if engine == POSTGRESQL:
+                settings = {"journal_url": new_database(), **settings}
+            # not tmp_path: its name is too long for a socket, which has a test of its own
+            home = Path(tempfile.mkdtemp(prefix="escher-test-")) / "home"
+            made.append(ServiceUnderTest(home, **settings))
+            return made[-1]
 
-    yield make
-    for service in made:
-        service.cli("down", timeout=120)
-        shutil.rmtree(service.home.parent, ignore_errors=True)
+        yield make
+        for service in made:
+            if service.is_up:
+                service.cli("down", timeout=120)
+            shutil.rmtree(service.home.parent, ignore_errors=True)
 
 
 @pytest.fixture
-def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+def new_service(engine: str, request: pytest.FixtureRequest) -> Iterator[MakeService]:
+    """Make services of the test's own, on its engine."""
+    with _services(request) as make:
+        yield functools.partial(make, engine)
+
+
+@pytest.fixture(scope="module")
+def module_home(request: pytest.FixtureRequest) -> Iterator[MakeService]:
+    """Make services that a file's tests share: each start costs seconds."""
+    with _services(request) as make:
+        yield make
+
+
+@pytest.fixture
+def service(new_service: MakeService) -> ServiceUnderTest:
     """A running service with a sync every three seconds."""
     made = new_service()
     made.up()
@@ -133,7 +163,7 @@ def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
 
 
 @pytest.fixture
-def server_only(new_service: Callable[..., ServiceUnderTest]) -> Iterator[ServiceUnderTest]:
+def server_only(new_service: MakeService) -> Iterator[ServiceUnderTest]:
     """A home whose reference server runs, with faults, and nothing else."""
     service = new_service(server_faults="true")
     with service.server_alone():

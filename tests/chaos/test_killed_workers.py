@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import redis
 from support.playbooks import draft
 from support.postgres import on_both_engines
 from support.server_side import assert_server_equals_disk
-from support.service import ServiceUnderTest, eventually, kill
+from support.service import MakeService, ServiceUnderTest, eventually, kill
 
 VERSIONS = 300
 
@@ -41,7 +39,7 @@ def assert_all_published_once(service: ServiceUnderTest, count: int = VERSIONS) 
 
 
 @pytest.fixture
-def service(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+def service(new_service: MakeService) -> ServiceUnderTest:
     """Small batches, so that there is a middle to be killed in; what is put off waits for a sync."""
     made = new_service(publish_batch_size="16", sync_interval_minutes="1")
     made.up()
@@ -59,14 +57,14 @@ def test_workers_killed_in_the_middle(service: ServiceUnderTest) -> None:
     assert service.counts()["published"] < VERSIONS
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     assert_all_published_once(service)
-    eventually(
-        lambda: service.json("jobs", "show", job_id)["state"] == "succeeded", 60, "the job knows"
-    )
+    with service.api as api:
+        path = f"/v1/jobs/{job_id}"
+        eventually(lambda: api.get(path).json()["state"] == "succeeded", 60, "the job knows")
 
 
 @pytest.mark.timeout(600)
 def test_the_whole_service_killed_and_the_broker_wiped(
-    new_service: Callable[..., ServiceUnderTest],
+    new_service: MakeService,
 ) -> None:
     service = new_service(publish_batch_size="16")
     service.up()
@@ -85,7 +83,10 @@ def test_the_whole_service_killed_and_the_broker_wiped(
 
 
 @pytest.mark.timeout(600)
-def test_the_broker_is_restarted_under_load(service: ServiceUnderTest) -> None:
+def test_the_broker_is_restarted_under_load(new_service: MakeService) -> None:
+    """What workers had taken before counts as under way for two minutes; a soon sync ends them."""
+    service = new_service(publish_batch_size="16")
+    service.up()
     fill(service)
     broker = service.processes("broker")
     begin_publish(service)
@@ -115,5 +116,6 @@ def test_the_server_and_the_workers_gone_together(service: ServiceUnderTest) -> 
         kill(processes)
     eventually(lambda: service.counts()["published"] == VERSIONS, 240, "completed by itself")
     eventually(lambda: "server" in service.components(), 60, "the server is back, too")
-    eventually(lambda: service.json("status")["server"]["reachable"], 60, "and answers")
+    with service.service() as opened:
+        eventually(opened.server.reachable, 60, "and answers")
     assert_all_published_once(service)

@@ -10,9 +10,16 @@ import httpx
 import pytest
 from support.playbooks import metadata
 from support.refusals import Untouched
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, ServiceUnderTest, eventually
 
 PAGED = 251
+
+
+@pytest.fixture(scope="module")
+def running(module_home: MakeService) -> ServiceUnderTest:
+    made = module_home(real_model=True)
+    made.up()
+    return made
 
 
 @pytest.fixture

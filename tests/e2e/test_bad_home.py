@@ -169,7 +169,7 @@ def test_a_damaged_collection_is_rebuilt_and_answers_as_before(
     for number, topic in enumerate(topics):
         write_folder(tmp_path / "in" / f"p{number}", draft(topic, description=f"{topic} daily."))
     service.json("import", str(tmp_path / "in"), "--strategy", "keep")
-    question = ("search", "credentials nobody renewed")
+    question = ("search", "keys nobody rotated")
     before = service.json(*question)
     assert before["results"][0]["playbook_id"] == "rotate-stale-access-keys"
 

@@ -6,14 +6,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from support.playbooks import draft, write_folder
 from support.refusals import refusal
-from support.service import COMMAND, ServiceUnderTest, eventually
+from support.service import COMMAND, MakeService, ServiceUnderTest, eventually
 
 from escher_playbooks.api.app import create_app
 
@@ -21,9 +20,9 @@ NEWER = {"shell/main.sh": b"#!/usr/bin/env bash\necho 'newer'\n"}
 
 
 @pytest.fixture(scope="module")
-def beside_server(module_home: Any) -> Iterator[ServiceUnderTest]:
+def beside_server(module_home: MakeService) -> Iterator[ServiceUnderTest]:
     """A home whose server runs as `escher-playbooks server`, with a member's token, too."""
-    service: ServiceUnderTest = module_home()
+    service = module_home(real_model=True)
     url = service.settings.server_url
     process = subprocess.Popen(
         [str(COMMAND), "server", "--no-semantic", "--token", "other:member:other-token"],

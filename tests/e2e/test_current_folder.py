@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.playbooks import draft, write_folder
-from support.service import COMMAND, ServiceUnderTest
+from support.service import COMMAND, MakeService, ServiceUnderTest
 
 from core.permissions import open_to_others
 from core.rag import edge_files
@@ -53,10 +52,13 @@ def ran(folder: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_commands_run_nothing_of_it(
-    server_only: ServiceUnderTest, trap: Path, tmp_path: Path
-) -> None:
-    service = server_only
+@pytest.fixture
+def service(new_service: MakeService) -> ServiceUnderTest:
+    """With all that it imports."""
+    return new_service(real_model=True)
+
+
+def test_commands_run_nothing_of_it(service: ServiceUnderTest, trap: Path, tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "p", draft("Plain one"))
     secret = write_folder(tmp_path / "q", draft("Secret one", sensitive=True))
     environment = service.env | {"PATH": f".::{os.environ['PATH']}"}
@@ -67,30 +69,30 @@ def test_commands_run_nothing_of_it(
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
-    for arguments in (
-        ("create", str(plain), "--strategy", "review"),
-        ("create", str(secret), "--strategy", "keep"),
-        ("publish", "plain-one", "--wait"),
-        ("sync", "--wait"),
-        ("resolve", "secret-one", "--format", "shell"),
-        ("doctor",),
-        ("status",),
-    ):
-        done = run(*arguments)
-        # doctor finds the server's port taken, by the server
-        assert done.returncode == (arguments == ("doctor",)), (
-            f"{arguments}: {done.stdout}{done.stderr}"
-        )
-        assert ".env is not read" in done.stderr
-        assert ran(trap) == "", arguments
+    with service.server_alone():
+        for arguments in (
+            ("create", str(plain), "--strategy", "review"),
+            ("create", str(secret), "--strategy", "keep"),
+            ("publish", "plain-one", "--wait"),
+            ("sync", "--wait"),
+            ("resolve", "secret-one", "--format", "shell"),
+            ("doctor",),
+            ("status",),
+        ):
+            done = run(*arguments)
+            # doctor finds the server's port taken, by the server
+            assert done.returncode == (arguments == ("doctor",)), (
+                f"{arguments}: {done.stdout}{done.stderr}"
+            )
+            assert ".env is not read" in done.stderr
+            assert ran(trap) == "", arguments
     assert not (trap / "home").exists()
     assert (service.home / "playbooks" / "synced" / "plain-one").is_dir()
 
 
 def test_the_whole_service_started_from_it_runs_nothing_of_it(
-    new_service: Callable[..., ServiceUnderTest], trap: Path, tmp_path: Path
+    service: ServiceUnderTest, trap: Path, tmp_path: Path
 ) -> None:
-    service = new_service()
     environment = service.env | {"PATH": f".::{os.environ['PATH']}"}
     done = subprocess.run(
         [str(COMMAND), "up", "--detach"], cwd=trap, env=environment,

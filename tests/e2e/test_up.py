@@ -10,14 +10,25 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, ServiceUnderTest, eventually
 
-NewService = Callable[..., ServiceUnderTest]
 ALL = ["broker", "server", "worker-transfer", "worker-embed", "beat", "api", "agent", "flower"]
+
+
+@pytest.fixture(scope="module")
+def shared(module_home: MakeService) -> ServiceUnderTest:
+    return module_home()
+
+
+@pytest.fixture
+def service(shared: ServiceUnderTest) -> ServiceUnderTest:
+    """It runs, whatever a test before did: those that end it come late, as each start costs."""
+    if not shared.is_up:
+        shared.up()
+    return shared
 
 
 def processes_of(service: ServiceUnderTest) -> list[psutil.Process]:
@@ -43,6 +54,82 @@ def assert_nothing_left(service: ServiceUnderTest) -> None:
     left = {path.name for path in run.iterdir()}
     assert not left & {"up.json", "broker.sock", "beat.pid", "agent.pid"}
     assert not [name for name in left if name.endswith(".ready")]
+
+
+def test_secrets_are_private_and_on_no_command_line(service: ServiceUnderTest) -> None:
+    secrets = []
+    for name in ("api.token", "server.token", "flower.auth"):
+        path = service.home / name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        secrets.append(path.read_text().strip())
+    lines = [" ".join(process.cmdline()) for process in processes_of(service)]
+    assert lines
+    assert not [line for line in lines for secret in secrets if secret in line]
+    logs = service.logs()
+    assert not [secret for secret in secrets if secret in logs]
+    for log in (service.home / "run" / "logs").iterdir():
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_a_second_up_is_refused_and_names_the_first(service: ServiceUnderTest) -> None:
+    for arguments in (("up",), ("up", "--detach")):
+        error = service.json(*arguments, code=5)["error"]
+        assert error["type"] == "HomeInUse"
+        assert str(supervisor_pid(service)) in error["detail"]
+        assert "escher-playbooks down" in error["remedy"]
+
+
+def test_doctor_is_content_before_and_while_it_runs(
+    new_service: MakeService, service: ServiceUnderTest
+) -> None:
+    assert new_service().json("doctor")["ok"] is True
+    report = service.json("doctor")
+    assert report["ok"] is True
+    assert {"server", "clock", "broker", "journal", "embedding model"} <= {
+        check["name"] for check in report["checks"]
+    }
+
+
+def test_doctor_says_what_is_wrong_and_how_to_mend_it(service: ServiceUnderTest) -> None:
+    token, api_token = service.home / "server.token", service.home / "api.token"
+    right = token.read_text()
+    token.write_text("wrong\n")
+    api_token.chmod(0o644)
+    try:
+        checks = {check["name"]: check for check in service.json("doctor", code=1)["checks"]}
+    finally:
+        token.write_text(right)
+        api_token.chmod(0o600)
+
+    assert not checks["server"]["ok"]
+    assert not checks["API token"]["ok"]
+    assert "chmod 600" in checks["API token"]["remedy"]
+
+
+def test_what_dies_is_started_again(service: ServiceUnderTest) -> None:
+    before = service.components()
+    killed = ("broker", "worker-transfer", "worker-embed")
+    service.kill(*killed)
+
+    def all_new() -> bool:
+        now = service.components()
+        return set(now) == set(ALL) and all(now[name] != before[name] for name in killed)
+
+    eventually(all_new, 90, "everything is started again")
+    eventually(lambda: set(service.components("running")) == set(ALL), 90, "and is ready")
+    assert service.components()["api"] == before["api"], "the others were left alone"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_killed_supervisor_leaves_nothing_and_up_works_again(service: ServiceUnderTest) -> None:
+    os.kill(supervisor_pid(service), signal.SIGKILL)
+    eventually(
+        lambda: len(processes_of(service)) == 0, 20, "the components ended with the supervisor"
+    )
+
+    service.up()
+
+    assert set(service.components()) == set(ALL)
 
 
 def test_up_status_down(service: ServiceUnderTest) -> None:
@@ -72,55 +159,6 @@ def test_up_status_down(service: ServiceUnderTest) -> None:
     assert service.cli("down").returncode == 0, "twice is fine"
 
 
-def test_secrets_are_private_and_on_no_command_line(service: ServiceUnderTest) -> None:
-    secrets = []
-    for name in ("api.token", "server.token", "flower.auth"):
-        path = service.home / name
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        secrets.append(path.read_text().strip())
-    lines = [" ".join(process.cmdline()) for process in processes_of(service)]
-    assert lines
-    assert not [line for line in lines for secret in secrets if secret in line]
-    logs = service.logs()
-    assert not [secret for secret in secrets if secret in logs]
-    for log in (service.home / "run" / "logs").iterdir():
-        assert stat.S_IMODE(log.stat().st_mode) == 0o600
-
-
-def test_a_second_up_is_refused_and_names_the_first(service: ServiceUnderTest) -> None:
-    for arguments in (("up",), ("up", "--detach")):
-        error = service.json(*arguments, code=5)["error"]
-        assert error["type"] == "HomeInUse"
-        assert str(supervisor_pid(service)) in error["detail"]
-        assert "escher-playbooks down" in error["remedy"]
-
-
-def test_what_dies_is_started_again(service: ServiceUnderTest) -> None:
-    before = service.components()
-    killed = ("broker", "worker-transfer", "worker-embed")
-    service.kill(*killed)
-
-    def all_new() -> bool:
-        parts = service.json("status")["components"]
-        now = {part["name"]: part["pid"] for part in parts if part["state"] == "running"}
-        return set(now) == set(ALL) and all(now[name] != before[name] for name in killed)
-
-    eventually(all_new, 90, "everything runs again")
-    assert service.components()["api"] == before["api"], "the others were left alone"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_a_killed_supervisor_leaves_nothing_and_up_works_again(service: ServiceUnderTest) -> None:
-    os.kill(supervisor_pid(service), signal.SIGKILL)
-    eventually(
-        lambda: len(processes_of(service)) == 0, 20, "the components ended with the supervisor"
-    )
-
-    service.up()
-
-    assert set(service.components()) == set(ALL)
-
-
 def test_down_cleans_up_after_a_killed_supervisor(service: ServiceUnderTest) -> None:
     os.kill(supervisor_pid(service), signal.SIGKILL)
 
@@ -129,7 +167,7 @@ def test_down_cleans_up_after_a_killed_supervisor(service: ServiceUnderTest) -> 
     assert_nothing_left(service)
 
 
-def test_in_the_foreground_ctrl_c_stops_all_in_reverse(new_service: NewService) -> None:
+def test_in_the_foreground_ctrl_c_stops_all_in_reverse(new_service: MakeService) -> None:
     service = new_service()
     process = subprocess.Popen(
         [sys.executable, "-m", "escher_playbooks.cli.main", "up"],
@@ -154,7 +192,7 @@ def test_in_the_foreground_ctrl_c_stops_all_in_reverse(new_service: NewService) 
     assert_nothing_left(service)
 
 
-def test_a_taken_port_is_named_before_anything_starts(new_service: NewService) -> None:
+def test_a_taken_port_is_named_before_anything_starts(new_service: MakeService) -> None:
     service = new_service()
     with socket.create_server(("127.0.0.1", service.api_port)):
         started = time.monotonic()
@@ -166,25 +204,3 @@ def test_a_taken_port_is_named_before_anything_starts(new_service: NewService) -
         assert time.monotonic() - started < 60
     assert not (service.home / "run" / "broker").exists()
     assert_nothing_left(service)
-
-
-def test_doctor_is_content_before_and_while_it_runs(new_service: NewService) -> None:
-    service = new_service()
-    assert service.json("doctor")["ok"] is True
-    service.up()
-    report = service.json("doctor")
-    assert report["ok"] is True
-    assert {"server", "clock", "broker", "journal", "embedding model"} <= {
-        check["name"] for check in report["checks"]
-    }
-
-
-def test_doctor_says_what_is_wrong_and_how_to_mend_it(service: ServiceUnderTest) -> None:
-    (service.home / "server.token").write_text("wrong\n")
-    (service.home / "api.token").chmod(0o644)
-
-    checks = {check["name"]: check for check in service.json("doctor", code=1)["checks"]}
-
-    assert not checks["server"]["ok"]
-    assert not checks["API token"]["ok"]
-    assert "chmod 600" in checks["API token"]["remedy"]

@@ -18,11 +18,15 @@ import httpx
 import psutil
 
 from core.journal import Journal
+from core.models import Ref
 from core.service import PlaybookService
 from core.settings import Settings
+from escher_playbooks.cli.service_commands import current_components
 
 COMMAND = Path(sys.executable).with_name("escher-playbooks")
 POLL_SECONDS = 0.1
+TESTS = Path(__file__).resolve().parents[1]
+WORD_MODEL = TESTS / "support" / "word_model"
 
 
 def free_port() -> int:
@@ -51,9 +55,12 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 class ServiceUnderTest:
-    """Start with `up`, end with `down`; ``settings`` are ESCHER_ names in lower case."""
+    """Start with `up`, end with `down`; ``settings`` are ESCHER_ names in lower case.
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    Its processes count words in place of loading the model, unless it is the ``real_model``.
+    """
+
+    def __init__(self, home: Path, *, real_model: bool = False, **settings: str) -> None:
         self.home = home
         self.api_port, self.flower_port, server_port = free_port(), free_port(), free_port()
         values = {
@@ -67,6 +74,9 @@ class ServiceUnderTest:
         }
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ESCHER_")}
         self.env = kept | {f"ESCHER_{k.upper()}": v for k, v in values.items()}
+        if not real_model:
+            paths = [str(WORD_MODEL), str(TESTS), self.env.get("PYTHONPATH", "")]
+            self.env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self._values = values
 
     # -- as a user ---------------------------------------------------------------------------
@@ -149,10 +159,28 @@ class ServiceUnderTest:
         finally:
             journal.close()
 
-    def components(self) -> dict[str, int]:
-        """``{name: pid}`` of what runs."""
-        listed = self.json("status")["components"]
-        return {item["name"]: item["pid"] for item in listed if item["pid"]}
+    @property
+    def is_up(self) -> bool:
+        """Whether `up` runs, or was killed."""
+        return (self.home / "run" / "up.json").exists()
+
+    def components(self, *states: str) -> dict[str, int]:
+        """``{name: pid}`` of what is started, or in one of ``states``, as `status` tells it."""
+        listed = [part.as_json() for part in current_components(self.settings)]
+        return {
+            item["name"]: item["pid"]
+            for item in listed
+            if item["pid"] and (not states or item["state"] in states)
+        }
+
+    def sync_state(self, ref: Ref) -> str | None:
+        """What the journal says of a version."""
+        journal = self.journal()
+        try:
+            row = journal.versions.get(ref)
+        finally:
+            journal.close()
+        return None if row is None else row.sync_state.value
 
     def server_stats(self) -> dict[str, int]:
         """The reference server's own counters of this tenant."""
@@ -174,3 +202,6 @@ class ServiceUnderTest:
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in paths
         )
+
+
+MakeService = Callable[..., ServiceUnderTest]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 from support.playbooks import draft, write_folder
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, eventually
 
 SCRIPT = "canary-script-7f3a9c"
 SECRET = "canary-secret-51be02"
@@ -46,7 +46,7 @@ def decoded_bodies(value: bytes) -> Iterator[bytes]:
 
 
 def test_canaries_are_nowhere_but_on_disk_and_at_the_server(
-    new_service: Callable[..., ServiceUnderTest], tmp_path: Path
+    new_service: MakeService, tmp_path: Path
 ) -> None:
     service = new_service()
     service.up()

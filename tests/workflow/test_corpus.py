@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.server_side import assert_server_equals_disk, server_objects
-from support.service import ServiceUnderTest
+from support.service import MakeService, ServiceUnderTest
 
 from core.models import Ref
 from core.service import PlaybookService
@@ -25,8 +25,10 @@ EVERY = 4  # of the formats; ESCHER_WHOLE_CORPUS asks for each
 @pytest.mark.corpus
 @pytest.mark.timeout(900)
 def test_the_corpus_goes_in_is_published_once_and_found(
-    service: ServiceUnderTest, corpus: Path
+    new_service: MakeService, corpus: Path
 ) -> None:
+    service = new_service(real_model=True)
+    service.up()
     report = service.json("import", str(corpus), timeout=600)
     assert (report["imported"], report["failed"]) == (PLAYBOOKS, [])
 

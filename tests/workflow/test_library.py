@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from support.rag import metadata
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, eventually
 
 from core.models import METADATA_FILE
 
@@ -35,9 +34,7 @@ def _ids(answer: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_used_once_found_ever_after(
-    new_service: Callable[..., ServiceUnderTest], shelves: Path
-) -> None:
+def test_used_once_found_ever_after(new_service: MakeService, shelves: Path) -> None:
     # no sync: what is found at once is not the next tick's doing
     service = new_service(
         server_embedded="false", server_token="CANARY-LIBRARY", sync_enabled="false"

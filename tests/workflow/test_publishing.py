@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from support.playbooks import draft, write_folder
 from support.postgres import on_both_engines
 from support.server_side import assert_server_equals_disk
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, ServiceUnderTest, eventually
 
 from core.models import Area, Ref, Strategy, SyncState
+
+
+@pytest.fixture(scope="module")
+def office(module_home: MakeService) -> ServiceUnderTest:
+    """A running service that this file shares; no sync takes a test's tampering for an edit."""
+    made = module_home(edit_quiet_seconds="3600")
+    made.up()
+    return made
 
 
 @on_both_engines
@@ -48,12 +56,13 @@ def test_examples_reach_the_server_byte_for_byte_and_only_once(
 
 
 def test_a_created_playbook_is_searchable_and_published_at_once(
-    service: ServiceUnderTest, tmp_path: Path
+    office: ServiceUnderTest, tmp_path: Path
 ) -> None:
+    service = office
     folder = write_folder(tmp_path / "p", draft("Rotate stale access keys"))
     made = service.json("create", str(folder), "--strategy", "review")
     ref = Ref(made["playbook_id"], made["version"])
-    eventually(lambda: service.counts()["published"] == 1, 60, "published after create")
+    eventually(lambda: service.sync_state(ref) == "published", 60, "published after create")
     shown = service.json("show", str(ref))
     assert shown["metadata"]["status"] == "pending_review"
     assert shown["sync"] == {
@@ -67,8 +76,10 @@ def test_a_created_playbook_is_searchable_and_published_at_once(
 
 
 def test_private_and_sensitive_playbooks_never_leave(
-    service: ServiceUnderTest, tmp_path: Path
+    office: ServiceUnderTest, tmp_path: Path
 ) -> None:
+    service = office
+    before = service.server_stats()
     private = write_folder(tmp_path / "a", draft("Private thing"))
     secret = write_folder(tmp_path / "b", draft("Secret thing", sensitive=True))
     for folder in (private, secret):
@@ -77,41 +88,56 @@ def test_private_and_sensitive_playbooks_never_leave(
     assert job["total"] == 0
     refused = service.json("publish", "secret-thing", "--as", "review", "--wait", code=5)
     assert "sensitive" in refused["error"]["detail"]
-    assert service.server_stats().get("versions", 0) == 0
-    assert service.counts()["local"] == 2
+    after = service.server_stats()
+    for counted in ("versions", "revisions", "bytes_received"):
+        assert after[counted] == before[counted]
+    for name in ("private-thing", "secret-thing"):
+        assert service.sync_state(Ref(name, "1.0.0")) == "local"
 
 
 def test_workers_apply_the_stricter_secrets_gate_of_whoever_asked(
-    service: ServiceUnderTest, tmp_path: Path
+    office: ServiceUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    service = office
+    before = service.server_stats()
     leak = b"export AWS_ACCESS_KEY_ID=" + b"AKIA" + b"IOSFODNN7EXAMPLE\n"
-    service.env["ESCHER_SECRETS_GATE"] = "block"  # of the commands; the workers' own is `warn`
-    for number, text in enumerate((leak, leak.decode().encode("utf-16"), b"\0" + leak)):
+    refs = [Ref(f"leaky-thing-{number}", "1.0.0") for number in range(3)]
+    # of the commands; the workers' own is `warn`
+    monkeypatch.setitem(service.env, "ESCHER_SECRETS_GATE", "block")
+    for ref, text in zip(refs, (leak, leak.decode().encode("utf-16"), b"\0" + leak), strict=True):
+        name = ref.playbook_id.replace("-", " ").capitalize()
         folder = write_folder(
-            tmp_path / f"p{number}", draft(f"Leaky thing {number}", files={"shell/main.sh": text})
+            tmp_path / ref.playbook_id, draft(name, files={"shell/main.sh": text})
         )
         made = service.json("create", str(folder), "--strategy", "review")
+        assert made["playbook_id"] == ref.playbook_id
         assert "certain" in {finding["degree"] for finding in made["findings"]}
-    eventually(lambda: service.counts()["failed"] == 3, 60, "refused by the workers")
-    assert service.server_stats().get("versions", 0) == 0
-    assert service.server_stats().get("bytes_received", 0) == 0
-    shown = service.json("show", "leaky-thing-1@1.0.0")
+    eventually(
+        lambda: all(service.sync_state(ref) == "failed" for ref in refs),
+        60,
+        "refused by the workers",
+    )
+    after = service.server_stats()
+    for counted in ("versions", "bytes_received"):
+        assert after[counted] == before[counted]
+    shown = service.json("show", str(refs[1]))
     assert "AWS Access Key" in shown["sync"]["error"]
     assert "AKIA" not in service.logs()
+    with service.api as api:  # `publish --all` would try them again
+        for ref in refs:
+            assert api.delete(f"/v1/playbooks/{ref.playbook_id}").is_success
 
 
-def test_a_bad_item_does_not_hold_back_its_batch(
-    new_service: Callable[..., ServiceUnderTest], tmp_path: Path
-) -> None:
-    service = new_service(edit_quiet_seconds="3600")  # no sync takes it for an edit meanwhile
-    service.up()
-    for number in range(6):
-        folder = write_folder(tmp_path / f"p{number}", draft(f"Playbook number {number}"))
-        service.json("create", str(folder), "--strategy", "keep")
+def test_a_bad_item_does_not_hold_back_its_batch(office: ServiceUnderTest) -> None:
+    service = office
+    names = [f"playbook-number-{number}" for number in range(6)]
+    with service.service() as opened:
+        for number in range(len(names)):
+            opened.create(draft(f"Playbook number {number}"))
     # bytes that are no longer what the journal knows: never published
     script = service.home / "playbooks/local/playbook-number-3/v1.0.0/shell/main.sh"
     script.write_text("echo tampered\n")
-    job = service.json("publish", "--all", "--as", "review", "--wait", code=1)
+    job = service.json("publish", *names, "--as", "review", "--wait", code=1)
     assert (job["state"], job["succeeded"], job["failed"]) == ("partial", 5, 1)
     failed = [item for item in job["items"] if item["state"] == "failed"]
     assert [item["ref"] for item in failed] == ["playbook-number-3@1.0.0"]
@@ -119,31 +145,35 @@ def test_a_bad_item_does_not_hold_back_its_batch(
     shown = service.json("show", "playbook-number-3")
     assert shown["sync"]["state"] == "failed"
     assert shown["sync"]["error"]
+    service.json("delete", "playbook-number-3")  # `publish --all` would try it again
 
 
 def test_work_waits_while_the_server_is_away_and_goes_out_when_it_returns(
-    service: ServiceUnderTest, tmp_path: Path
+    office: ServiceUnderTest, tmp_path: Path
 ) -> None:
+    service = office
+    before = service.server_stats()
     folder = write_folder(tmp_path / "p", draft("Wait for the server"))
     service.kill("server")
     made = service.json("create", str(folder), "--strategy", "review")
     assert made["playbook_id"] == "wait-for-the-server"
     # the supervisor brings the server back; the sync does the rest
     eventually(
-        lambda: service.counts()["published"] == 1, 120, "published after the server's return"
+        lambda: service.sync_state(Ref("wait-for-the-server", "1.0.0")) == "published",
+        120,
+        "published after the server's return",
     )
-    assert service.server_stats()["revisions"] == 1
+    assert service.server_stats()["revisions"] == before["revisions"] + 1
 
 
 @pytest.mark.parametrize("door", ["http", "celery", "library"])
-def test_every_door_makes_the_same_job(
-    service: ServiceUnderTest, tmp_path: Path, door: str
-) -> None:
-    folder = write_folder(tmp_path / "p", draft("Come through any door"))
-    service.json("create", str(folder), "--strategy", "keep")
+def test_every_door_makes_the_same_job(office: ServiceUnderTest, tmp_path: Path, door: str) -> None:
+    service = office
+    folder = write_folder(tmp_path / "p", draft(f"Come through {door}"))
+    name = service.json("create", str(folder), "--strategy", "keep")["playbook_id"]
     if door == "http":
         with service.api as api:
-            body = {"kind": "publish", "refs": ["come-through-any-door"], "as": "review"}
+            body = {"kind": "publish", "refs": [name], "as": "review"}
             headers = {"Idempotency-Key": "one"}
             first = api.post("/v1/jobs", json=body, headers=headers)
             second = api.post("/v1/jobs", json=body, headers=headers)
@@ -154,15 +184,52 @@ def test_every_door_makes_the_same_job(
 
         app = Celery(broker=service.settings.effective_broker_url)
         app.send_task(
-            "playbooks.submit", args=["publish", ["come-through-any-door"], False, "review"],
-            queue="control",
-        )  # fmt: skip
+            "playbooks.submit", args=["publish", [name], False, "review"], queue="control"
+        )
     else:
         with service.service() as opened:
-            plan = opened.request_publish(["come-through-any-door"], Strategy.REVIEW)
-            assert [str(ref) for ref in plan.accepted] == ["come-through-any-door@1.0.0"]
-    eventually(lambda: service.counts()["published"] == 1, 60, f"published through {door}")
+            plan = opened.request_publish([name], Strategy.REVIEW)
+            assert [str(ref) for ref in plan.accepted] == [f"{name}@1.0.0"]
+    ref = Ref(name, "1.0.0")
+    eventually(lambda: service.sync_state(ref) == "published", 60, f"published through {door}")
     with service.service() as opened:
-        record = opened.journal.versions.get(Ref("come-through-any-door", "1.0.0"))
+        record = opened.journal.versions.get(ref)
     assert record is not None
     assert (record.area, record.sync_state) == (Area.SYNCED, SyncState.PUBLISHED)
+
+
+def test_flower_shows_workers_and_tasks_behind_its_password(
+    office: ServiceUnderTest, tmp_path: Path
+) -> None:
+    service = office
+    folder = write_folder(tmp_path / "p", draft("Seen in Flower"))
+    service.json("create", str(folder), "--strategy", "review")
+    ref = Ref("seen-in-flower", "1.0.0")
+    eventually(lambda: service.sync_state(ref) == "published", 60, "published")
+
+    with service.flower as flower:
+
+        def queues() -> list[str]:
+            workers = flower.get("/api/workers?refresh=1").json().values()
+            assert len(workers) <= 2
+            return sorted(queue["name"] for worker in workers for queue in worker["active_queues"])
+
+        # a worker that takes no more of a queue for the moment (tasks/lanes.py) is not its reader
+        wanted = ["control", "embed", "search", "transfer"]
+        eventually(lambda: queues() == wanted, 60, "two workers read all queues")
+        tasks = flower.get("/api/tasks").json()
+        done = [
+            task
+            for task in tasks.values()
+            if task["name"] == "playbooks.publish" and str(ref) in str(task["args"])
+        ]
+        assert done
+        assert all(task["state"] == "SUCCESS" for task in done)
+        page = flower.get("/tasks")
+        assert page.status_code == 200
+        task_id = next(name for name, task in tasks.items() if task in done)
+        shown = flower.get(f"/task/{task_id}").text
+        assert "playbooks.publish" in shown
+        assert str(ref) in shown
+    refused = httpx.get(f"http://127.0.0.1:{service.flower_port}/api/tasks")
+    assert refused.status_code == 401

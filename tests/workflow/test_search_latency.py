@@ -6,13 +6,15 @@ import statistics
 import time
 
 from support.playbooks import draft
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, eventually
 
 BACKLOG = 600
 TEXT = "Find what nobody uses any more and say what it costs, then stop it when asked to. " * 8
 
 
-def test_searches_are_answered_while_a_backlog_is_embedded(service: ServiceUnderTest) -> None:
+def test_searches_are_answered_while_a_backlog_is_embedded(new_service: MakeService) -> None:
+    service = new_service(real_model=True)
+    service.up()
     question = {"query": "what costs money and is idle", "limit": 5}
     with service.api as api, service.service() as opened:
         opened.create(draft("Warm the model up"))

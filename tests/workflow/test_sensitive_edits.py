@@ -23,8 +23,10 @@ def test_nothing_leaves_by_an_edit_or_a_dropped_folder(
     (stands / "shell" / "main.sh").write_bytes(b"#!/bin/sh\necho CANARY-clear\n")
     write_folder(local / "dropped" / "v1.0.0", draft("Dropped", script, **wishes))
 
-    eventually(lambda: service.json("status")["journal"]["held"] == 1, 60, "the edit is held")
+    with service.service() as opened:
+        eventually(lambda: opened.status()["journal"]["held"] == 1, 60, "the edit is held")
     eventually(lambda: service.counts()["versions"] == 2, 60, "the folder is taken in")
+    assert service.json("status")["journal"]["held"] == 1
     assert service.json("sync", "--wait")["state"] == "succeeded"
     job = service.json("publish", "--all", "--wait")
     assert job["accepted"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,47 @@ from support.playbooks import draft, write_folder
 from support.postgres import on_both_engines
 from support.remote_playbooks import publish_remotely
 from support.server_side import assert_server_equals_disk, server_objects
-from support.service import ServiceUnderTest, eventually
+from support.service import MakeService, ServiceUnderTest, eventually
 
 from core.files import sha256_bytes
 from core.models import Ref, Status
+from core.service import PlaybookService
 
 # Far below the hour between two ticks; what is promised is seconds, and benchmarks measure it.
 SOON = 60
 EDITED = b"#!/usr/bin/env bash\necho 'edited by hand'\n"
 
 
+@pytest.fixture(scope="module")
+def patients(module_home: MakeService) -> Callable[[str], ServiceUnderTest]:
+    """One for each engine of the journal, started by the first test that wants it."""
+
+    @functools.cache
+    def of(engine: str) -> ServiceUnderTest:
+        made = module_home(engine, sync_interval_minutes="60", edit_quiet_seconds="1")
+        made.up()
+        return made
+
+    return of
+
+
 @pytest.fixture
-def patient(new_service: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+def patient(patients: Callable[[str], ServiceUnderTest], engine: str) -> ServiceUnderTest:
     """A running service whose beat stays out of the test: an hour between two syncs."""
-    made = new_service(sync_interval_minutes="60", edit_quiet_seconds="1")
-    made.up()
-    return made
+    return patients(engine)
 
 
-def publish_one(service: ServiceUnderTest, folder: Path, name: str = "Rotate keys") -> Ref:
+def publish_one(service: ServiceUnderTest, folder: Path, name: str) -> Ref:
     write_folder(folder, draft(name))
     made = service.json("create", str(folder), "--strategy", "review")
     ref = Ref(made["playbook_id"], made["version"])
-    eventually(lambda: state(service, ref) == "published", 60, "published")
+    eventually(lambda: service.sync_state(ref) == "published", 60, "published")
     return ref
 
 
-def state(service: ServiceUnderTest, ref: Ref) -> str:
-    return str(service.json("show", str(ref))["sync"]["state"])
+def status(opened: PlaybookService, ref: Ref) -> Status | None:
+    row = opened.journal.versions.get(ref)
+    return None if row is None else row.status
 
 
 @on_both_engines
@@ -46,7 +60,7 @@ def test_an_edit_in_an_editor_is_the_next_version_for_review(
     patient: ServiceUnderTest, tmp_path: Path
 ) -> None:
     service = patient
-    ref = publish_one(service, tmp_path / "p")
+    ref = publish_one(service, tmp_path / "p", "Edit me")
     published = server_objects(service)[ref]
     script = (
         service.home / "playbooks" / "synced" / ref.playbook_id / "v1.0.0" / "shell" / "main.sh"
@@ -60,7 +74,7 @@ def test_an_edit_in_an_editor_is_the_next_version_for_review(
     assert server_objects(service)[ref] == published, "a published version never changes"
     eventually(lambda: script.read_bytes() != EDITED, SOON, "the published content is back")
     assert sha256_bytes(script.read_bytes()) == published["shell/main.sh"]
-    eventually(lambda: state(service, successor) == "published", SOON, "settled")
+    eventually(lambda: service.sync_state(successor) == "published", SOON, "settled")
     shown = service.json("show", str(successor))["metadata"]
     assert (shown["status"], shown["storage_strategy"]) == ("pending_review", "uploaded_for_review")
 
@@ -69,29 +83,25 @@ def test_an_approval_comes_over_the_link_and_not_with_the_next_tick(
     patient: ServiceUnderTest, tmp_path: Path
 ) -> None:
     service = patient
-    ref = publish_one(service, tmp_path / "p")
+    ref = publish_one(service, tmp_path / "p", "Approve me")
     with service.service() as opened:
         opened.server.set_status(ref, Status.APPROVED)
-
-        def follows() -> bool:
-            row = opened.journal.versions.get(ref)
-            return row is not None and row.status is Status.APPROVED
-
-        eventually(follows, SOON, "approved here, too")
+        eventually(lambda: status(opened, ref) is Status.APPROVED, SOON, "approved here, too")
     shown = service.json("show", str(ref))["metadata"]
     assert shown["storage_strategy"] == "uploaded_trusted"
 
 
 def test_without_the_link_a_rejection_is_here_within_one_interval(
-    new_service: Callable[..., ServiceUnderTest], tmp_path: Path
+    new_service: MakeService, tmp_path: Path
 ) -> None:
     service = new_service(agent_enabled="false")  # and a sync every three seconds
     service.up()
-    ref = publish_one(service, tmp_path / "p")
+    ref = publish_one(service, tmp_path / "p", "Reject me")
     with service.service() as opened:
         opened.server.set_status(ref, Status.REJECTED, "It deletes what it should stop.")
-    rejected = lambda: service.json("show", str(ref))["metadata"]["status"] == "rejected"  # noqa: E731
-    eventually(rejected, SOON, "rejected here, too")
+        eventually(lambda: status(opened, ref) is Status.REJECTED, SOON, "rejected here, too")
+    shown = service.json("show", str(ref))["metadata"]
+    assert shown["status"] == "rejected"
     assert "It deletes what it should stop." in service.cli("show", str(ref)).stdout
 
 
@@ -103,7 +113,8 @@ def test_what_another_machine_published_comes_and_its_script_when_wanted(
     script = b"#!/bin/sh\necho elsewhere\n"
     with service.service() as opened:
         publish_remotely(opened.server, ref, {"shell/run.sh": script})
-    eventually(lambda: service.cli("show", str(ref)).returncode == 0, SOON, "it is here")
+    eventually(lambda: service.sync_state(ref), SOON, "it is here")
+    service.json("show", str(ref))
     folder = service.home / "playbooks" / "synced" / "from-elsewhere" / "v2.1.0"
     assert [path.name for path in folder.iterdir()] == ["metadata.json"]
     found = eventually(
@@ -118,7 +129,8 @@ def test_what_another_machine_published_comes_and_its_script_when_wanted(
         record = opened.journal.versions.get(ref)
         assert record is not None
         opened.server.delete(ref, record.revision)
-    eventually(lambda: service.cli("show", str(ref)).returncode == 3, SOON, "deleted here, too")
+    eventually(lambda: service.sync_state(ref) is None, SOON, "deleted here, too")
+    service.json("show", str(ref), code=3)
     assert not folder.exists()
 
 

@@ -1,0 +1,1 @@
+"""See ``sentence_transformers.py`` above this folder."""
