@@ -248,25 +248,18 @@ class Database:
         """The dialect's own ``INSERT``, which knows ``ON CONFLICT``."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
-    def upsert(self, table: Any, keys: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
-        """``INSERT … ON CONFLICT (keys) DO UPDATE`` for the columns that ``rows`` name."""
-        statement = self.insert(table)
-        changed = {
-            column: getattr(statement.excluded, column) for column in rows[0] if column not in keys
-        }
-        return statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
-
-    def insert_ignore(self, table: Any) -> Any:
-        return self.insert(table).on_conflict_do_nothing()
-
     def put(
         self, table: Table, rows: Sequence[dict[str, Any]], within: Connection | None = None
     ) -> None:
-        """Insert rows, or change those of their primary keys."""
+        """Insert rows, or change the columns that they name in those of their primary keys."""
         if rows:
-            keys = tuple(column.name for column in table.primary_key)
+            keys = [column.name for column in table.primary_key]
+            statement = self.insert(table)
+            changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
             with self.write_within(within) as connection:
-                connection.execute(self.upsert(table, keys, list(rows)), rows)
+                connection.execute(
+                    statement.on_conflict_do_update(index_elements=keys, set_=changed), rows
+                )
 
     def put_new(
         self, table: Table, rows: Sequence[dict[str, Any]], within: Connection | None = None
@@ -274,7 +267,7 @@ class Database:
         """Insert rows; those whose keys are there stay as they are."""
         if rows:
             with self.write_within(within) as connection:
-                connection.execute(self.insert_ignore(table), rows)
+                connection.execute(self.insert(table).on_conflict_do_nothing(), rows)
 
     def close(self) -> None:
         """Close all connections; in a forked child nothing, as they are its parent's."""

@@ -253,8 +253,7 @@ class Leases:
                 changed = update(table).where(table.c.name.in_(left))
                 connection.execute(changed.values(owner=owner, token=token))
             new = [{"name": n, "owner": owner, "token": token} for n in part if n not in found]
-            if new:
-                connection.execute(self._database.insert_ignore(table), new)
+            self._database.put_new(table, new, connection)
             got = select(table.c.name).where(table.c.name.in_(part), table.c.token == token)
             mine.update(connection.scalars(got))
         return mine

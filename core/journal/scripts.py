@@ -165,9 +165,7 @@ class CacheFolders:
     # -- writing ----------------------------------------------------------------------------
     def put(self, rows: Iterable[CacheFolder], connection: Connection) -> None:
         """Write rows, over those of the same name."""
-        values = [_values(row) for row in rows]
-        if values:
-            connection.execute(self._database.upsert(table, ("name",), values), values)
+        self._database.put(table, [_values(row) for row in rows], connection)
 
     def delete(self, names: Iterable[str], connection: Connection) -> None:
         """Forget folders; those that have no row are fine."""
@@ -396,9 +394,7 @@ class ProofRows:
         return ProofRow(*row) if row is not None else None
 
     def put(self, row: ProofRow) -> None:
-        values = row._asdict()
-        with self._database.write() as connection:
-            connection.execute(self._database.upsert(proofs, ("path",), [values]), [values])
+        self._database.put(proofs, [row._asdict()])
 
     def forget(self, before: float, after: float) -> None:
         """Remove those made at or before ``before``, or after ``after`` (Unix seconds)."""
