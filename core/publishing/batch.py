@@ -1,4 +1,4 @@
-"""One step over a batch of versions: leases, threads, and rows written as results come in.
+"""Runs one step over a batch of versions: leases, threads, rows written as results come in.
 
 A batch is the unit and one bad item never holds it back: whatever happens to an item becomes its own
 result. A transient failure is due again as `core.backoff` says (within a call, `core.server.http`
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step made of one version: the caller's outcome, and what changes in its row.
+    """The result of a step for one version: the caller's outcome, and what changes in its row.
 
     ``facts`` and ``state`` as in `core.journal.versions.Advance`.
     """
@@ -61,7 +61,7 @@ class FailurePolicy:
     random: Callable[[], float]
 
     def result(self, record: VersionRecord, error: Exception) -> StepResult:
-        """Deferred where a later try may go well, else failed or in conflict."""
+        """Defer where a later try may go well, else fail or say that there is a conflict."""
         if not isinstance(error, EscherError):
             return _failed(SyncState.FAILED, type(error).__name__, _unexpected(record, error))
         if is_put_off(error):
@@ -72,7 +72,7 @@ class FailurePolicy:
     def deferred(
         self, record: VersionRecord, error: Exception, facts: dict[str, Any] | None = None
     ) -> StepResult:
-        """Due again later, even after an error that is permanent or a mistake of ours."""
+        """Put off to a later try, even after an error that is permanent or a mistake of ours."""
         if not isinstance(error, EscherError):
             error = EscherError(_unexpected(record, error))
         outcome = put_off(error, record.attempts, self.clock(), self.random)
@@ -208,7 +208,10 @@ def at_once_or_each(
     do: Callable[[Sequence[T]], object],
     on_failure: Callable[[T, Exception], object],
 ) -> list[T]:
-    """``do`` all items at once, else one by one to find those that stop the others; the done ones."""
+    """Call ``do`` with all items, else with one at a time, so that one can't stop the others.
+
+    Returns the items that were done; the others' errors go to ``on_failure``.
+    """
     if not items:
         return []
     try:
@@ -222,7 +225,7 @@ def at_once_or_each(
 
 
 def set_rows(journal: Journal, changes: Mapping[Ref, dict[str, Any]]) -> list[Ref]:
-    """Set values of versions' rows, whoever works on them; the versions that are there."""
+    """Set values of versions' rows, leased or not; returns the versions that are there."""
     if not changes:
         return []
     is_there = journal.versions.set_many([(ref, None, row) for ref, row in changes.items()])

@@ -1,4 +1,4 @@
-"""Who wins, server or here: one pure function over what each side holds of a version.
+"""Decides who wins, server or here: one pure function of what each side holds of a version.
 
 ::
 
@@ -88,7 +88,7 @@ def decide(
     private: bool = False,
     fresh: bool = False,
 ) -> Rule:
-    """The rule for one version; ``here`` is None when this machine has no such version.
+    """Return the rule for one version; ``here`` is None when this machine has no such version.
 
     ``pinned`` is the content that its name stands for; ``private``: the id is ours alone, so far;
     ``fresh``: nothing happened here since the server was asked, so its answer can't be overtaken.

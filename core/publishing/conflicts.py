@@ -111,7 +111,7 @@ class ConflictResolver:
         self._server = server
 
     def find(self, ref: Ref) -> ConflictRecord:
-        """The open conflict that ``ref`` names: its own, else the one of its id; or `NotFound`."""
+        """Return the open conflict of a version, else that of its id; raises `NotFound`."""
         conflict = self._journal.conflicts.open_of(ref)
         if conflict is None:
             of_id = self._journal.conflicts.open_of_id(ref.playbook_id)
@@ -277,7 +277,7 @@ class ConflictResolver:
 
 
 def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
-    """The values of a row whose conflict is over: it goes on as it was asked for before."""
+    """Return the row's values once its conflict is over: it goes on as it was asked for before."""
     if row.is_published:
         return NO_ERROR | {"sync_state": SyncState.PUBLISHED}
     strategy = row.chosen_strategy
@@ -289,14 +289,17 @@ def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
 def drop_kept(
     journal: Journal, folders: PulledFolders, ref: Ref, kept: Ref, kind: str, resolution: str
 ) -> KeptCopy | None:
-    """Remove a version whose edit is ``kept``; the copy of what is no part of that, written down."""
+    """Remove a version whose edit is stored as ``kept``, and copy what is no part of that.
+
+    Returns the copy, which is written down before anything goes; None where nothing was left over.
+    """
     words = f"{ref}: a copy is kept of what is no part of {kept}."
     note = partial(journal.conflicts.note, ref, kind, words, resolution)
     return folders.drop(ref, copy="edits", kept_as=kept, on_kept=note)
 
 
 def needs_full_pass(journal: Journal) -> bool:
-    """Whether only a full pass tells what is to become of some; asked once for the same ones."""
+    """Tell whether open conflicts need a full pass to be decided; true once for the same ones."""
     waiting, rows, private = _open_conflicts(journal)
     undecided = [c.conflict_id for c in waiting if _is_undecided(c, rows.get(c.ref), private)]
     key = hashlib.sha256(" ".join(sorted(undecided)).encode()).hexdigest()
@@ -307,7 +310,7 @@ def needs_full_pass(journal: Journal) -> bool:
 
 
 def settle_what_is_over(journal: Journal, seen: Collection[Name] | None) -> None:
-    """Settle what needs no choice any more, and let go on what waited for it.
+    """Settle the conflicts that need no choice any more; the versions that waited go on.
 
     ``seen``: all names that the server knows, after a full pass; else None.
     """

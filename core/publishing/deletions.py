@@ -1,4 +1,4 @@
-"""What is not on the server any more: its deletions, and what it has lost.
+"""Handles what is not on the server any more: what was deleted there, and what it has lost.
 
 Deletions (`Deletions`) go into the trash, and not too many at once::
 
@@ -51,7 +51,7 @@ class Deletions:
         self._clock = clock
 
     def note(self, to_delete: Mapping[Ref, There]) -> set[Name]:
-        """Keep deletions for the pull's end; their names."""
+        """Write deletions down for the pull's end; returns their names."""
         now = int(self._clock())
         known = self._journal.waiting.get_many(list(to_delete))
         new = []
@@ -69,7 +69,7 @@ class Deletions:
         return set(to_delete)
 
     def carry_out(self, *, accept: bool) -> Reconciled:
-        """Do what may be done now; ``accept``: what has been waiting for the user, too.
+        """Delete what may be deleted now; ``accept``: what has been waiting for the user, too.
 
         What has only come with this pull was seen by nobody: an acceptance is not for it.
         """
@@ -119,9 +119,9 @@ def _theirs(item: WaitingChange) -> Theirs:
 def note_absent(
     journal: Journal, now: float, before: Mapping[Ref, int], seen: Collection[Name]
 ) -> list[VersionRecord]:
-    """The versions that were published ``before`` a full pass and were not ``seen`` in it.
+    """Find the versions that were published ``before`` a full pass and were not ``seen`` in it.
 
-    Their rows say since when; ``now`` is in Unix seconds.
+    Their rows say since when from now on; ``now`` is in Unix seconds.
     """
     rows = journal.versions.get_many([ref for ref in before if ref not in seen])
     absent = [
@@ -137,7 +137,7 @@ def note_absent(
 
 
 def send_again(journal: Journal, now: float, absent: Sequence[VersionRecord]) -> list[Ref]:
-    """Have those sent that are this home's to send; which."""
+    """Request those to be published that are this home's to send; returns which."""
     unfetched = set(journal.versions.unfetched()) if absent else set()
     changes: dict[Ref, dict[str, Any]] = {}
     for row in absent:

@@ -1,4 +1,4 @@
-"""The changes feed, read item by item: what the network says is checked before it is believed.
+"""Reads the server's changes feed item by item, and checks what it says.
 
 A malformed item is a failed item and never blocks its page. A cursor that the server does not take
 any more is given up for the beginning, where nothing is missed. A pull has its bounds: pages of at
@@ -70,7 +70,7 @@ class Theirs:
 
     @property
     def live(self) -> VersionRecord:
-        """The record of one that is not deleted."""
+        """Return the row that it makes; only of a version that is not deleted."""
         assert self.record is not None
         return self.record
 
@@ -98,7 +98,7 @@ class Feed:
         self._pages = 0
 
     def pages(self, cursor: str | None) -> Iterator[Page]:
-        """Pages after ``cursor`` until the server has no more.
+        """Yield the pages after ``cursor`` until the server has no more.
 
         Errors are those of the call; `FeedEnded` at a pull's bounds, or when a cursor comes twice.
         """
@@ -146,7 +146,7 @@ def _members(item: Item) -> Mapping[str, Any]:
 
 
 def name_of(item: Item) -> Name:
-    """What an item calls itself, read or not, fit to be shown and cut to what the journal keeps."""
+    """Return the name in a raw item, fit to be shown and cut to what the journal keeps."""
     playbook_id, version = (
         clean_words(str(_members(item).get(key, "?"))[:_MAX_MEMBER_CHARS]) or "?"
         for key in ("playbook_id", "version")
@@ -155,13 +155,13 @@ def name_of(item: Item) -> Name:
 
 
 def revision_of(item: Item) -> int | None:
-    """The revision that an item names, read or not."""
+    """Return the revision in a raw item."""
     revision = _members(item).get("revision")
     return revision if type(revision) is int and 0 <= revision < 1 << 62 else None
 
 
 def is_in_step(raw: Mapping[str, Any], row: VersionRecord) -> bool:
-    """Whether an item says nothing that the row does not know: it needs no reading then."""
+    """Tell whether an item says only what the row says already: it needs no reading then."""
     metadata = raw.get("metadata")
     if (
         row.sync_state is not SyncState.PUBLISHED
@@ -196,8 +196,10 @@ def is_in_step(raw: Mapping[str, Any], row: VersionRecord) -> bool:
     )
 
 
-def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, dict[str, Any]]:
-    """What a row takes over from the server's same content: the move and the values it lacks.
+def server_owned_changes(
+    row: VersionRecord, theirs: VersionRecord
+) -> tuple[Move | None, dict[str, Any]]:
+    """Return the move and the values that a row takes over from the server's same content.
 
     None and nothing when both are in step.
     """
@@ -229,7 +231,7 @@ def following(row: VersionRecord, theirs: VersionRecord) -> tuple[Move | None, d
 
 
 def is_known_deletion(raw: Mapping[str, Any], pinned: str | None) -> bool:
-    """Whether an item is the tombstone of what is not here, and has been told before.
+    """Tell whether an item is the tombstone of what is not here, and was told before.
 
     Servers keep tombstones for ever, so a full pass brings all of them.
     """
@@ -237,7 +239,7 @@ def is_known_deletion(raw: Mapping[str, Any], pinned: str | None) -> bool:
 
 
 def read_item(raw: Item) -> Theirs:
-    """Check one item; `InvalidPlaybook` says what is wrong with it."""
+    """Check one item; raises `InvalidPlaybook`, which says what is wrong with it."""
     if isinstance(raw, BadJson):
         raise InvalidPlaybook(f"The changes feed holds an item that {raw.why}.")
     try:
@@ -281,7 +283,7 @@ def read_item(raw: Item) -> Theirs:
 
 
 def find_theirs(server: EscherServer, ref: Ref) -> Theirs | None:
-    """What the server holds of ``ref``, by reading the feed from its beginning; None: nothing."""
+    """Return what the server holds of a version, or None; reads the feed from its beginning."""
     found: Theirs | None = None
     for page in Feed(server).pages(None):
         for raw in page.items:
@@ -313,7 +315,7 @@ def _metadata(change: Change, entries: tuple[FileEntry, ...]) -> dict[str, Any]:
 
 
 def is_long_known(raw: Mapping[str, Any], row: VersionRecord, pulled_at: int) -> bool:
-    """Whether an item that is in step was so before the last pull: the feed should not tell it.
+    """Tell whether an item was in step before the last pull, so that the feed should not tell it.
 
     What this home has published since comes back from there, and so do its counted executions.
     """
@@ -347,5 +349,5 @@ def _what(error: Exception) -> str:
 
 
 def failure(error: Exception) -> str:
-    """Words for a report; a mistake of ours is told by its kind, its text may hold content."""
+    """Return an error's words for a report; a mistake of ours only by kind, as it may hold content."""
     return str(error) if isinstance(error, EscherError) else f"Unexpected {type(error).__name__}."

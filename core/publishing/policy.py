@@ -1,4 +1,4 @@
-"""What may be published, and as what.
+"""Decides what may be published, and as what.
 
 ::
 
@@ -25,7 +25,7 @@ _ONE_BY_ONE = "Name each version that you trust: ID@VERSION; or publish as revie
 
 @dataclass(frozen=True, slots=True)
 class PublishPlan:
-    """What a request to publish came to; ``left_out`` is ``{"id@version": reason}``."""
+    """The answer to a request to publish; ``left_out`` is ``{"id@version": reason}``."""
 
     accepted: list[Ref] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def check_trusted(names: Sequence[str] | None, unpublished: Callable[[str], int]
 
 
 def forbidden(record: VersionRecord) -> str | None:
-    """Why this content must not leave this machine, or None."""
+    """Return why this content must not leave this machine, or None."""
     if record.sensitive:
         return "sensitive: a sensitive playbook never leaves this machine"
     if record.strategy is Strategy.DEFAULT or record.ref.playbook_id.startswith(RESERVED_PREFIX):
@@ -64,7 +64,7 @@ def forbidden(record: VersionRecord) -> str | None:
 
 
 def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None, str]:
-    """``(strategy, "")`` when the version may be published under it, else ``(None, reason)``.
+    """Return ``(strategy, "")`` when the version may be published, else ``(None, reason)``.
 
     ``as_`` is the caller's choice; without it an earlier choice counts, never a file's request.
     """
@@ -84,5 +84,5 @@ def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None
 
 
 def is_published(record: VersionRecord) -> bool:
-    """Whether the server has committed exactly this content."""
+    """Tell whether the server has committed exactly this content."""
     return record.revision is not None and record.published_digest == record.content_digest

@@ -1,4 +1,4 @@
-"""Publishing in steps, each over a batch of refs and each safe to run again (Flow 2).
+"""Publishes versions in steps, each over a batch and each safe to run again (Flow 2).
 
 ::
 
@@ -165,7 +165,7 @@ class Publisher:
     def findings(
         self, records: Sequence[VersionRecord], *, level: str | None = None
     ) -> dict[Ref, tuple[SecretFinding, ...]]:
-        """What the scan found in versions, by ref; what was not scanned yet is scanned now."""
+        """Return what the secrets scan found, by version; what was not scanned yet is scanned now."""
         items = self._with_files(records)
         return self._secrets.findings(items, self._store.published_files, level=level)
 
@@ -174,7 +174,7 @@ class Publisher:
         return [(r, [row.entry for row in files.get(r.ref, ())]) for r in records]
 
     def tighten(self, refs: Sequence[Ref], gate: str | None) -> None:
-        """Have what is about to be published pass at least ``gate``: somebody stricter asked for it."""
+        """Raise the secrets gate of what is about to be published to at least ``gate``."""
         if stricter(gate) == "off":
             return
         changes: dict[Ref, dict[str, Any]] = {}
@@ -289,7 +289,7 @@ class Publisher:
         return todo
 
     def settle_waiting(self) -> list[Ref]:
-        """Move what was published while somebody ran it, where that is over; which."""
+        """Move what was published while somebody ran it, where that is over; returns which."""
         waiting = self._journal.versions.select(sync=SyncState.PUBLISHED.value, area=Area.LOCAL)
         free = [record for record in waiting if not self._handed_out.must_wait(record.ref)]
         with open_batch(self._journal, [r.ref for r in free], self._failures) as batch:

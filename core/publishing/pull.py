@@ -1,4 +1,4 @@
-"""What changed there: the changes feed, applied page by page, and the content of what came.
+"""Pulls the server's changes: the feed page by page, and the content of what came in.
 
 ::
 
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PullReport(Changes):
-    """What a pull did; ``failed`` is ``{"id@version" as the server wrote it: reason}``.
+    """The result of a pull; ``failed`` is ``{"id@version" as the server wrote it: reason}``.
 
     ``pulled`` came in (metadata alone: their content is to be fetched when wanted), ``updated``
     follow the server in status, strategy or revision, ``deleted`` are gone with the server's
@@ -121,7 +121,7 @@ class Puller:
         self._clock = clock
 
     def pull(self, *, accept_deletions: bool = False) -> PullReport:
-        """One pull. Raises when the server can't be read or the home can't be written.
+        """Pull once; raises when the server can't be read or the home can't be written.
 
         What was applied until then stays, and the next pull goes on after it. ``accept_deletions``:
         the user has seen how many deletions wait, and lets them be carried out.
@@ -276,7 +276,7 @@ class PublishedContents:
         self._run_path = settings.run_path
 
     def fetch(self, ref: Ref) -> Mapping[str, bytes]:
-        """``{path: bytes}`` of the version in its published form, as the journal's checksums say.
+        """Fetch ``{path: bytes}`` of a version in its published form, as the journal's checksums say.
 
         Raises `NotFound`, `IntegrityError` when the server has other files than were published,
         and `core.errors.TransientError` when it can't be reached.

@@ -23,7 +23,7 @@ from core.playbooks.remote_versions import PulledFolders
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
 from core.publishing.conflicts import drop_kept, state_after_conflict
-from core.publishing.feed import Theirs, following
+from core.publishing.feed import Theirs, server_owned_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Decided:
 
 @dataclass(slots=True)
 class Changes:
-    """What became of the server's changes here."""
+    """Which versions the server's changes concerned here, by what was done."""
 
     pulled: list[Ref] = field(default_factory=list)
     updated: list[Ref] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Changes:
 
 @dataclass(slots=True)
 class Reconciled(Changes):
-    """What became of a batch; a version that needed nothing is in none of them."""
+    """The result of a batch; a version that needed nothing is in none of the lists."""
 
     to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
     failed: dict[Ref, Exception] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Reconciler:
         }
 
     def apply(self, batch: Sequence[Theirs], before: Mapping[Ref, int] | None = None) -> Reconciled:
-        """Decide and do; what can't be done now is in ``failed``, and may be applied again.
+        """Decide on each version and carry it out; what can't be done now is in ``failed``.
 
         ``before``: the revisions known here before the server was asked. Where one has not moved
         since, the server's answer counts though its revision is a lower one. Deletions of what is
@@ -234,7 +234,7 @@ class Reconciler:
 
     def _same_content(self, items: Sequence[_Item], done: Reconciled) -> None:
         """Same version, same content: the server's fields, revision and place."""
-        wanted = {item.ref: following(item.row, item.theirs.live) for item in items}
+        wanted = {item.ref: server_owned_changes(item.row, item.theirs.live) for item in items}
         moves = {ref: move for ref, (move, _) in wanted.items() if move}
         at_once_or_each(
             list(moves),
@@ -308,7 +308,7 @@ class Reconciler:
             f"{item.ref} changed on the server meanwhile and was not deleted."
             " Delete it again to insist."
         )
-        move, values = following(item.row, item.theirs.live)
+        move, values = server_owned_changes(item.row, item.theirs.live)
         if move:
             self._folders.move([move])
         self._hold(item, SyncState.PUBLISHED, words, **values, deleting=False)

@@ -1,4 +1,4 @@
-"""What one step does with one version; `core.publishing.batch` runs it on many.
+"""The steps of publishing for one version; `core.publishing.batch` runs them on many.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The collection inside this process, on qdrant-edge; one process holds it at a time.
+"""Keeps the collection inside this process, on qdrant-edge; one process holds it at a time.
 
 Facts of qdrant-edge 0.9.0 that this is built on: only ``flush`` makes a write durable; its calls
 hold the GIL; its errors are bare `Exception`; a panic is a `BaseException`; damaged files may
@@ -40,8 +40,8 @@ from core.rag.edge_files import (
     file_sums,
     load_manifest,
     manifest_path,
+    rebuild_reason,
     remove,
-    why_not,
 )
 from core.rag.embedding import DIMENSIONS
 from core.rag.points import CHECK_FIELD, Payload, Point, Terms, point_check, point_id
@@ -58,7 +58,7 @@ _STORAGE_TROUBLE = re.compile(r"os error (1|13|24|28|30|122)\b|No space left")
 
 
 class EdgeCollection:
-    """Open with `open`; close it, or the next start has every point to look at."""
+    """The embedded collection, made by `open`; unless closed, the next start checks every point."""
 
     def __init__(self, path: Path, shard: qe.EdgeShard, lock: FileLock, manifest: Manifest) -> None:
         self._path = path
@@ -313,7 +313,7 @@ def _open_or_create(path: Path, model: str, fingerprint: str) -> tuple[qe.EdgeSh
     """The collection in ``path``, or a new one; the caller holds the lock."""
     wanted = Manifest(model=model, fingerprint=fingerprint, dimensions=DIMENSIONS)
     manifest = load_manifest(manifest_path(path))
-    reason = why_not(path, manifest, wanted)
+    reason = rebuild_reason(path, manifest, wanted)
     if manifest is not None and reason is None:
         opened = manifest.in_use()
         opened.save(manifest_path(path))  # from here on only the probe can vouch for it

@@ -1,4 +1,4 @@
-"""What stands beside the embedded collection, and whether the collection can be trusted.
+"""The embedded collection's manifest, and the check whether its files can be trusted.
 
 ::
 
@@ -69,7 +69,7 @@ class Manifest:
 
 
 def load_manifest(path: Path) -> Manifest | None:
-    """The manifest, or None where there is none that can be read: then nothing is known."""
+    """Read the manifest; None where there is none that can be read."""
     try:
         return Manifest(**read_object(path.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -77,12 +77,12 @@ def load_manifest(path: Path) -> Manifest | None:
 
 
 def file_sums(folder: Path) -> FileSums:
-    """Size and CRC-32 of every file: it is damage that is looked for, not an attacker."""
+    """Return size and CRC-32 of every file: damage is looked for, not an attacker."""
     return {name: [info.st_size, _crc32(folder / name)] for name, info in walk_files(folder)}
 
 
 def is_as_left(folder: Path, files: FileSums) -> bool:
-    """Whether ``folder`` holds exactly ``files``."""
+    """Tell whether ``folder`` holds exactly ``files``."""
     try:
         return file_sums(folder) == files
     except (OSError, UnsafePath, StorageError):
@@ -97,8 +97,8 @@ def _crc32(path: Path) -> int:
     return value
 
 
-def why_not(path: Path, manifest: Manifest | None, wanted: Manifest) -> str | None:
-    """Why the collection on disk can't be used; "" when there is none, None when it can."""
+def rebuild_reason(path: Path, manifest: Manifest | None, wanted: Manifest) -> str | None:
+    """Return why the collection on disk can't be used; "" when there is none, None when it can."""
     if manifest is None:
         return "nothing says which model made it" if path.exists() else ""
     if manifest.format_version != wanted.format_version:
@@ -128,7 +128,7 @@ def remove(path: Path) -> None:
 
 # -- the probe --------------------------------------------------------------------------------
 def is_sound(folder: Path) -> bool:
-    """Whether a process of its own could open ``folder`` and found every point as written."""
+    """Open ``folder`` in a process of its own; tells whether it found every point as written."""
     # the child imports from where this process does, installed or not, but the current folder
     places = [place for place in sys.path if Path(place).is_absolute()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
@@ -148,7 +148,7 @@ def is_sound(folder: Path) -> bool:
 
 
 def check_points(shard: EdgeShard) -> int:
-    """The number of points, all of them sound; raises `ValueError` for the first that is not."""
+    """Count the points; raises `ValueError` for the first that is not as written."""
     from qdrant_edge import CountRequest, ScrollRequest
 
     seen, offset = 0, None

@@ -1,4 +1,4 @@
-"""Text to vectors with all-MiniLM-L6-v2, on this machine, offline, loaded when first needed.
+"""Turns text into vectors with all-MiniLM-L6-v2: on this machine, offline, loaded when needed.
 
 Whatever the weights come from (the packaged copy, a local folder, the hub's cache on disk), the
 SHA-256 of ``model.safetensors`` is checked before they are loaded; it is also the fingerprint that

@@ -1,4 +1,4 @@
-"""The local RAG as the rest of the service sees it: index, update, remove, search.
+"""Indexes playbooks into the collection and searches them.
 
 ::
 
@@ -118,7 +118,7 @@ class PlaybookIndex:
             collection.delete([collection.point_id(*ref) for ref in refs])
 
     def update_payload(self, changes: Mapping[Ref, Mapping[str, Any]]) -> set[Ref]:
-        """Change ``status``, ``health``, counts and the like without embedding; who was there."""
+        """Change ``status``, ``health``, counts and the like without embedding; returns who was in."""
         for ref, change in changes.items():
             if unknown := change.keys() - _UPDATABLE:
                 raise ValueError(f"{ref}: {sorted(unknown)} need the whole document")
@@ -130,7 +130,7 @@ class PlaybookIndex:
     def search(
         self, query: str, filters: SearchFilters | None = None, limit: int = 10
     ) -> list[PlaybookSearchResult]:
-        """The highest visible version of each matching playbook, best first."""
+        """Find the highest visible version of each matching playbook, best first."""
         query = check_request(query, limit)
         chosen = filters or SearchFilters()
         vector, terms = self._embedder.encode_query(query), query_terms(query)
@@ -147,7 +147,7 @@ class PlaybookIndex:
                 pool *= _POOL_GROWTH
 
     def entries(self) -> dict[Ref, Payload]:
-        """What is in, as ``{ref: plain payload}``: for `verify` to hold against the journal."""
+        """Return what is in, as ``{ref: plain payload}``, for `verify`."""
         with self._use() as collection:
             return {
                 Ref(payload["playbook_id"], payload["version"]): payload

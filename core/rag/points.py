@@ -1,4 +1,4 @@
-"""A playbook version as one point of the collection: id, embedded text, words, payload.
+"""Makes a playbook version one point of the collection: id, embedded text, words, payload.
 
 The plain payload holds what filters and results need, by the contract's list. Everything else,
 the full metadata, parameters, explain plan and script texts, is one sealed string.
@@ -136,12 +136,12 @@ def embedded_text(metadata: Mapping[str, Any]) -> str:
 
 
 def vector_key(fingerprint: str, text: str) -> str:
-    """The vector cache's key: another model or another text is another key."""
+    """Return the vector cache's key: another model or another text is another key."""
     return sha256_bytes(f"{fingerprint}\n{text}".encode())
 
 
 def plain_payload(document: IndexDocument) -> Payload:
-    """The fields that are stored in the clear, every one present."""
+    """Return the fields that are stored in the clear, every one present."""
     payload: Payload = {name: document.metadata.get(name) for name in METADATA_FIELDS}
     for name in ("keywords", "cloud_provider", "resource_types"):
         payload[name] = list(payload[name] or [])
@@ -167,7 +167,7 @@ def seal_with(envelope: Envelope) -> Seal:
 
 
 def sealed_content(document: IndexDocument) -> bytes:
-    """What goes into ``encrypted_data``, as JSON in UTF-8."""
+    """Return what goes into ``encrypted_data``, as JSON in UTF-8."""
     content = {
         "metadata": dict(document.metadata),
         "parameters": document.parameters,
@@ -180,7 +180,7 @@ def sealed_content(document: IndexDocument) -> bytes:
 
 
 def point_check(vector: Sequence[float], terms: Any, payload: dict[str, Any]) -> str:
-    """A digest of a point as the engine gives it back; ``terms`` has ``indices`` and ``values``."""
+    """Digest a point as the engine gives it back; ``terms`` has ``indices`` and ``values``."""
     import numpy as np
 
     digest = hashlib.blake2b(digest_size=12)
@@ -199,7 +199,7 @@ def words(text: str) -> list[str]:
 
 
 def document_words(metadata: Mapping[str, Any]) -> Counter[str]:
-    """Id, name (twice, it says most), description, purpose, use cases, keywords, resource types."""
+    """Count the words of id, name (twice, it says most), description and the other fields."""
     parts = [metadata["playbook_id"], metadata["name"], metadata["name"], metadata["description"]]
     parts.append(metadata.get("purpose") or "")
     for name in ("use_cases", "keywords", "resource_types"):
@@ -213,7 +213,7 @@ def saturated(count: int, length: int, average: float) -> float:
 
 
 def document_terms(metadata: Mapping[str, Any]) -> Terms:
-    """The words of a document with their BM25 weights, less the inverse document frequency."""
+    """Return a document's words with their BM25 weights, less the inverse document frequency."""
     counts = document_words(metadata)
     length = counts.total()
     weights: dict[int, float] = {}
@@ -224,7 +224,7 @@ def document_terms(metadata: Mapping[str, Any]) -> Terms:
 
 
 def query_terms(query: str) -> Terms:
-    """The query's words, each with weight 1; none when it has stop words only."""
+    """Return the query's words, each with weight 1; none when it has stop words only."""
     return _sorted({_term(word): 1.0 for word in words(query)})
 
 

@@ -1,4 +1,4 @@
-"""The collection on a Qdrant server, which several homes and tenants may share.
+"""Keeps the collection on a Qdrant server, which several homes and tenants may share.
 
 Every point carries ``tenant_id``, ``home_id`` and the fingerprint of the model that made its
 vector; every filter asks for all three, so no search meets another home's points, nor compares

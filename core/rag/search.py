@@ -1,4 +1,4 @@
-"""Who is found, and in which order: filters, visibility by status, the fusion of two scores.
+"""Decides who is found and in which order: filters, visibility by status, fusion of two scores.
 
 `keyword_search` does without the model and the collection: BM25 over the metadata alone, in plain
 Python, with the same filters, visibility and "highest version"; its callers mark their answers
@@ -103,7 +103,7 @@ class SearchFilters:
 
 
 def check_request(query: str, limit: int) -> str:
-    """The query as it is searched; raises `UsageError` for an empty one or a limit out of bounds."""
+    """Clean the query; raises `UsageError` for an empty one or a limit out of bounds."""
     if not query.strip():
         raise UsageError("The search query is empty.", "Say what the playbook should do.")
     if not 1 <= limit <= MAX_LIMIT:
@@ -112,7 +112,7 @@ def check_request(query: str, limit: int) -> str:
 
 
 def fuse(dense: Sequence[Hit], terms: Sequence[Hit]) -> list[Hit]:
-    """One list of both, best first, scores at most 1.
+    """Merge both halves of a search into one list, best first, scores at most 1.
 
     A point that only its words found gets the lowest cosine of the dense hits, which is the most
     it can have.
@@ -134,7 +134,7 @@ def fuse(dense: Sequence[Hit], terms: Sequence[Hit]) -> list[Hit]:
 
 
 def highest_versions(payloads: Iterable[Payload]) -> dict[str, str]:
-    """The highest version by SemVer of each ``playbook_id``."""
+    """Return the highest version by SemVer of each ``playbook_id``."""
     highest: dict[str, str] = {}
     for payload in payloads:
         playbook_id, version = payload["playbook_id"], payload["version"]
@@ -145,7 +145,7 @@ def highest_versions(payloads: Iterable[Payload]) -> dict[str, str]:
 
 
 def results(hits: Iterable[Hit], highest: Mapping[str, str]) -> list[PlaybookSearchResult]:
-    """Hits of the highest versions as results, those with a warning lower, best first."""
+    """Turn hits of the highest versions into results, best first, those with a warning lower."""
     found = []
     for hit in hits:
         if highest.get(hit.payload["playbook_id"]) != hit.payload["version"]:
@@ -171,7 +171,7 @@ def results(hits: Iterable[Hit], highest: Mapping[str, str]) -> list[PlaybookSea
 
 
 def warning_for(payload: Mapping[str, Any]) -> str | None:
-    """Why a visible playbook ranks lower, None when it does not."""
+    """Return why a visible playbook ranks lower, or None."""
     status = payload["status"]
     if status == Status.DEPRECATED:
         successor = payload.get("deprecated_by")
