@@ -11,7 +11,6 @@ from pathlib import Path
 from core.files import sha256_bytes
 from core.journal import VersionRecord
 from core.journal.script_lookup import ToldStatus
-from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, PlaybookDraft, Ref, ScriptKey, content_digest
 from core.scripts.models import Listing, Staged
 from core.service import PlaybookService
@@ -69,12 +68,10 @@ def fill_home(service: PlaybookService, versions: int) -> None:
         path = service.store.layout.folder(Area.LOCAL, ref) / PATH
         path.parent.mkdir(parents=True)
         path.write_bytes(made.files[PATH])
-        found = path.stat()
-        entry = FileEntry(PATH, found.st_size, sha256_bytes(made.files[PATH]))
-        stat = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        entry = FileEntry(PATH, len(made.files[PATH]), sha256_bytes(made.files[PATH]))
         digest = content_digest(metadata, [entry])
         record = VersionRecord(ref, Area.LOCAL, digest, metadata, made_here=True)
-        rows.append((record, (DiskFile(entry, *stat),)))
+        rows.append((record, (entry,)))
     with service.journal.database.write() as connection:
         service.journal.versions.put(rows, connection)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -306,6 +306,26 @@ class FileEntry:
 
     def as_json(self) -> dict[str, Any]:
         return {"path": self.path, "size_bytes": self.size_bytes, "checksum": self.checksum}
+
+
+def file_entries(
+    contents: Mapping[str, bytes], executable: Collection[str] = ()
+) -> tuple[FileEntry, ...]:
+    """The entries of ``{path: content}``; ``executable``: the paths that a version's digest marks."""
+    return tuple(
+        FileEntry(
+            path,
+            len(content),
+            "sha256:" + hashlib.sha256(content).hexdigest(),
+            path in executable,
+        )
+        for path, content in contents.items()
+    )
+
+
+def executables(files: Iterable[FileEntry]) -> set[str]:
+    """The paths of the files that are executable, as the version's digest says."""
+    return {file.path for file in files if file.executable}
 
 
 def content_digest(metadata: Mapping[str, Any], files: Iterable[FileEntry]) -> str:

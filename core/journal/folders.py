@@ -8,7 +8,7 @@ the closer look for as long as nothing there, and nothing in the version's row, 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     String,
     and_,
-    bindparam,
     delete,
     exists,
     func,
@@ -24,19 +23,16 @@ from sqlalchemy import (
     select,
     tuple_,
     type_coerce,
-    update,
 )
-from sqlalchemy.sql import Update
 
 from core.journal.database import Database
 from core.journal.rows import among, chunks, key, same_ref
-from core.journal.tables import files, scan_waiting, versions
 from core.journal.tables import intents as intents_table
 from core.journal.tables import scan_state as table
-from core.journal.versions import DiskFile, VersionRecord
+from core.journal.tables import versions
+from core.journal.versions import VersionRecord
 from core.models import Area, FileEntry, Ref, Strategy, SyncState
 
-KEY = key(table)
 PAGE = 2000  # rows in one short read transaction
 
 
@@ -50,7 +46,8 @@ class Intent:
     from_area: Area | None = None
     to_area: Area | None = None
     record: VersionRecord | None = None
-    files: tuple[DiskFile, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    inode: int | None = None  # of the staged folder, by which it is known in its place
 
 
 class Intents:
@@ -69,6 +66,7 @@ class Intents:
                 "from_area": intent.from_area,
                 "to_area": intent.to_area,
                 "record": _dumped(intent.record, intent.files) if intent.record else None,
+                "inode": intent.inode,
                 "created_at": int(time.time()),
             }
             for intent in intents
@@ -85,9 +83,12 @@ class Intents:
                 row.staged,
                 row.from_area,
                 row.to_area,
-                *(_loaded(row.record) if row.record else ()),
+                record,
+                files,
+                row.inode,
             )
             for row in self._database.rows(select(intents_table))
+            for record, files in [_loaded(row.record) if row.record else (None, ())]
         ]
 
     def finish(self, refs: Sequence[Ref], connection: Connection) -> None:
@@ -97,45 +98,42 @@ class Intents:
 
 
 # The JSON of an intent is a format of its own: a later version replays what an earlier one began.
-def _dumped(record: VersionRecord, disk_files: Sequence[DiskFile]) -> dict[str, Any]:
+def _dumped(record: VersionRecord, files: Sequence[FileEntry]) -> dict[str, Any]:
     apart = {"ref", "warnings"}
     return {
         "record": {n: getattr(record, n) for n in VersionRecord.__slots__ if n not in apart},
         "ref": record.ref,
         "warnings": record.warnings,
-        "files": [
-            [f.entry.path, f.entry.size_bytes, f.entry.checksum, f.disk_size, f.mtime_ns,
-             f.ctime_ns, f.inode, f.entry.executable]
-            for f in disk_files
-        ],
-    }  # fmt: skip
+        "files": [[f.path, f.size_bytes, f.checksum, f.executable] for f in files],
+    }
 
 
-def _loaded(body: dict[str, Any]) -> tuple[VersionRecord, tuple[DiskFile, ...]]:
+def _loaded(body: dict[str, Any]) -> tuple[VersionRecord, tuple[FileEntry, ...]]:
     values = body["record"]
     values["area"] = Area(values["area"])
     values["sync_state"] = SyncState(values["sync_state"])
     values["publish_as"] = Strategy(values["publish_as"]) if values["publish_as"] else None
+    files = body["files"]
+    if (
+        "fetched" not in values
+    ):  # path, size, checksum, four numbers, and since 2 whether executable
+        values["fetched"] = all(row[6] for row in files)
+        files = [[*row[:3], *row[7:]] for row in files]
     record = VersionRecord(ref=Ref(*body["ref"]), warnings=tuple(body["warnings"]), **values)
-    return record, tuple(
-        DiskFile(FileEntry(*row[:3], *row[7:]), *row[3:7])  # older ones end at 7
-        for row in body["files"]
-    )
+    return record, tuple(FileEntry(*row) for row in files)
 
 
 @dataclass(frozen=True, slots=True)
 class SeenFolder:
-    """A version's folder as it stood at ``seen_at_ns``, when its content was the journal's."""
+    """A version's folder as it stood when its content was the journal's."""
 
     record: VersionRecord
     paths: str
     fingerprint: bytes
-    seen_at_ns: int
-    refreshed: tuple[DiskFile, ...] = ()  # the same bytes under another stat
 
 
 class ScanRows:
-    """The tables ``scan_state`` and ``scan_waiting``."""
+    """The table ``scan_state``: fingerprints of folders that held what the journal says."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -165,19 +163,6 @@ class ScanRows:
                 return
             after = (rows[-1][0], rows[-1][1])
 
-    def seen_at(self, refs: Sequence[Ref]) -> dict[Ref, int]:
-        """When (``seen_at_ns``) the folders of ``refs`` were last seen as the journal has them.
-
-        Of the same content only: what was seen of another one proves nothing.
-        """
-        found: dict[Ref, int] = {}
-        query = select(*KEY, table.c.seen_at_ns).join(versions, _SAME_CONTENT)
-        with self._database.read() as connection:
-            for part in chunks(refs):
-                rows = connection.execute(query.where(among(table, part)))
-                found |= {Ref(row[0], row[1]): row[2] for row in rows}
-        return found
-
     def areas(self, refs: Sequence[Ref]) -> dict[Ref, Area]:
         """Where the journal has those of ``refs`` that it knows."""
         found: dict[Ref, Area] = {}
@@ -194,7 +179,7 @@ class ScanRows:
         return int(self._database.scalar(select(func.count()).where(mine)))
 
     def record(self, seen: Sequence[SeenFolder]) -> None:
-        """Keep what was seen; the stats of files go to rows that still have that content."""
+        """Keep what was seen, for the next scan to look no closer."""
         if not seen:
             return
         rows = [
@@ -205,35 +190,16 @@ class ScanRows:
                 "generation": item.record.generation,
                 "paths": item.paths,
                 "fingerprint": item.fingerprint,
-                "seen_at_ns": item.seen_at_ns,
             }
             for item in seen
         ]
         with self._database.write() as connection:
             self._database.put(table, rows, connection)
-            if stats := [_refresh_values(i.record, file) for i in seen for file in i.refreshed]:
-                connection.execute(_refresh(), stats)
 
     def forget_gone(self) -> None:
         """Remove what was seen of versions that the journal does not know any more."""
         is_known = exists().where(same_ref(versions, table))
         self._database.run(delete(table).where(~is_known))
-
-    def waiting(self) -> dict[str, tuple[bytes, int]]:
-        """``{folder: (fingerprint, since_ns)}`` of changes whose age the clock does not tell."""
-        rows = self._database.rows(select(scan_waiting))
-        return {row.folder: (row.fingerprint, row.since_ns) for row in rows}
-
-    def wait(self, folders: Iterable[tuple[str, bytes, int]], done: Collection[str]) -> None:
-        """Keep ``(folder, fingerprint, since_ns)``, and forget the folders in ``done``."""
-        rows = [
-            {"folder": folder, "fingerprint": fingerprint, "since_ns": since_ns}
-            for folder, fingerprint, since_ns in folders
-        ]
-        if rows or done:
-            with self._database.write() as connection:
-                connection.execute(delete(scan_waiting).where(scan_waiting.c.folder.in_(done)))
-                self._database.put(scan_waiting, rows, connection)
 
 
 _SAME_CONTENT = and_(
@@ -241,35 +207,3 @@ _SAME_CONTENT = and_(
     table.c.content_digest == versions.c.content_digest,
     table.c.generation == versions.c.generation,
 )
-
-
-def _refresh() -> Update:
-    """New stats for a file of a version whose content is still the one that was looked at."""
-    current = exists().where(
-        versions.c.playbook_id == bindparam("of_id"),
-        versions.c.version == bindparam("of_version"),
-        versions.c.content_digest == bindparam("of_digest"),
-        versions.c.generation == bindparam("of_generation"),
-    )
-    return update(files).where(
-        files.c.playbook_id == bindparam("of_id"),
-        files.c.version == bindparam("of_version"),
-        files.c.path == bindparam("of_path"),
-        files.c.checksum == bindparam("of_checksum"),
-        current,
-    )
-
-
-def _refresh_values(record: VersionRecord, file: DiskFile) -> dict[str, Any]:
-    return {
-        "of_id": record.ref.playbook_id,
-        "of_version": record.ref.version,
-        "of_digest": record.content_digest,
-        "of_generation": record.generation,
-        "of_path": file.entry.path,
-        "of_checksum": file.entry.checksum,
-        "disk_size": file.disk_size,
-        "mtime_ns": file.mtime_ns,
-        "ctime_ns": file.ctime_ns,
-        "inode": file.inode,
-    }

@@ -343,4 +343,21 @@ def _to_5(connection: Connection) -> None:
         connection.execute(text("DROP TABLE execution_refs"))
 
 
-STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5))
+def _to_6(connection: Connection) -> None:
+    """No stats a file: a scan's fingerprint stands for them, and ``fetched`` for an inode of 0."""
+    versions = tables.versions
+    _add_columns(connection, versions, "fetched")
+    _add_columns(connection, tables.intents, "inode")
+    if "inode" in {column["name"] for column in inspect(connection).get_columns("files")}:
+        absent = (
+            "UPDATE versions SET fetched = :no WHERE EXISTS (SELECT 1 FROM files"
+            " WHERE files.playbook_id = versions.playbook_id"
+            " AND files.version = versions.version AND files.inode = 0)"
+        )
+        connection.execute(text(absent), {"no": False})
+    _drop_columns(connection, "files", "disk_size", "mtime_ns", "ctime_ns", "inode")
+    _drop_columns(connection, "scan_state", "seen_at_ns")
+    connection.execute(text("DROP TABLE IF EXISTS scan_waiting"))  # such edits wait anew
+
+
+STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5), Step(6, _to_6))

@@ -1,12 +1,11 @@
-"""The journal's tables, drawn once; format version 5 (`core.journal.migrations` leads there).
+"""The journal's tables, drawn once; format version 6 (`core.journal.migrations` leads there).
 
 ::
 
     home             key → value: format_version, home_id, server_url, tenant_id
     versions         one row a version: where it stands, what it is, how far it is published
-    files            one row a file of a version: clear size and checksum, and the stat seen on disk
+    files            one row a file of a version: clear size and checksum
     scan_state       one row a version whose folder was found to hold what the journal says
-    scan_waiting     folders with changes that are not quiet yet by a clock that may be wrong
     intents          a change to the folders that has begun; gone when it is done
     pins             the one digest that ``id@version`` names for ever: the first that was published
                      from here or came from a server
@@ -48,12 +47,13 @@ from sqlalchemy import (
     Text,
     false,
     text,
+    true,
 )
 
 from core.journal.rows import Json, one_of
 from core.models import Area, Strategy, SyncState
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 metadata = MetaData()
 
@@ -111,6 +111,7 @@ versions = Table(
     Column("clouds", String(64), nullable=False),  # ",aws,gcp," so that LIKE '%,aws,%' finds it
     Column("sensitive", Boolean, nullable=False),
     Column("generation", Integer, nullable=False),  # of the encrypted content; it never goes back
+    Column("fetched", Boolean, nullable=False, server_default=true()),  # its content is here
     Column("warnings", Json(tuple), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
@@ -155,11 +156,6 @@ files = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", String(71), nullable=False),
     Column("executable", Boolean, nullable=False, server_default=false()),  # part of the digest
-    # as it stands on disk, encrypted or not; decides what a scan must read again
-    Column("disk_size", BigInteger, nullable=False),
-    Column("mtime_ns", BigInteger, nullable=False),
-    Column("ctime_ns", BigInteger, nullable=False),
-    Column("inode", BigInteger, nullable=False),
 )
 
 intents = Table(
@@ -171,6 +167,7 @@ intents = Table(
     Column("from_area", one_of(Area, 16)),
     Column("to_area", one_of(Area, 16)),
     Column("record", Json()),  # the versions and files rows that come with it
+    Column("inode", BigInteger),  # of the staged folder; None: of an intent from before format 6
     Column("created_at", BigInteger, nullable=False),
 )
 
@@ -348,15 +345,6 @@ scan_state = Table(
     # folders and files below the version's folder, "/"-led, with "\n" between them
     Column("paths", Text, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),  # of the stats of those paths, in order
-    Column("seen_at_ns", BigInteger, nullable=False),  # when those stats were taken
-)
-
-scan_waiting = Table(
-    "scan_waiting",
-    metadata,
-    Column("folder", Text, primary_key=True),  # below playbooks/: local/stop-rds/v1.0.0
-    Column("fingerprint", LargeBinary, nullable=False),
-    Column("since_ns", BigInteger, nullable=False),  # when it was first seen like that
 )
 
 

@@ -45,22 +45,6 @@ from core.models import (
 
 
 @dataclass(frozen=True, slots=True)
-class DiskFile:
-    """A file of a version and the stat under which its bytes were last seen."""
-
-    entry: FileEntry
-    disk_size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-
-def executables(files: Iterable[DiskFile]) -> set[str]:
-    """The paths of the files that are executable, as the version's digest says."""
-    return {file.entry.path for file in files if file.entry.executable}
-
-
-@dataclass(frozen=True, slots=True)
 class VersionRecord:
     """One row of ``versions``; ``metadata`` is the JSON object as on disk."""
 
@@ -69,6 +53,7 @@ class VersionRecord:
     content_digest: str
     metadata: dict[str, Any]
     generation: int = 1
+    fetched: bool = True  # False: pulled, and its content is not on this machine
     warnings: tuple[str, ...] = ()
     sync_state: SyncState = SyncState.LOCAL
     publish_as: Strategy | None = None
@@ -183,7 +168,7 @@ class Advance:
 
 
 VERSIONS = Rows(table, VersionRecord, Ref)
-FILES = Rows(files_table, DiskFile, FileEntry)
+FILES = Rows(files_table, FileEntry)
 KEY, FILE_KEY = key(table), key(files_table)
 WISHED = table.c.sync_state.in_([SyncState.PENDING, SyncState.DEFERRED])  # to be published
 
@@ -273,11 +258,11 @@ class Versions:
         unpublished = table.c.revision.is_(None)
         return self._records(VERSIONS.select(table.c.sensitive.is_(True), unpublished))
 
-    def files(self, ref: Ref) -> tuple[DiskFile, ...]:
+    def files(self, ref: Ref) -> tuple[FileEntry, ...]:
         return self.files_many([ref]).get(ref, ())
 
-    def files_many(self, refs: Sequence[Ref]) -> dict[Ref, tuple[DiskFile, ...]]:
-        found: dict[Ref, list[DiskFile]] = {}
+    def files_many(self, refs: Sequence[Ref]) -> dict[Ref, tuple[FileEntry, ...]]:
+        found: dict[Ref, list[FileEntry]] = {}
         query = select(*FILES.columns, *FILE_KEY).order_by(files_table.c.path)
         with self._database.read() as connection:
             for part in chunks(refs):
@@ -313,8 +298,8 @@ class Versions:
             return VERSIONS.records(connection.execute(query))
 
     def unfetched(self) -> list[Ref]:
-        """Versions that were pulled without their content: their files' stats are 0."""
-        query = select(*FILE_KEY).where(files_table.c.inode == 0).distinct().order_by(*FILE_KEY)
+        """Versions that were pulled without their content, by name."""
+        query = select(*KEY).where(table.c.fetched.is_(False)).order_by(*KEY)
         return [Ref(*row) for row in self._database.rows(query)]
 
     def unindexed(self, *, missing_only: bool = False) -> list[Ref]:
@@ -329,7 +314,7 @@ class Versions:
 
     # -- writing ----------------------------------------------------------------------------
     def put(
-        self, items: Iterable[tuple[VersionRecord, tuple[DiskFile, ...]]], connection: Connection
+        self, items: Iterable[tuple[VersionRecord, tuple[FileEntry, ...]]], connection: Connection
     ) -> None:
         """Insert or replace whole rows with their files, inside the caller's transaction.
 

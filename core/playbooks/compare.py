@@ -1,23 +1,168 @@
-"""A version's folder against its rows: the same, edited, or gone."""
+"""Look at a version's folder: its stats with one fingerprint of them, and how it stands to its rows.
+
+::
+
+    stat_folder  no content is read; a scan looks up the paths of a `FolderStat` again and compares
+                 one digest of their stats (`core.playbooks.parallel_stat`)
+    Comparer     where that digest moved, every byte against the rows: a `Comparison`
+
+Folders count, too: a name that came or went changes its folder's ctime, so looking up the known
+names again is enough to know that nothing changed. The parent (``<id>/``) is looked at with each of
+its versions, which finds new versions beside known ones.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.content import KNOWN_FILES, is_leftover
 from core.encryption import Envelope, is_sealed
-from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of
+from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of, storage_error
 from core.files import read_bytes, sha256_bytes
 from core.journal import VersionRecord
-from core.journal.versions import DiskFile
-from core.models import METADATA_FILE, PARAMETERS_FILE, SERVER_OWNED_FIELDS, Area, parse_json_object
+from core.models import (
+    FORMATS,
+    METADATA_FILE,
+    PARAMETERS_FILE,
+    SERVER_OWNED_FIELDS,
+    Area,
+    FileEntry,
+    parse_json_object,
+)
+from core.playbooks.parallel_stat import digest
 from core.playbooks.paths import Layout
 from core.playbooks.sealing import has_clear_defaults, published_form, to_clear
-from core.playbooks.stats import FolderStat, stat_folder
 from core.playbooks.validation import Limits
+
+PARENT = "/.."
+# The coarsest clock of a file system in use (FAT); a change within it may show no new time.
+CLOCK_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class FolderStat:
+    """The stats of a folder's tracked paths, in one order; ``""`` is the folder itself."""
+
+    stats: dict[str, os.stat_result]
+    taken_at_ns: int  # before the first of them, by the clock
+
+    @property
+    def paths(self) -> str:
+        """The tracked paths as `core.playbooks.parallel_stat` takes them."""
+        return "\n".join(self.stats)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        return digest(self.stats.values())
+
+    @cached_property
+    def own_fingerprint(self) -> bytes:
+        """As `fingerprint`, without the parent: versions beside this one may come and go."""
+        return digest(found for path, found in self.stats.items() if path != PARENT)
+
+    @cached_property
+    def newest_ns(self) -> int:
+        """The last change of the folder or anything in it: ctime, which nobody can set back."""
+        return max(found.st_ctime_ns for path, found in self.stats.items() if path != PARENT)
+
+    @cached_property
+    def files(self) -> dict[str, os.stat_result]:
+        """``{relative path: stat}`` of whatever is no folder, ``metadata.json`` too."""
+        return {
+            path[1:]: found
+            for path, found in self.stats.items()
+            if path not in {"", PARENT} and not stat.S_ISDIR(found.st_mode)
+        }
+
+    def content(self, known: Collection[str] = ()) -> set[str]:
+        """The paths of the content; leftovers are none unless they are ``known``."""
+        return {
+            path
+            for path in self.files
+            if path != METADATA_FILE and (path in known or not is_leftover(path))
+        }
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing of a playbook but ``metadata.json``, not even empty folders."""
+        return set(self.stats) <= {"", PARENT, f"/{METADATA_FILE}"}
+
+    def irregular(self, known: Collection[str] = ()) -> list[str]:
+        """Paths of the content that are neither file nor folder: links, pipes, devices."""
+        files = self.files
+        return [
+            path for path in sorted(self.content(known)) if not stat.S_ISREG(files[path].st_mode)
+        ]
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether a later change must show in the stats.
+
+        A change within one tick of a coarse clock shows no new time; git calls such an entry
+        racily clean. And the paths must be such that `parallel_stat` can be told them.
+        """
+        last = max(found.st_ctime_ns for found in self.stats.values())
+        return last + CLOCK_NS < self.taken_at_ns and all(
+            path.isprintable()
+            for path in self.stats  # no "\n", and nothing that is not UTF-8
+        )
+
+
+def stat_folder(folder: Path, now_ns: int, *, with_parent: bool) -> FolderStat | None:
+    """The stats of a version's folder; None when there is no folder (a link is none).
+
+    Raises `StorageError` for one that can't be read.
+    """
+    base = str(folder)
+    try:
+        stats = {"": os.lstat(base)}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise storage_error(error, f"Looking at {folder}") from error
+    if not stat.S_ISDIR(stats[""].st_mode):
+        return None
+    try:
+        if with_parent:
+            stats[PARENT] = os.lstat(base + PARENT)
+        for name, found in _listed(base):
+            is_format = name in FORMATS
+            if is_format or name in KNOWN_FILES:
+                stats["/" + name] = found
+            if is_format and stat.S_ISDIR(found.st_mode):
+                stats.update(_below(base, "/" + name))
+    except OSError as error:
+        raise storage_error(error, f"Looking at {folder}") from error
+    return FolderStat(stats, now_ns)
+
+
+def _below(base: str, path: str) -> Iterator[tuple[str, os.stat_result]]:
+    stack = [path]
+    while stack:
+        parent = stack.pop()
+        for name, found in _listed(base + parent):
+            yield f"{parent}/{name}", found
+            if stat.S_ISDIR(found.st_mode):
+                stack.append(f"{parent}/{name}")
+
+
+def _listed(folder: str) -> list[tuple[str, os.stat_result]]:
+    """Names with their stats, by name; what goes away meanwhile is not there."""
+    listed = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                listed.append((entry.name, entry.stat(follow_symlinks=False)))
+    return sorted(listed)
 
 
 class State(StrEnum):
@@ -38,23 +183,20 @@ class Comparison:
     record: VersionRecord
     state: State
     seen: FolderStat | None = None
-    refreshed: tuple[DiskFile, ...] = ()
     beside: tuple[str, ...] = ()
     error: EscherError | None = None
 
 
 class Comparer:
-    """Compares folders with rows; reads a file only when its stat does not vouch for it."""
+    """Compares folders with rows, byte by byte; the scan's fingerprints say which need it."""
 
     def __init__(self, layout: Layout, limits: Limits, envelope: Envelope) -> None:
         self._layout = layout
         self._limits = limits
         self._envelope = envelope
 
-    def __call__(
-        self, record: VersionRecord, rows: tuple[DiskFile, ...], seen_at_ns: int | None = None
-    ) -> Comparison:
-        """``seen_at_ns``: when the folder was last found to hold what ``rows`` say, if ever."""
+    def __call__(self, record: VersionRecord, rows: tuple[FileEntry, ...]) -> Comparison:
+        """How the folder of ``record`` stands to it and its ``rows``; raises nothing."""
         folder = self._layout.folder(record.area, record.ref)
         try:
             seen = self.look(folder, record.area)
@@ -64,15 +206,15 @@ class Comparer:
             return Comparison(record, State.MISSING)
         try:
             with faults_of(str(folder)):
-                known = {row.entry.path for row in rows}
+                known = {row.path for row in rows}
                 metadata = self._metadata(folder, seen, known)
-                state, refreshed = self._content(folder, record, rows, seen, seen_at_ns)
+                state = self._content(folder, record, rows, seen)
         except EscherError as error:
             return Comparison(record, State.EDITED, seen, error=error)
         if state is not State.EDITED:
             state = max(state, _metadata_state(metadata, record), key=list(State).index)
         beside = sorted(seen.content(known) - known) if state is State.BESIDE else ()
-        return Comparison(record, state, seen, refreshed, tuple(beside))
+        return Comparison(record, state, seen, tuple(beside))
 
     def look(self, folder: Path, area: Area) -> FolderStat | None:
         """The stats of a version's folder; None when it is not there."""
@@ -90,35 +232,30 @@ class Comparer:
             raise UnsafePath(
                 f"{irregular[0]!r} in {folder} is not a regular file.", "Replace it by a file."
             )
-        return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
+        return read_metadata(folder)
 
     def _content(
         self,
         folder: Path,
         record: VersionRecord,
-        rows: tuple[DiskFile, ...],
+        rows: tuple[FileEntry, ...],
         seen: FolderStat,
-        seen_at_ns: int | None,
-    ) -> tuple[State, tuple[DiskFile, ...]]:
-        known = {row.entry.path for row in rows}
+    ) -> State:
+        known = {row.path for row in rows}
         found = seen.content(known)
         if record.is_published and not found:
             # metadata alone: the content is not fetched; empty folders: it was removed here
-            return (State.SAME if seen.is_bare or not known else State.OWNED), ()
+            return State.SAME if seen.is_bare or not known else State.OWNED
         if found != known and not (record.is_published and found > known):
-            return State.EDITED, ()
-        state, refreshed = State.SAME if found == known else State.BESIDE, []
+            return State.EDITED
+        state = State.SAME if found == known else State.BESIDE
         for row in rows:
-            if seen.is_older(row, seen_at_ns):
-                continue
-            content = read_bytes(folder / row.entry.path)
-            if self._digest(row.entry.path, content, record) != row.entry.checksum:
-                return State.EDITED, ()
-            if _lies_clear(row.entry.path, content, record):
+            content = read_bytes(folder / row.path)
+            if self._digest(row.path, content, record) != row.checksum:
+                return State.EDITED
+            if _lies_clear(row.path, content, record):
                 state = State.CLEAR
-            if (current := _under_stat(row, seen)) != row:
-                refreshed.append(current)
-        return state, tuple(refreshed)
+        return state
 
     def _digest(self, path: str, content: bytes, record: VersionRecord) -> str:
         if record.sensitive:
@@ -130,7 +267,17 @@ class Comparer:
                 sensitive=True,
                 edited=True,
             )[path]
-        return sha256_bytes(published_form({path: content})[path])
+        return published_digest(path, content)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What a version's ``metadata.json`` says on disk; raises what is wrong with it."""
+    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
+
+
+def published_digest(path: str, clear: bytes) -> str:
+    """The digest of a file in the form that is published, which the rows of files hold."""
+    return sha256_bytes(published_form({path: clear})[path])
 
 
 def without_owned(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +298,3 @@ def _lies_clear(path: str, content: bytes, record: VersionRecord) -> bool:
     if record.sensitive:
         return not is_sealed(content)
     return path == PARAMETERS_FILE and has_clear_defaults(content)
-
-
-def _under_stat(row: DiskFile, seen: FolderStat) -> DiskFile:
-    found = seen.files[row.entry.path]
-    return DiskFile(row.entry, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

@@ -1,4 +1,4 @@
-"""What people did to the playbook folders with an editor, a copy or a move, taken in.
+"""Take in what people did to the playbook folders with an editor, a copy or a move.
 
 ::
 
@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from core.encryption import Envelope
 from core.errors import (
     EscherError,
     InvalidPlaybook,
@@ -33,26 +32,26 @@ from core.errors import (
     faults_of,
 )
 from core.files import read_bytes
-from core.handed_out import HandedOut
 from core.journal import Intent, VersionRecord
-from core.journal.versions import executables
-from core.models import PARAMETERS_FILE, Area, Move, Ref, is_higher
-from core.playbooks.compare import Comparer, State
-from core.playbooks.conflict_copies import draft_digest
+from core.models import PARAMETERS_FILE, Area, Move, Ref, executables, file_entries, is_higher
+from core.playbooks.compare import FolderStat, State, read_metadata
 from core.playbooks.decisions import Decided, new_requests, split_requests
-from core.playbooks.extras import carry
-from core.playbooks.held import Held, find_tampering
+from core.playbooks.folder_copies import carry_extras
+from core.playbooks.held import HeldEdits, find_tampering
 from core.playbooks.intake import Edit, Intake, choice_kept
 from core.playbooks.paths import FoundFolder
-from core.playbooks.places import Places
-from core.playbooks.reader import read_metadata
-from core.playbooks.restore import Fetch, Restorer
+from core.playbooks.restore import Fetch, FolderMover, Restorer
 from core.playbooks.scan import Moved, ScanResult
 from core.playbooks.sealing import published_form, unflagged_defaults
-from core.playbooks.stats import FolderStat
 from core.playbooks.store import PlaybookStore
-from core.playbooks.versioning import came_in, check_pin, waits_for_decision
-from core.playbooks.writer import FolderWriter, Stager, disk_files, new_record
+from core.playbooks.versioning import (
+    check_pin,
+    check_unchanged,
+    intake_of,
+    strategy_of_successor,
+    waits_for_decision,
+)
+from core.playbooks.writer import Origin, draft_digest, new_record
 from core.secrets import SecretFinding, named
 from core.settings import Settings
 
@@ -87,21 +86,19 @@ class EditReport:
 
 
 class Edits:
-    """Acts on a `ScanResult`; safe to do twice."""
+    """Takes in what a `ScanResult` names; safe to do twice."""
 
-    def __init__(self, store: PlaybookStore, envelope: Envelope, settings: Settings) -> None:
+    def __init__(self, store: PlaybookStore, settings: Settings) -> None:
         self._store = store
         self._layout = store.layout
         self._journal = store.journal
         self._versions = store.journal.versions
-        self._stager = Stager(store.layout, envelope)
-        self._writer = FolderWriter(store.layout, store.journal, settings.run_path)
-        self._compare = Comparer(store.layout, store.limits, envelope)
-        self._intake = Intake(store, envelope)
-        self._restorer = Restorer(store, envelope, settings)
-        self._places = Places(store, self._writer, self._intake)
-        self._held = Held(store, envelope, settings.conflicts_path)
-        self._handed_out = HandedOut(settings)
+        self._writer = store.writer
+        self._compare = store.compare
+        self._intake = Intake(store, store.envelope)
+        self._restorer = Restorer(store)
+        self._mover = FolderMover(store, self._intake)
+        self._held = HeldEdits(store, settings.conflicts_path)
 
     def take(self, found: ScanResult, fetch: Fetch) -> EditReport:
         """Take in what a scan found; one that fails holds back no other.
@@ -236,7 +233,7 @@ class Edits:
                 row.content_digest
             ):
                 return row.ref, edit.seen
-        strategy = self._store.strategy_of_successor(edit.draft.metadata, record)
+        strategy = strategy_of_successor(self._journal, edit.draft.metadata, record)
         result = self._store.create_many(
             [edit.draft], area=edit.area, strategy=strategy, intake="edit"
         )[0]
@@ -266,7 +263,7 @@ class Edits:
     def _restore(
         self, report: EditReport, ref: Ref, fetch: Fetch, seen: FolderStat, *, beside: bool = False
     ) -> None:
-        self._handed_out.check(ref)
+        self._store.handed_out.check(ref)
         if self._restorer.restore(ref, fetch, seen, beside=beside):
             report.restored.append(ref)
         else:
@@ -306,7 +303,7 @@ class Edits:
         edit = self._intake.read_added(folder)
         if edit.draft.metadata["author"] == "ai_generated" and edit.area is Area.LOCAL:
             # a copy is no decision; nobody has made one yet. Killed after it, it is found there
-            edit = self._intake.read_added(self._places.wait_for_decision(edit))
+            edit = self._intake.read_added(self._mover.to_undecided(edit))
         self._take(edit, report)
         report.added.append(edit.ref)
 
@@ -315,7 +312,7 @@ class Edits:
         is_renamed = moved.folder.ref != moved.ref
         if is_renamed and self._is_tampered(record, moved.folder):
             with self._store.leased([moved.ref]):
-                self._places.name_back(moved.folder, record)
+                self._mover.rename_back(moved.folder, record)
             self._hold(report, moved.ref)
             return
         with self._store.leased([moved.ref]):
@@ -323,7 +320,7 @@ class Edits:
                 edit = self._intake.read_added(moved.folder, record)
                 if waits_for_decision(edit.draft.metadata, record):
                     if edit.area is not Area.AI_GENERATED:
-                        edit = self._intake.read_added(self._places.wait_for_decision(edit), record)
+                        edit = self._intake.read_added(self._mover.to_undecided(edit), record)
                     report.waiting[str(edit.ref)] = _undecided(edit.ref)
                 self._take(edit, report)
                 self._forget(moved.ref)
@@ -333,7 +330,7 @@ class Edits:
             stands = {record.area, moved.folder.area} == {Area.LOCAL, Area.AI_GENERATED}
             waits = waits_for_decision(record.metadata, record)
             follow = stands and not waits and not record.is_published
-            self._places.settle(record, moved.folder.area, follow=follow)
+            self._mover.settle(record, moved.folder.area, follow=follow)
             if waits:
                 report.waiting[str(moved.ref)] = _undecided(moved.ref)
         report.moved.append(moved.ref)
@@ -365,7 +362,7 @@ class Edits:
             record = self._versions.get(ref)
             if record is None:
                 return
-            if record.is_published or self._layout.standing(ref):
+            if record.is_published or self._layout.areas_with(ref):
                 raise LeaseHeld(f"{ref} is there again.", "It is looked at again.")
             with self._journal.database.write() as connection:
                 self._versions.delete([ref], connection)
@@ -377,55 +374,33 @@ class Edits:
         secrets.keep(secrets.scan_new(edit.draft.metadata, published))
         name = None
         if edit.must_be_written:
-            name = self._stager.write(
+            name = self._store.stager.write(
                 edit.ref, edit.draft.metadata, edit.draft.files, edit.generation + 1
             )
-        try:
-            place = edit.found.path if name is None else self._layout.staged(name)
-            files = disk_files(place, published)
+        with self._writer.discarding(name):
+            files = file_entries(published)
             old = edit.former if edit.former and edit.former.ref == edit.ref else None
             renamed = choice_kept(edit.former, edit.ref) if edit.former and not old else None
-            record = self._store.gated(
-                new_record(
-                    edit.draft,
-                    edit.area,
-                    files,
-                    edit.generation + 1,
-                    intake=came_in("edit", [edit.former]) if edit.former else "adopt",
-                    check=True,
-                    old=old,
-                    choice=renamed,
-                ),
+            intake = intake_of("edit", [edit.former]) if edit.former else "adopt"
+            origin = Origin(intake, old=old, choice=renamed)
+            record = self._store.with_gate(
+                new_record(edit.draft, edit.area, files, edit.generation + 1, origin),
                 old.publish_gate if old is not None else None,
             )
             kind = "take" if name is None else "write"
             intent = Intent(edit.ref, kind, name, edit.area, edit.area, record, files)
             check_pin(self._versions, edit.ref, record.content_digest)
             with self._writer.locked():
-                self._check_current(edit, old)
+                if old is not None:
+                    check_unchanged(self._versions, old)
+                elif self._versions.get(edit.ref) is not None:
+                    raise InvalidPlaybook(f"{edit.ref} exists already.", "Give another version.")
                 if not self._intake.is_still(edit.found, edit.seen):
                     raise LeaseHeld(f"{edit.found.path} is being edited.", "It is read again.")
                 if name is not None:  # only now: a hard link changes the ctime
-                    carry(edit.found.path, place, edit.draft.files)
-                failed = self._writer.apply([intent])
-        except BaseException:
-            if name is not None:
-                self._writer.discard(name)
-            raise
-        if edit.ref in failed:
-            raise failed[edit.ref]
-        _tell(report, edit.ref, secrets.findings_of(record, [file.entry for file in files]))
-
-    def _check_current(self, edit: Edit, old: VersionRecord | None) -> None:
-        current = self._versions.get(edit.ref)
-        if old is None and current is not None:
-            raise InvalidPlaybook(f"{edit.ref} exists already.", "Give another version.")
-        if old is not None and (
-            current is None
-            or current.is_published
-            or (current.generation, current.area) != (old.generation, old.area)
-        ):
-            raise LeaseHeld(f"{edit.ref} was changed meanwhile.", "It is looked at again.")
+                    carry_extras(edit.found.path, self._layout.staged(name), edit.draft.files)
+                self._writer.apply_one(intent)
+        _tell(report, edit.ref, secrets.findings_of(record, files))
 
 
 def _undecided(ref: Ref) -> str:

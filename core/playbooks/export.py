@@ -25,8 +25,7 @@ from typing import Any
 from core.errors import AlreadyExists, IntegrityError, NotFound, Refused, UsageError, storage_error
 from core.files import fsync_dir, json_bytes, sha256_bytes, write_tree
 from core.journal import VersionRecord
-from core.journal.versions import executables
-from core.models import METADATA_FILE, PARAMETERS_FILE, Ref
+from core.models import METADATA_FILE, PARAMETERS_FILE, Ref, executables
 from core.playbooks.sealing import published_form
 from core.playbooks.store import PlaybookStore
 from core.settings import Settings
@@ -126,8 +125,8 @@ def _content(
             raise
         fetched = dict(fetch(record.ref))
     for row in store.journal.versions.files(record.ref):
-        path = row.entry.path
-        if sha256_bytes(fetched[path]) != row.entry.checksum:
+        path = row.path
+        if sha256_bytes(fetched[path]) != row.checksum:
             raise IntegrityError(f"{record.ref} {path} came with other bytes than were published.")
     return fetched
 

@@ -1,4 +1,4 @@
-"""Tampering with what is sealed: found, held in sealed form, and taken or dropped by the user.
+"""Hold tampering with sealed content, in sealed form, until the user takes or drops it.
 
 ::
 
@@ -19,7 +19,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.encryption import Envelope, Place, is_sealed
+from core.encryption import Place, is_sealed
 from core.errors import EscherError, IntegrityError, NotFound, Refused, UsageError
 from core.files import (
     fsync_dir,
@@ -32,8 +32,8 @@ from core.files import (
 from core.journal import VersionRecord
 from core.journal.conflicts import HeldEdit
 from core.models import METADATA_FILE, PlaybookDraft, Ref, parse_json_object
+from core.playbooks.compare import FolderStat
 from core.playbooks.reader import PlaybookReader
-from core.playbooks.stats import FolderStat
 from core.playbooks.store import PlaybookStore, StoreResult
 
 
@@ -57,7 +57,7 @@ def find_tampering(
     if not record.sensitive or record.is_published:
         return None
     folder = folder or reader.layout.folder(record.area, record.ref)
-    rows = {row.entry.path: row.entry.checksum for row in reader.journal.versions.files(record.ref)}
+    rows = {row.path: row.checksum for row in reader.journal.versions.files(record.ref)}
     reader.limits.check((path, found.st_size) for path, found in seen.files.items())
     clear = {}
     for path in sorted(seen.content(rows)):
@@ -72,13 +72,13 @@ def find_tampering(
     return Tampering(flag, clear, metadata) if flag or clear else None
 
 
-class Held:
+class HeldEdits:
     """Holds edits of sealed content, and settles them by the user's choice."""
 
-    def __init__(self, store: PlaybookStore, envelope: Envelope, conflicts: Path) -> None:
+    def __init__(self, store: PlaybookStore, conflicts: Path) -> None:
         self._store = store
         self._rows = store.journal.held_edits
-        self._envelope = envelope
+        self._envelope = store.envelope
         self._root = conflicts
 
     def hold(self, record: VersionRecord, found: Tampering) -> HeldEdit:

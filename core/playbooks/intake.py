@@ -24,13 +24,12 @@ from core.models import (
     is_higher,
     next_patch,
 )
-from core.playbooks.compare import Comparer
+from core.playbooks.compare import FolderStat
 from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import draft_from_folder, without_leftovers
 from core.playbooks.paths import FoundFolder
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import has_sealed_defaults, to_clear
-from core.playbooks.stats import FolderStat
 from core.playbooks.validation import normalise
 from core.playbooks.verify import generation_on_disk
 from core.playbooks.versioning import area_of_successor, inherited_metadata, successor_metadata
@@ -72,7 +71,7 @@ class Intake:
         self._layout = reader.layout
         self._versions = reader.journal.versions
         self._envelope = envelope
-        self._compare = Comparer(reader.layout, reader.limits, envelope)
+        self._compare = reader.compare
 
     def read_edit(self, record: VersionRecord, files: Mapping[str, bytes] | None = None) -> Edit:
         """Read the edit in the folder of ``record``.
@@ -82,7 +81,7 @@ class Intake:
         was edited. Raises `LeaseHeld` when the folder changes while it is read.
         """
         found = FoundFolder(record.area, self._layout.folder(record.area, record.ref), record.ref)
-        known = {row.entry.path for row in self._versions.files(record.ref)}
+        known = {row.path for row in self._versions.files(record.ref)}
         seen, draft = self._read(found, record.ref, record.generation, record.sensitive, known)
         if files is not None:
             draft = replace(draft, files=dict(files))

@@ -1,4 +1,4 @@
-"""One intent at a time, on the folders: carry it out, take it back, or finish a dead process' one.
+"""Carry out one intent on the folders, take it back, or finish that of a dead process.
 
 Every step looks at what is there before it acts, so that each may be interrupted anywhere and done
 again. ``write`` with ``from_area``: the old folder steps aside to ``<staged>.old``, the new one
@@ -25,14 +25,13 @@ from core.files import (
     atomic_write,
     json_bytes,
     make_private_dir,
-    read_bytes,
     remove_tree,
     temporary_pattern,
 )
 from core.journal import Intent, VersionRecord
-from core.models import METADATA_FILE, SERVER_OWNED_FIELDS, Area, parse_json_object
+from core.models import METADATA_FILE, SERVER_OWNED_FIELDS, Area
+from core.playbooks.compare import read_metadata
 from core.playbooks.paths import GONE_SUFFIX, Layout
-from core.playbooks.stats import stat_folder
 
 
 class FolderChanges:
@@ -52,9 +51,9 @@ class FolderChanges:
                 case "take":
                     self._take(intent)
                 case "delete":
-                    place = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
+                    place = self._source(intent)
                     if os.path.lexists(place):
-                        place.rename(self._layout.old(staged_of(intent)))
+                        place.rename(self._old(intent))
                 case _:
                     raise StorageError(
                         f"The journal holds an intent of unknown kind {intent.kind!r}.",
@@ -64,9 +63,9 @@ class FolderChanges:
             raise storage_error(error, f"Storing {intent.ref}") from error
 
     def _write(self, intent: Intent) -> None:
-        place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
-        staged = self._layout.staged(staged_of(intent))
-        old = self._layout.old(staged_of(intent))
+        place = self._target(intent)
+        staged = self._staged(intent)
+        old = self._old(intent)
         if os.path.lexists(place):
             if old.exists():  # the former content waits there: it must not be thrown away
                 raise StorageError(
@@ -97,79 +96,88 @@ class FolderChanges:
                 return  # a missing copy: it comes back as the row says
             raise NotFound(f"The folder {source} is not there.", "Restore it from a backup.")
         if intent.record is not None:
-            _rewrite_metadata(place / METADATA_FILE, intent.record)
+            rewrite_metadata(place, intent.record)
 
     def _take(self, intent: Intent) -> None:
         place = self._layout.place(area_of(intent.to_area), intent.ref)
         if not place.is_dir():
             raise NotFound(f"The folder {place} is not there.", "Look where it went.")
         if intent.record is not None:
-            _rewrite_metadata(place / METADATA_FILE, intent.record, fill_in=True)
+            rewrite_metadata(place, intent.record, fill_in=True)
 
     def take_back(self, intent: Intent) -> None:
         """Undo as far as possible; what can't be undone is carried through by the next replay."""
         with contextlib.suppress(OSError):
             if intent.kind == "write":
-                place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
-                staged = self._layout.staged(staged_of(intent))
-                old = self._layout.old(staged_of(intent))
+                place = self._target(intent)
+                staged = self._staged(intent)
+                old = self._old(intent)
                 if not staged.exists() and self._is_written(intent):
                     place.rename(staged)
                 if intent.from_area is not None and old.exists() and not place.exists():
                     old.rename(place)
                 discard(staged)
             elif intent.kind == "move" and intent.from_area != intent.to_area:
-                source = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
-                place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
+                source = self._source(intent)
+                place = self._target(intent)
                 if place.exists() and not source.exists():
                     make_private_dir(source.parent)
                     place.rename(source)
             elif intent.kind == "delete":
-                place = self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
-                old = self._layout.old(staged_of(intent))
+                place = self._source(intent)
+                old = self._old(intent)
                 if old.exists() and not place.exists():
                     old.rename(place)
 
     def carry_through(self, intent: Intent) -> bool:
         """Finish one intent; False when it had been taken back before its process died."""
-        if intent.kind == "write" and not self._layout.staged(staged_of(intent)).exists():
+        if intent.kind == "write" and not self._staged(intent).exists():
             if self._is_written(intent):
                 return True
-            old = self._layout.old(staged_of(intent))
-            place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
+            old = self._old(intent)
+            place = self._target(intent)
             if old.exists() and not place.exists():
                 old.rename(place)
             return False
         self.carry_out(intent)
         return True
 
+    def _source(self, intent: Intent) -> Path:
+        return self._layout.place(area_of(intent.from_area), intent.ref, itself=False)
+
+    def _target(self, intent: Intent) -> Path:
+        return self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
+
+    def _staged(self, intent: Intent) -> Path:
+        return self._layout.staged(staged_of(intent))
+
+    def _old(self, intent: Intent) -> Path:
+        return self._layout.old(staged_of(intent))
+
     def _is_written(self, intent: Intent) -> bool:
         """Whether the folder in place is the one that the intent staged."""
-        place = self._layout.place(area_of(intent.to_area), intent.ref, itself=False)
-        # inode 0: pulled and not fetched, so it is not on disk
-        staged = {file.entry.path: file.inode for file in intent.files if file.inode}
+        place = self._target(intent)
+        if intent.record is None or not place.is_dir():
+            return False
         try:
-            seen = stat_folder(place, 0, with_parent=False)
-            if intent.record is None or seen is None:
-                return False
-            metadata = parse_json_object(
-                read_bytes(place / METADATA_FILE), METADATA_FILE, stored=True
-            )
+            disk = read_metadata(place)
         except EscherError:
             return False
-        found = {path: seen.files[path].st_ino for path in seen.content(staged)}
-        return metadata == intent.record.metadata and found == staged
+        # no inode: begun by a version before format 4, whose metadata alone has to tell
+        known = intent.inode in {None, place.lstat().st_ino}
+        return known and disk == intent.record.metadata
 
 
-def _rewrite_metadata(path: Path, record: VersionRecord, *, fill_in: bool = False) -> None:
-    """Bring the server-owned fields onto disk; what the user edited beside them stays.
+def rewrite_metadata(folder: Path, record: VersionRecord, *, fill_in: bool = False) -> None:
+    """Bring the server-owned fields into ``metadata.json``; what the user edited beside them stays.
 
-    ``fill_in``: bring fields that are absent there too.
+    ``fill_in``: bring fields that are absent there, too. The caller holds the store's lock.
     """
-    for stray in path.parent.glob(temporary_pattern(path)):
-        stray.unlink()  # of a writer that was killed in the middle: we hold the store's lock now
+    path = folder / METADATA_FILE
+    for stray in folder.glob(temporary_pattern(path)):
+        stray.unlink()  # of a writer that was killed in the middle
     try:
-        disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
+        disk = read_metadata(folder)
     except (InvalidPlaybook, StorageError):
         return  # an edit that does not parse (yet): `verify` and the edit watch tell of it
     wanted = {key: value for key, value in disk.items() if key not in SERVER_OWNED_FIELDS}
@@ -191,10 +199,12 @@ def discard(folder: Path) -> None:
 
 
 def area_of(area: Area | None) -> Area:
+    """An area of an intent, of a kind that names it."""
     assert area is not None  # every kind names the areas it uses
     return Area(area)
 
 
 def staged_of(intent: Intent) -> str:
+    """The name of an intent's staging folder, of a kind that has one."""
     assert intent.staged is not None  # write and delete name a staging folder
     return intent.staged

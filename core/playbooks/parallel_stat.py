@@ -1,9 +1,17 @@
-"""Whether folders still have the stats that were seen; no content is read.
+"""Look up whether folders still have the stats that were seen, in a few processes at once.
 
-Standard library only: `statpool` also runs this file as a program of its own, where importing the
-rest of the project would cost more than the work. A message is a length (4 bytes, little-endian)
-and a body: in, ``marshal`` of ``(root, [(folder, paths, fingerprint), …])``; out, one byte a
-folder, 1 for unchanged.
+::
+
+    check ──► pages of (folder, paths, fingerprint) ──► this file as a program of its own, or,
+                                                        for few folders, in this process
+
+Threads would only wait for one another (each stat gives up and takes back the interpreter's lock),
+and forking is not for a process that has threads or a model loaded; so the helpers are small
+programs that start in some 15 ms and end with this process. Standard library only, and a file of its
+own: importing the rest of the project would cost them more than the work.
+
+A message is a length (4 bytes, little-endian) and a body: in, ``marshal`` of
+``(root, [(folder, paths, fingerprint), …])``; out, one byte a folder, 1 for unchanged.
 """
 
 from __future__ import annotations
@@ -25,6 +33,10 @@ from typing import BinaryIO, cast
 Item = tuple[str, str, bytes]
 """A folder below the root, the paths below it (``/``-led, a line each), their fingerprint."""
 
+PAGE = 250  # folders in one message, so that it fits into a pipe
+FEW = 4 * PAGE  # up to here a helper's start costs more than it saves
+MAX_HELPERS = 3
+AHEAD = 2  # messages a helper: one in work, one in its pipe
 DIGEST_BYTES = 16
 _INT64 = (1 << 63) - 1
 _LENGTH = struct.Struct("<I")
@@ -84,23 +96,6 @@ def _serve() -> None:
 @lru_cache(maxsize=256)
 def _packer(count: int) -> struct.Struct:
     return struct.Struct(f"<{count}q")
-
-
-if __name__ == "__main__":
-    _serve()
-
-
-# Stats of very many folders, looked up by a few processes at once.
-#
-# Threads would only wait for one another (each stat gives up and takes back the interpreter's lock),
-# and forking is not for a process that has threads or a model loaded; so the helpers are small
-# programs of their own (`statcheck`) that start in some 15 ms and end with this process.
-
-
-PAGE = 250  # folders in one message, so that it fits into a pipe
-FEW = 4 * PAGE  # up to here a helper's start costs more than it saves
-MAX_HELPERS = 3
-AHEAD = 2  # messages a helper: one in work, one in its pipe
 
 
 def check(root: Path, items: Iterable[Item]) -> Iterator[bool]:
@@ -189,3 +184,7 @@ def _pages(items: Iterable[Item]) -> Iterator[list[Item]]:
             page = []
     if page:
         yield page
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,4 +1,4 @@
-"""Where a version's folder stands, and which version a folder is.
+"""Say where a version's folder stands, and which version a folder is.
 
 ::
 
@@ -77,7 +77,7 @@ class Layout:
     def old(self, name: str) -> Path:
         return self.staging / (name + OLD_SUFFIX)
 
-    def standing(self, ref: Ref) -> list[Area]:
+    def areas_with(self, ref: Ref) -> list[Area]:
         """The areas in which a folder of ``ref`` is on disk (one, when all is well)."""
         return [area for area in Area if os.path.lexists(self.folder(area, ref))]
 

@@ -1,9 +1,9 @@
-"""The read side of the store: rows, folders, and bytes that are what the journal says."""
+"""Look versions up and read them: rows, folders, and bytes that are what the journal says."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,28 @@ from core.errors import (
     UsageError,
     faults_of,
 )
-from core.files import atomic_write, read_bytes, sha256_bytes, walk_files
+from core.files import atomic_write, read_bytes, walk_files
 from core.journal import Journal, VersionRecord
-from core.journal.versions import DiskFile
 from core.models import (
     FORMATS,
     METADATA_FILE,
-    SERVER_OWNED_FIELDS,
     Area,
+    FileEntry,
     PlaybookDraft,
     Ref,
     check_id,
     latest,
-    parse_json_object,
+)
+from core.playbooks.compare import (
+    Comparer,
+    published_digest,
+    read_metadata,
+    stat_folder,
+    without_owned,
 )
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.paths import Layout
 from core.playbooks.sealing import SealedCopies, published_form, to_clear
-from core.playbooks.stats import stat_folder
 from core.playbooks.validation import Limits
 from core.playbooks.writer import FolderWriter
 from core.settings import Settings
@@ -56,13 +60,14 @@ class PlaybookReader:
         self.journal = journal
         self.layout = Layout(settings)
         self.limits = Limits.of(settings)
-        self._envelope = envelope
-        self._writer = FolderWriter(self.layout, journal, settings.run_path)
+        self.envelope = envelope
+        self.writer = FolderWriter(self.layout, journal, settings.run_path)
+        self.compare = Comparer(self.layout, self.limits, envelope)
         self._copies = SealedCopies(self.layout.sealed)
 
     def locked(self) -> AbstractContextManager[int]:
         """The store's exclusive lock, with what a dead process left open finished first."""
-        return self._writer.locked()
+        return self.writer.locked()
 
     def get(self, ref: Ref) -> VersionRecord:
         """The row of ``ref``; `NotFound` when there is none."""
@@ -108,7 +113,7 @@ class PlaybookReader:
         except (IntegrityError, StorageError) as first:
             # a writer may just have replaced the folder: look again when none is at work
             try:
-                with self._writer.locked():
+                with self.writer.locked():
                     return self._read(ref)
             except StorageError:  # a home that can't be written has no writer
                 raise first from None
@@ -120,16 +125,9 @@ class PlaybookReader:
     def edited_draft(self, ref: Ref) -> PlaybookDraft:
         """The folder as it is on disk now, in clear, with whatever the user changed in it."""
         record = self.get(ref)
-        known = {row.entry.path for row in self.journal.versions.files(ref)}
+        known = {row.path for row in self.journal.versions.files(ref)}
         draft = draft_from_folder(self.layout.place(record.area, ref), self.limits, known)
-        files = to_clear(
-            draft.files,
-            ref,
-            record.generation,
-            self._envelope,
-            sensitive=record.sensitive,
-            edited=True,
-        )
+        files = self.in_clear(record, draft.files, edited=True)
         kept = {"sensitive": True} if record.sensitive else {}  # the journal's flag counts
         return PlaybookDraft(draft.metadata | kept, files, draft.ignored)
 
@@ -143,42 +141,45 @@ class PlaybookReader:
                 "It is fetched when the server can be reached (`escher-playbooks resolve`).",
             )
         if record.sensitive and not record.is_published:
-            clear = {row.entry.path: self._read_sealed(record, row, folder) for row in rows}
+            clear = {row.path: self._read_sealed(record, row, folder) for row in rows}
         else:
-            disk = {row.entry.path: _read_file(folder, row, ref) for row in rows}
-            clear = to_clear(
-                disk, ref, record.generation, self._envelope, sensitive=record.sensitive
-            )
-        published = published_form(clear)
+            disk = {row.path: _read_file(folder, row, ref) for row in rows}
+            clear = self.in_clear(record, disk)
         for row in rows:
-            if sha256_bytes(published[row.entry.path]) != row.entry.checksum:
+            if published_digest(row.path, clear[row.path]) != row.checksum:
                 raise IntegrityError(
-                    f"{ref} {row.entry.path} was changed on disk: {folder / row.entry.path}.", _MEND
+                    f"{ref} {row.path} was changed on disk: {folder / row.path}.", _MEND
                 )
         return clear
 
-    def _read_sealed(self, record: VersionRecord, row: DiskFile, folder: Path) -> bytes:
+    def _read_sealed(self, record: VersionRecord, row: FileEntry, folder: Path) -> bytes:
         """A sealed file in clear; where somebody laid something else over it, what was sealed."""
-        path = row.entry.path
+        path = row.path
         try:
-            return self._open(record, path, _read_file(folder, row, record.ref))
+            return self.in_clear(record, {path: _read_file(folder, row, record.ref)})[path]
         except (IntegrityError, StorageError) as error:
             sealed = self._copies.read(record, path)
             if sealed is None:
                 raise
             log.warning("%s %s: its kept sealed copy answers (%s)", record.ref, path, error.detail)
-            return self._open(record, path, sealed)
+            return self.in_clear(record, {path: sealed})[path]
 
-    def _open(self, record: VersionRecord, path: str, sealed: bytes) -> bytes:
-        opened = to_clear(
-            {path: sealed}, record.ref, record.generation, self._envelope, sensitive=True
+    def in_clear(
+        self, record: VersionRecord, disk: Mapping[str, bytes], *, edited: bool = False
+    ) -> dict[str, bytes]:
+        """Files of a version in clear; raises `IntegrityError` or `WrongKey` for what does not open.
+
+        ``edited``: what lies there in clear was put there by the user and is taken as it is.
+        """
+        sensitive, generation = record.sensitive, record.generation
+        return to_clear(
+            disk, record.ref, generation, self.envelope, sensitive=sensitive, edited=edited
         )
-        return opened[path]
 
     def sealed_copy(self, record: VersionRecord, path: str) -> bytes | None:
         """The last sealed content of a file in clear, whatever lies in the folder; None: not kept."""
         sealed = self._copies.read(record, path)
-        return None if sealed is None else self._open(record, path, sealed)
+        return None if sealed is None else self.in_clear(record, {path: sealed})[path]
 
     def keep_sealed_copies(self) -> None:
         """Keep a second copy of sealed content that has none yet (of a home from before)."""
@@ -188,10 +189,10 @@ class PlaybookReader:
             rows = self.journal.versions.files(record.ref)
             if not self.check_version(record, rows):
                 folder = self.layout.folder(record.area, record.ref)
-                with self._writer.locked():
-                    self._copies.keep(record, folder, [row.entry.path for row in rows])
+                with self.writer.locked():
+                    self._copies.keep(record, folder, [row.path for row in rows])
 
-    def seal_stray(self, record: VersionRecord) -> None:
+    def seal_clear_files(self, record: VersionRecord) -> None:
         """Seal, in its place, what lies in clear among a sensitive version's files.
 
         For a folder that is about to be copied and to go; the caller holds the store's lock.
@@ -207,9 +208,9 @@ class PlaybookReader:
             content = read_bytes(folder / path)
             if not is_sealed(content):
                 place = Place(*record.ref, path, record.generation)
-                atomic_write(folder / path, self._envelope.seal(content, place))
+                atomic_write(folder / path, self.envelope.seal(content, place))
 
-    def check_leaving(self, ref: Ref) -> None:
+    def check_uploadable(self, ref: Ref) -> None:
         """Right before an upload: refuse what is sensitive, or was marked so since the last scan.
 
         Raises `Refused` for a sensitive version or an envelope, `LeaseHeld` where the edit that
@@ -222,11 +223,13 @@ class PlaybookReader:
         if read_metadata(folder).get("sensitive", False) is not False:
             raise LeaseHeld(f"{ref} was just marked sensitive.", "The next sync takes that in.")
         for row in self.journal.versions.files(ref):
-            with (folder / row.entry.path).open("rb") as file:
+            with (folder / row.path).open("rb") as file:
                 if is_sealed(file.read(len(MAGIC))):
-                    raise Refused(f"{ref} {row.entry.path} is sealed: it is not uploaded.")
+                    raise Refused(f"{ref} {row.path} is sealed: it is not uploaded.")
 
-    def check_version(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
+    def check_version(
+        self, record: VersionRecord, rows: tuple[FileEntry, ...]
+    ) -> list[EscherError]:
         """Compare one row with its folder, byte by byte; every difference is an error."""
         try:
             with faults_of(str(record.ref)):
@@ -234,15 +237,13 @@ class PlaybookReader:
         except EscherError as error:
             return [error]
 
-    def _differences(self, record: VersionRecord, rows: tuple[DiskFile, ...]) -> list[EscherError]:
+    def _differences(self, record: VersionRecord, rows: tuple[FileEntry, ...]) -> list[EscherError]:
         folder = self.layout.place(record.area, record.ref)
         if not folder.is_dir():
             return [NotFound(f"The folder {folder} is not there.", _MEND)]
         try:
-            metadata = parse_json_object(
-                read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True
-            )
-            found = set(content_paths(folder, {row.entry.path for row in rows}))
+            metadata = read_metadata(folder)
+            found = set(content_paths(folder, {row.path for row in rows}))
         except EscherError as error:
             return [error]
         problems: list[EscherError] = []
@@ -250,7 +251,7 @@ class PlaybookReader:
             problems.append(IntegrityError(f"{METADATA_FILE} differs from the journal.", _MEND))
         if rows and not found and is_unfetched(folder):
             return problems  # pulled and not yet fetched
-        expected = {row.entry.path for row in rows}
+        expected = {row.path for row in rows}
         problems.extend(
             IntegrityError(f"{path} is not in the journal: it was added.", _MEND)
             for path in sorted(found - expected)
@@ -258,45 +259,23 @@ class PlaybookReader:
         problems.extend(
             NotFound(f"{path} is not there.", _MEND) for path in sorted(expected - found)
         )
-        problems.extend(self._check_files(record, [r for r in rows if r.entry.path in found]))
-        return problems
-
-    def _check_files(self, record: VersionRecord, rows: list[DiskFile]) -> list[EscherError]:
-        problems: list[EscherError] = []
         for row in rows:
-            path = row.entry.path
-            try:
-                with faults_of(path):
-                    problems += self._check_file(record, row)
-            except EscherError as error:
-                problems.append(error)
+            if row.path in found:
+                try:
+                    with faults_of(row.path):
+                        content = _read_file(folder, row, record.ref)
+                        clear = self.in_clear(record, {row.path: content})[row.path]
+                        if published_digest(row.path, clear) != row.checksum:
+                            raise IntegrityError(f"{row.path} was changed on disk.", _MEND)
+                except EscherError as error:
+                    problems.append(error)
         return problems
-
-    def _check_file(self, record: VersionRecord, row: DiskFile) -> list[EscherError]:
-        path = row.entry.path
-        content = _read_file(self.layout.place(record.area, record.ref), row, record.ref)
-        clear = to_clear(
-            {path: content},
-            record.ref,
-            record.generation,
-            self._envelope,
-            sensitive=record.sensitive,
-        )
-        if sha256_bytes(published_form(clear)[path]) != row.entry.checksum:
-            return [IntegrityError(f"{path} was changed on disk.", _MEND)]
-        return []
 
 
 def _comparable(metadata: dict[str, Any], record: VersionRecord) -> dict[str, Any]:
     """Between publishing and settling the row has the server's fields before the disk does."""
-    if record.is_published and record.area is not Area.SYNCED:
-        return {key: value for key, value in metadata.items() if key not in SERVER_OWNED_FIELDS}
-    return metadata
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """What a version's ``metadata.json`` says on disk; raises what is wrong with it."""
-    return parse_json_object(read_bytes(folder / METADATA_FILE), METADATA_FILE, stored=True)
+    is_ahead = record.is_published and record.area is not Area.SYNCED
+    return without_owned(metadata) if is_ahead else metadata
 
 
 def content_paths(folder: Path, known: Collection[str] = ()) -> list[str]:
@@ -320,8 +299,8 @@ def is_unfetched(folder: Path) -> bool:
     return seen is not None and METADATA_FILE in seen.files and seen.is_bare
 
 
-def _read_file(folder: Path, row: DiskFile, ref: Ref) -> bytes:
-    path = folder / row.entry.path
+def _read_file(folder: Path, row: FileEntry, ref: Ref) -> bytes:
+    path = folder / row.path
     if not path.exists():
-        raise IntegrityError(f"{ref} {row.entry.path} is missing: {path}.", _MEND)
+        raise IntegrityError(f"{ref} {row.path} is missing: {path}.", _MEND)
     return read_bytes(path)

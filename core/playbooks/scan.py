@@ -1,165 +1,57 @@
-"""Folders that are gone: deleted by a hand, or out of sight with the disk they stand on?
+"""Find what changed in the playbook folders since the journal last knew them.
 
-A version that was never published stands nowhere else, so its row goes only when the area's folder
-is still the one that held it. A mount point without its disk is another folder (and whoever writes
-next makes the areas in it anew); a network share that lists nothing empties all of it at once.
+::
+
+    every version's row ──► stats of its folder, one digest of them ──► the same: nothing is read
+                                        │ another, or never seen
+                                        ▼
+                            names, stats, bytes against its rows ──► the same: seen from now on
+                                        │ different
+                                        ▼
+                            once more under the store's lock ──► edited, moved, vanished, …
+
+Stats vouch for a content only when it was compared clearly after the last of their ctimes (git
+calls the others racily clean); a version whose stats moved is read whole. Nothing on disk is
+changed here; `core.playbooks.edits.Edits` acts on what was found.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from core.encryption import Envelope
 from core.errors import EscherError, TransientError, faults_of, storage_error
 from core.journal import Journal, VersionRecord
-from core.journal.folders import ScanRows, SeenFolder
+from core.journal.facts import HomeFacts
+from core.journal.folders import SeenFolder
 from core.models import Area, Ref
-from core.playbooks.compare import Comparer, Comparison, State
+from core.playbooks.compare import Comparison, FolderStat, State
 from core.playbooks.held import find_tampering
 from core.playbooks.intake import Intake
 from core.playbooks.parallel_stat import Item, check
 from core.playbooks.paths import FoundFolder, Layout
 from core.playbooks.reader import PlaybookReader, is_unfetched
-from core.playbooks.stats import FolderStat
 from core.settings import Settings
 
-MANY = 10  # versions; nobody empties an area of so many by hand and means to delete each
-AREAS = (Area.LOCAL, Area.AI_GENERATED)  # what is missing from synced/ is fetched again
-
-_HELD = (
-    "{count} versions that stood here are missing, and are not taken for deleted: {why}."
-    " Bring them back (is a disk not mounted?), or say so with `escher-playbooks delete`."
-)
-
-
-class Vanishing:
-    """Tells what was deleted from what is out of sight; the journal's facts hold the areas' inodes."""
-
-    def __init__(self, journal: Journal, layout: Layout) -> None:
-        self._journal = journal
-        self._layout = layout
-
-    def deleted(self, gone: Sequence[VersionRecord], broken: dict[str, str]) -> list[Ref]:
-        """Those of ``gone`` that count; of the others, ``broken`` tells by their area's path."""
-        held: set[Area] = set()
-        for area in AREAS:
-            missing = sum(row.area is area and not row.is_published for row in gone)
-            why = self._reason(area, missing) if missing else None
-            if why is not None:
-                held.add(area)
-                broken[str(self._layout.area(area))] = _HELD.format(count=missing, why=why)
-        return [row.ref for row in gone if row.is_published or row.area not in held]
-
-    def remember(self, missing: Sequence[VersionRecord]) -> None:
-        """Keep the inodes of the areas from which nothing is ``missing``."""
-        for area in set(AREAS).difference(row.area for row in missing):
-            inode = self._inode(area)
-            if inode is not None and inode != self._journal.facts.get(_key(area)):
-                self._journal.facts.set(_key(area), inode)
-
-    def _reason(self, area: Area, missing: int) -> str | None:
-        known = self._journal.facts.get(_key(area))
-        if known is not None and known != self._inode(area):
-            return "the folder is another one than it was"
-        if missing >= MANY and missing >= self._journal.scan.count_unpublished(area):
-            return "all of them are"
-        return None
-
-    def _inode(self, area: Area) -> str | None:
-        # without the device, whose number may change whenever the disk is mounted
-        with suppress(OSError):
-            return str(self._layout.area(area).stat().st_ino)
-        return None
-
-
-def _key(area: Area) -> str:
-    return f"inode:{area.value}"
-
-
-# Whether an edit has been quiet long enough, by a clock that may have been set meanwhile.
-
-NANO = 1_000_000_000
-
-
-class Quiet:
-    """Ages of changes during one scan; `keep` remembers those that seem to lie in the future."""
-
-    def __init__(self, rows: ScanRows, seconds: float, now_ns: int | None = None) -> None:
-        self._rows = rows
-        self._quiet_ns = int(seconds * NANO)
-        self._now_ns = now_ns
-        self._waiting = rows.waiting()
-        self._still: dict[str, tuple[bytes, int]] = {}
-        self._left_ns: int | None = None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until all that was too young will be quiet; None when nothing was."""
-        return None if self._left_ns is None else self._left_ns / NANO
-
-    def is_quiet(self, folder: str, seen: FolderStat) -> bool:
-        """Whether nothing in ``folder`` (below ``playbooks/``) changed for the quiet time.
-
-        A change after now is of a clock that was wrong: it is quiet once we have seen it unchanged
-        for as long.
-        """
-        now = self._now_ns or time.time_ns()
-        if seen.newest_ns <= now:
-            return self._is_old_enough(now - seen.newest_ns)
-        fingerprint, since = self._waiting.get(folder, (b"", now))
-        if fingerprint != seen.fingerprint or since > now:
-            since = now
-        self._still[folder] = (seen.fingerprint, since)
-        return self._is_old_enough(now - since)
-
-    def is_quiet_since(self, changed_ns: int) -> bool:
-        """Whether the quiet time has passed since ``changed_ns``; the future counts as now."""
-        now = self._now_ns or time.time_ns()
-        return changed_ns > now or self._is_old_enough(now - changed_ns)
-
-    def keep(self) -> None:
-        """Remember since when changes with a future time are as they are."""
-        new = [
-            (folder, *seen)
-            for folder, seen in self._still.items()
-            if self._waiting.get(folder) != seen
-        ]
-        self._rows.wait(new, done=set(self._waiting) - set(self._still))
-
-    def _is_old_enough(self, age_ns: int) -> bool:
-        left = self._quiet_ns - age_ns
-        if left > 0:
-            self._left_ns = max(left, self._left_ns or 0)
-        return left <= 0
-
-
-# What changed in the playbook folders since the journal last knew them.
-#
-# ::
-#
-#     every version's row ──► stats of its folder, one digest of them ──► the same: nothing is read
-#                                         │ another, or never seen
-#                                         ▼
-#                             names, stats, bytes against its rows ──► the same: seen from now on
-#                                         │ different
-#                                         ▼
-#                             once more under the store's lock ──► edited, moved, vanished, …
-#
-# A stat vouches for a content only when the content was compared clearly after the stat's ctime (git
-# calls the others racily clean). Nothing on disk is changed here; `Edits` acts on what was found.
-
-
 CHUNK = 200  # versions whose rows are looked up in one query
+MANY = 10  # versions; nobody empties an area of so many by hand and means to delete each
+NANO = 1_000_000_000
+_FUTURE = "edits_of_the_future"  # the fact that keeps them
+AREAS = (Area.LOCAL, Area.AI_GENERATED)  # what is missing from synced/ is fetched again
 
 _NO_AREA = (
     "The folder is not there; its versions are not taken for deleted."
     " Put it back: is a disk not mounted?"
+)
+_HELD = (
+    "{count} versions that stood here are missing, and are not taken for deleted: {why}."
+    " Bring them back (is a disk not mounted?), or say so with `escher-playbooks delete`."
 )
 
 
@@ -177,7 +69,7 @@ class Moved:
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a scan found; `Edits.take` wants it as it is.
+    """What a scan found, for `Edits.take`.
 
     ``quiet_in``: seconds until changes that are too young will be quiet, None when there are none.
     ``broken``: ``{path: reason}`` of what can't be taken as it stands and is left alone.
@@ -205,16 +97,16 @@ class ScanResult:
 
 
 class Scan:
-    """One look at all of ``playbooks/``; see the drawing above."""
+    """Looks at all of ``playbooks/``, or at one version; see the drawing above."""
 
-    def __init__(self, reader: PlaybookReader, envelope: Envelope, settings: Settings) -> None:
+    def __init__(self, reader: PlaybookReader, settings: Settings) -> None:
         self._reader = reader
         self._journal: Journal = reader.journal
         self._layout = reader.layout
         self._quiet_seconds = settings.edit_quiet_seconds
-        self._compare = Comparer(reader.layout, reader.limits, envelope)
-        self._intake = Intake(reader, envelope)
-        self._vanishing = Vanishing(reader.journal, reader.layout)
+        self._compare = reader.compare
+        self._intake = Intake(reader, reader.envelope)
+        self._guard = DeletionGuard(reader.journal, reader.layout)
 
     def run(self, *, now_ns: int | None = None) -> ScanResult:
         """Look at everything; ``now_ns`` stands for the clock in what is quiet (for tests).
@@ -223,7 +115,7 @@ class Scan:
         """
         self._reader.keep_sealed_copies()
         result = ScanResult()
-        quiet = Quiet(self._journal.scan, self._quiet_seconds, now_ns)
+        quiet = QuietTime(self._journal.facts, self._quiet_seconds, now_ns)
         suspects, places = self._walk(result)
         different: list[Ref] = []
         for comparison in self._look(suspects):
@@ -238,9 +130,9 @@ class Scan:
             with self._reader.locked():
                 again = list(self._look(different))
                 result.unchanged += sum(c.state is State.SAME for c in again)
-                missing = self._judge(result, quiet, again, self._unknown_of(unknown))
+                missing = self._classify(result, quiet, again, self._unknown_of(unknown))
             self._journal.scan.forget_gone()
-        self._vanishing.remember(missing)
+        self._guard.remember(missing)
         quiet.keep()
         result.quiet_in = quiet.left
         return result
@@ -248,11 +140,11 @@ class Scan:
     def run_one(self, ref: Ref) -> ScanResult:
         """`run` for one version of the journal, for who waits for it; nothing else is looked for."""
         result = ScanResult(scanned=1)
-        quiet = Quiet(self._journal.scan, self._quiet_seconds, None)
+        quiet = QuietTime(self._journal.facts, self._quiet_seconds, None)
         with self._reader.locked():
             for comparison in self._look([ref]):
                 if comparison.state not in {State.SAME, State.MISSING}:
-                    self._judge_known(result, quiet, comparison)
+                    self._classify_known(result, quiet, comparison)
         result.quiet_in = quiet.left
         return result
 
@@ -287,17 +179,14 @@ class Scan:
         for start in range(0, len(refs), CHUNK):
             part = refs[start : start + CHUNK]
             records, files = versions.get_many(part), versions.files_many(part)
-            seen_at = scan.seen_at(part)
-            found = [
-                self._compare(record, files.get(ref, ()), seen_at.get(ref))
-                for ref, record in records.items()
-            ]
-            scan.record([
-                SeenFolder(c.record, c.seen.paths, c.seen.fingerprint, c.seen.taken_at_ns,
-                           c.refreshed)
-                for c in found
-                if c.state is State.SAME and c.seen is not None and c.seen.proves
-            ])  # fmt: skip
+            found = [self._compare(record, files.get(ref, ())) for ref, record in records.items()]
+            scan.record(
+                [
+                    SeenFolder(c.record, c.seen.paths, c.seen.fingerprint)
+                    for c in found
+                    if c.state is State.SAME and c.seen is not None and c.seen.is_conclusive
+                ]
+            )
             yield from found
 
     def _unknown(self, places: dict[Area, set[str]]) -> list[FoundFolder]:
@@ -322,10 +211,10 @@ class Scan:
         ]
 
     # -- judging ----------------------------------------------------------------------------
-    def _judge(
+    def _classify(
         self,
         result: ScanResult,
-        quiet: Quiet,
+        quiet: QuietTime,
         different: Collection[Comparison],
         unknown: Sequence[FoundFolder],
     ) -> Sequence[VersionRecord]:
@@ -333,19 +222,19 @@ class Scan:
         missing = {c.record.ref: c.record for c in different if c.state is State.MISSING}
         for comparison in different:
             if comparison.state not in {State.SAME, State.MISSING}:
-                self._judge_known(result, quiet, comparison)
+                self._classify_known(result, quiet, comparison)
         in_motion = False
         for folder in unknown:
-            in_motion |= not self._judge_unknown(result, quiet, folder, missing)
+            in_motion |= not self._classify_unknown(result, quiet, folder, missing)
         gone = [
             record
             for record in missing.values()
             if not (record.deleting or in_motion) and quiet.is_quiet_since(self._left(record))
         ]
-        result.vanished = self._vanishing.deleted(gone, result.broken)
+        result.vanished = self._guard.deleted(gone, result.broken)
         return list(missing.values())
 
-    def _judge_known(self, result: ScanResult, quiet: Quiet, found: Comparison) -> None:
+    def _classify_known(self, result: ScanResult, quiet: QuietTime, found: Comparison) -> None:
         ref, path = found.record.ref, self._layout.folder(found.record.area, found.record.ref)
         if found.seen is None:
             result.broken[str(path)] = str(found.error)
@@ -370,10 +259,10 @@ class Scan:
             else:
                 result.edited.append(ref)
 
-    def _judge_unknown(
+    def _classify_unknown(
         self,
         result: ScanResult,
-        quiet: Quiet,
+        quiet: QuietTime,
         folder: FoundFolder,
         missing: dict[Ref, VersionRecord],
     ) -> bool:
@@ -414,6 +303,108 @@ class Scan:
 
     def _key(self, folder: Path) -> str:
         return folder.relative_to(self._layout.root).as_posix()
+
+
+class QuietTime:
+    """Tells whether an edit has been quiet long enough, by a clock that may have been set meanwhile.
+
+    For one scan; `keep` remembers the changes that seem to lie in the future.
+    """
+
+    def __init__(self, facts: HomeFacts, seconds: float, now_ns: int | None = None) -> None:
+        self._facts = facts
+        self._quiet_ns = int(seconds * NANO)
+        self._now_ns = now_ns
+        # {folder: [fingerprint in hex, since when (ns)]} of changes whose age the clock does not tell
+        self._waiting: dict[str, list[Any]] = json.loads(facts.get(_FUTURE) or "{}")
+        self._still: dict[str, list[Any]] = {}
+        self._left_ns: int | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all that was too young will be quiet; None when nothing was."""
+        return None if self._left_ns is None else self._left_ns / NANO
+
+    def is_quiet(self, folder: str, seen: FolderStat) -> bool:
+        """Whether nothing in ``folder`` (below ``playbooks/``) changed for the quiet time.
+
+        A change after now is of a clock that was wrong: it is quiet once we have seen it unchanged
+        for as long.
+        """
+        now = self._now_ns or time.time_ns()
+        if seen.newest_ns <= now:
+            return self._is_old_enough(now - seen.newest_ns)
+        fingerprint, since = self._waiting.get(folder, ("", now))
+        if fingerprint != seen.fingerprint.hex() or since > now:
+            since = now
+        self._still[folder] = [seen.fingerprint.hex(), since]
+        return self._is_old_enough(now - since)
+
+    def is_quiet_since(self, changed_ns: int) -> bool:
+        """Whether the quiet time has passed since ``changed_ns``; the future counts as now."""
+        now = self._now_ns or time.time_ns()
+        return changed_ns > now or self._is_old_enough(now - changed_ns)
+
+    def keep(self) -> None:
+        """Remember since when changes with a future time are as they are."""
+        if self._still != self._waiting:
+            self._facts.set(_FUTURE, json.dumps(self._still))
+
+    def _is_old_enough(self, age_ns: int) -> bool:
+        left = self._quiet_ns - age_ns
+        if left > 0:
+            self._left_ns = max(left, self._left_ns or 0)
+        return left <= 0
+
+
+class DeletionGuard:
+    """Tells folders that a hand deleted from those out of sight with the disk they stand on.
+
+    A version that was never published stands nowhere else, so its row goes only when the area's
+    folder is still the one that held it (the journal's facts hold its inode). A mount point without
+    its disk is another folder, and whoever writes next makes the areas in it anew; a network share
+    that lists nothing empties all of it at once.
+    """
+
+    def __init__(self, journal: Journal, layout: Layout) -> None:
+        self._journal = journal
+        self._layout = layout
+
+    def deleted(self, gone: Sequence[VersionRecord], broken: dict[str, str]) -> list[Ref]:
+        """Those of ``gone`` that count; of the others, ``broken`` tells by their area's path."""
+        held: set[Area] = set()
+        for area in AREAS:
+            missing = sum(row.area is area and not row.is_published for row in gone)
+            why = self._reason(area, missing) if missing else None
+            if why is not None:
+                held.add(area)
+                broken[str(self._layout.area(area))] = _HELD.format(count=missing, why=why)
+        return [row.ref for row in gone if row.is_published or row.area not in held]
+
+    def remember(self, missing: Sequence[VersionRecord]) -> None:
+        """Keep the inodes of the areas from which nothing is ``missing``."""
+        for area in set(AREAS).difference(row.area for row in missing):
+            inode = self._inode(area)
+            if inode is not None and inode != self._journal.facts.get(_key(area)):
+                self._journal.facts.set(_key(area), inode)
+
+    def _reason(self, area: Area, missing: int) -> str | None:
+        known = self._journal.facts.get(_key(area))
+        if known is not None and known != self._inode(area):
+            return "the folder is another one than it was"
+        if missing >= MANY and missing >= self._journal.scan.count_unpublished(area):
+            return "all of them are"
+        return None
+
+    def _inode(self, area: Area) -> str | None:
+        # without the device, whose number may change whenever the disk is mounted
+        with suppress(OSError):
+            return str(self._layout.area(area).stat().st_ino)
+        return None
+
+
+def _key(area: Area) -> str:
+    return f"inode:{area.value}"
 
 
 def _item(

@@ -1,7 +1,7 @@
-"""The local store: playbooks created, updated, moved and deleted, a batch at a time.
+"""Create, update, move and delete playbooks on this machine, a batch at a time.
 
 New folders are put together and synced in staging, side by side and outside the lock; a batch then
-takes the lock once and writes the journal twice (see ``writing``).
+takes the lock once and writes the journal twice (`core.playbooks.writer` draws it).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from core.encryption import Envelope
@@ -29,30 +28,33 @@ from core.models import (
     PlaybookDraft,
     Ref,
     Strategy,
-    id_from_name,
     parse_version,
 )
 from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import without_leftovers
-from core.playbooks.extras import carry
+from core.playbooks.folder_copies import carry_extras
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import published_form
 from core.playbooks.secrets_gate import SecretsGate, stricter
 from core.playbooks.validation import normalise
-from core.playbooks.verify import adopt
 from core.playbooks.versioning import (
     area_of_successor,
-    came_in,
     check_pin,
+    check_unchanged,
+    id_of,
     inherited_metadata,
+    intake_of,
     is_decision,
+    label_of,
     next_version,
     plan_moves,
+    refuse_clear,
     refuse_taken,
+    strategy_of_successor,
     successor_metadata,
     waits_for_decision,
 )
-from core.playbooks.writer import Stager
+from core.playbooks.writer import Origin, Stager
 from core.secrets import SecretFinding
 from core.settings import Settings
 
@@ -77,8 +79,8 @@ class PlaybookStore(PlaybookReader):
 
     def __init__(self, settings: Settings, journal: Journal, envelope: Envelope) -> None:
         super().__init__(settings, journal, envelope)
-        self._handed_out = HandedOut(settings)
-        self._stager = Stager(self.layout, envelope)
+        self.handed_out = HandedOut(settings)
+        self.stager = Stager(self.layout, envelope)
         self.secrets = SecretsGate(settings, journal)
 
     # -- new versions -----------------------------------------------------------------------
@@ -133,9 +135,9 @@ class PlaybookStore(PlaybookReader):
         came in (create, update, edit, import). Raises `StorageError`
         when the home can't be written at all.
         """
-        self._writer.prepare()
+        self.writer.prepare()
         results: list[StoreResult] = []
-        secret = {str(_id_of(draft)) for draft in drafts if draft.metadata.get("sensitive") is True}
+        secret = {str(id_of(draft)) for draft in drafts if draft.metadata.get("sensitive") is True}
         stage = partial(
             self._stage_new,
             area=area,
@@ -175,7 +177,7 @@ class PlaybookStore(PlaybookReader):
     ) -> Intent | StoreResult:
         now = int(time.time())
         try:
-            with faults_of(str(_label(draft))):
+            with faults_of(str(label_of(draft))):
                 draft, extra = self._kept_secret(without_leftovers(draft), secret)
                 ready = normalise(
                     draft, now=now, strategy=strategy, author=author, limits=self.limits
@@ -185,16 +187,15 @@ class PlaybookStore(PlaybookReader):
                 )
                 if intake in {"update", "edit"}:
                     of_id = self.journal.versions.of_playbook(ready.metadata["playbook_id"])
-                    intake = came_in(intake, of_id)
+                    intake = intake_of(intake, of_id)
                 scans.extend(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-                intent = self._stager.stage(
-                    ready, home, intake=intake, check=check, choice=strategy, extra=extra
-                )
-                return replace(intent, record=self.gated(intent.record, gate))
+                origin = Origin(intake, check=check, choice=strategy, extra=extra)
+                intent = self.stager.stage(ready, home, origin)
+                return replace(intent, record=self.with_gate(intent.record, gate))
         except EscherError as error:
-            return StoreResult(_label(draft), error=error)
+            return StoreResult(label_of(draft), error=error)
 
-    def gated(self, record: VersionRecord | None, gate: str | None = None) -> VersionRecord:
+    def with_gate(self, record: VersionRecord | None, gate: str | None = None) -> VersionRecord:
         """A new row with the gate under which it is to be published: ``gate``, or a stricter one."""
         assert record is not None  # only of a deletion's intent is there none
         if record.publish_as is None:
@@ -208,7 +209,7 @@ class PlaybookStore(PlaybookReader):
 
         ``secret``: ids that get a sensitive version by the same call.
         """
-        playbook_id = _id_of(draft)
+        playbook_id = id_of(draft)
         if draft.metadata.get("sensitive") is True or playbook_id is None:
             return draft, []
         if playbook_id not in secret and not self.journal.versions.sensitive_ids([playbook_id]):
@@ -223,21 +224,17 @@ class PlaybookStore(PlaybookReader):
         """Take staged versions in: one lock, two journal transactions, and one for the scans."""
         intents = [item for item in staged if isinstance(item, Intent)]
         errors: dict[str, EscherError] = {}  # by staged name: a ref may be there twice
-        try:
+        with self.writer.discarding(*(intent.staged for intent in intents)):
             self.secrets.keep(scans)
             if intents:
-                with self._writer.locked():
+                with self.writer.locked():
                     errors = refuse_taken(self.journal.versions, self.layout, intents)
-                    errors |= self._refuse_clear(intents)
+                    errors |= refuse_clear(self.journal.versions, intents)
                     free = [intent for intent in intents if intent.staged not in errors]
-                    failed = self._writer.apply(free)
+                    failed = self.writer.apply(free)
                     errors |= {str(i.staged): failed[i.ref] for i in free if i.ref in failed}
-        except BaseException:
-            for intent in intents:
-                self._writer.discard(str(intent.staged))
-            raise
         for name in errors:
-            self._writer.discard(name)
+            self.writer.discard(name)
         found = self._findings([i for i in intents if i.staged not in errors])
         return [
             _result(item, errors.get(str(item.staged)), found.get(item.ref, ()))
@@ -248,21 +245,7 @@ class PlaybookStore(PlaybookReader):
 
     def _findings(self, intents: Sequence[Intent]) -> dict[Ref, tuple[SecretFinding, ...]]:
         """What the scans found in what was just stored."""
-        return self.secrets.findings(
-            [(i.record, [row.entry for row in i.files]) for i in intents if i.record is not None]
-        )
-
-    def _refuse_clear(self, intents: Sequence[Intent]) -> dict[str, EscherError]:
-        """Errors by staged name where another process has just made the id a sensitive one."""
-        clear = [i for i in intents if i.record is not None and not i.record.sensitive]
-        secret = self.journal.versions.sensitive_ids([i.ref.playbook_id for i in clear])
-        return {
-            str(i.staged): LeaseHeld(
-                f"{i.ref.playbook_id} is sensitive since just now.", "Try again."
-            )
-            for i in clear
-            if i.ref.playbook_id in secret
-        }
+        return self.secrets.findings([(i.record, i.files) for i in intents if i.record is not None])
 
     # -- changed versions -------------------------------------------------------------------
     def update(
@@ -294,7 +277,7 @@ class PlaybookStore(PlaybookReader):
             return self.create(
                 replace(draft, metadata=successor_metadata(raw, target, area)),
                 area=area,
-                strategy=strategy or self.strategy_of_successor(raw, previous),
+                strategy=strategy or strategy_of_successor(self.journal, raw, previous),
                 intake="update",
                 check_scripts=check_scripts,
             )
@@ -315,24 +298,8 @@ class PlaybookStore(PlaybookReader):
         if record.is_published:
             raise Refused(f"{ref} is published: it never changes.", "Make a new version of it.")
         raw = inherited_metadata(draft.metadata, record)
-        return self._replace(
-            record,
-            replace(draft, metadata=raw),
-            None,
-            check=True,
-            declassify=declassify,
-        )
-
-    def strategy_of_successor(
-        self, metadata: Mapping[str, Any], previous: VersionRecord
-    ) -> Strategy | None:
-        """Review where the user ever chose it for the id, and nothing stands against it."""
-        if metadata.get("sensitive") or area_of_successor(metadata, previous) is not Area.LOCAL:
-            return None
-        if self.journal.versions.sensitive_ids([previous.ref.playbook_id]):
-            return None  # the new version will be sensitive, too
-        chosen = self.journal.choices.is_for_review(previous.ref.playbook_id)
-        return Strategy.REVIEW if chosen else None
+        draft = replace(draft, metadata=raw)
+        return self._replace(record, draft, None, check=True, declassify=declassify)
 
     def _replace(
         self,
@@ -368,48 +335,27 @@ class PlaybookStore(PlaybookReader):
             status=status_of_edit(raw, old),
             limits=self.limits,
         )
-        self._writer.prepare()
+        self.writer.prepare()
         with self.leased([ref]):
             self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))
-            intent = self._stager.stage(
-                ready,
-                old.area,
-                intake="update",
-                old=old,
-                check=check,
-                choice=choice,
-                extra=extra,
-            )
-            intent = replace(intent, record=self.gated(intent.record, old.publish_gate))
-            try:
-                assert intent.record is not None
+            origin = Origin("update", check=check, old=old, choice=choice, extra=extra)
+            intent = self.stager.stage(ready, old.area, origin)
+            intent = replace(intent, record=self.with_gate(intent.record, old.publish_gate))
+            assert intent.record is not None
+            with self.writer.discarding(intent.staged):
                 check_pin(self.journal.versions, ref, intent.record.content_digest)
-                with self._writer.locked():
-                    current = self.journal.versions.get(ref)
-                    if (
-                        current is None
-                        or (current.generation, current.area) != (old.generation, old.area)
-                        or current.is_published
-                    ):
-                        raise LeaseHeld(f"{ref} was changed meanwhile.", "Try again.")
-                    content = {file.entry.path for file in intent.files}
+                with self.writer.locked():
+                    check_unchanged(self.journal.versions, old)
+                    content = {file.path for file in intent.files}
+                    staged = self.layout.staged(str(intent.staged))
                     # the state of its runs, above all
-                    carry(
-                        self.layout.folder(old.area, ref),
-                        self.layout.staged(str(intent.staged)),
-                        content,
-                    )
-                    failed = self._writer.apply([intent])
-            except BaseException:
-                self._writer.discard(str(intent.staged))
-                raise
-            if waits and ref not in failed:
+                    carry_extras(self.layout.folder(old.area, ref), staged, content)
+                    self.writer.apply_one(intent)
+            if waits:
                 self.move([Move(ref, Area.AI_GENERATED, {})])
-        if ref in failed:
-            raise failed[ref]
         if choice is Strategy.REVIEW:
             self.journal.choices.choose_review([ref.playbook_id])
-        if (told := self._handed_out.warning(ref)) and intent.record is not None:
+        if (told := self.handed_out.warning(ref)) and intent.record is not None:
             warnings = (*intent.record.warnings, told)
             intent = replace(intent, record=replace(intent.record, warnings=warnings))
         return _result(intent, None, self._findings([intent]).get(ref, ()))
@@ -429,14 +375,14 @@ class PlaybookStore(PlaybookReader):
         """
         errors: list[EscherError] = []
         for batch in _batches(changes):
-            with self._writer.locked():
+            with self.writer.locked():
                 intents = [
-                    replace(intent, record=self.gated(intent.record))
+                    replace(intent, record=self.with_gate(intent.record))
                     if is_decision(intent.from_area, intent.to_area)
                     else intent
                     for intent in plan_moves(self.journal.versions, self.layout, batch, errors)
                 ]
-                errors.extend(self._writer.apply(intents).values())
+                errors.extend(self.writer.apply(intents).values())
         if errors:
             raise errors[0]
 
@@ -448,22 +394,14 @@ class PlaybookStore(PlaybookReader):
         """
         for batch in _batches(refs):
             guard = self.leased(batch) if unless_busy else nullcontext()
-            with guard, self._writer.locked():
+            with guard, self.writer.locked():
                 rows = self.journal.versions.get_many(batch)
-                failed = self._writer.apply([
+                failed = self.writer.apply([
                     Intent(ref, "delete", uuid.uuid4().hex, from_area=row.area)
                     for ref, row in rows.items()
                 ])  # fmt: skip
             if failed:
                 raise next(iter(failed.values()))
-
-    def recover(self) -> int:
-        """Finish what a killed process had begun, clear the staging; how many were replayed."""
-        return self._writer.recover()
-
-    def adopt(self) -> tuple[list[Ref], dict[Path, EscherError]]:
-        """Take folders that the journal does not know into it; see ``adoption``."""
-        return adopt(self, self._envelope)
 
     @contextmanager
     def leased(self, refs: Sequence[Ref]) -> Iterator[None]:
@@ -487,17 +425,3 @@ def _result(
         return StoreResult(intent.ref, error=error)
     record = intent.record
     return StoreResult(intent.ref, record.warnings, findings=findings, asked=record.asked)
-
-
-def _id_of(draft: PlaybookDraft) -> str | None:
-    """The id that a draft will get; None where it has none (and is refused for that)."""
-    own, name = draft.metadata.get("playbook_id"), draft.metadata.get("name")
-    if own is None and isinstance(name, str):
-        return id_from_name(name)
-    return own if isinstance(own, str) else None
-
-
-def _label(draft: PlaybookDraft) -> Ref:
-    metadata = draft.metadata
-    name = metadata.get("playbook_id") or metadata.get("name") or "?"
-    return Ref(str(name)[:100], str(metadata.get("version") or "?")[:64])

@@ -1,6 +1,7 @@
-"""Rows for folders that the journal does not know: a lost journal is rebuilt from disk.
+"""Compare folders with the journal, and take those into it that it does not know.
 
-The folders are the truth for content; what only the journal knew (revisions, the latest generation
+`verify` reads every byte of every version and changes nothing. `adopt` rebuilds a lost journal from
+disk: the folders are the truth for content; what only the journal knew (revisions, the latest generation
 of encrypted content) is taken from the server's changes feed and from the envelopes themselves.
 What the user had chosen is lost: a folder's strategy and status are requests, in ``synced/``, too,
 until the server's feed says what they are. What is sealed is sensitive, whatever its flag says.
@@ -18,36 +19,37 @@ from typing import Any
 
 from core.encryption import Envelope, is_sealed, sealed_generation
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, WrongKey, faults_of
-from core.files import atomic_write, json_bytes, read_bytes
 from core.journal import VersionRecord
-from core.journal.versions import DiskFile
 from core.models import (
-    METADATA_FILE,
     PARAMETERS_FILE,
-    SERVER_OWNED_FIELDS,
     Area,
+    FileEntry,
     Ref,
     content_digest,
-    parse_json_object,
+    file_entries,
     parse_metadata,
 )
 from core.playbooks.decisions import Decided, split_requests
 from core.playbooks.drafts import draft_from_folder
+from core.playbooks.intents import rewrite_metadata
 from core.playbooks.paths import FoundFolder, Layout
 from core.playbooks.reader import PlaybookReader, is_unfetched
 from core.playbooks.sealing import published_form, sealed_defaults, to_clear
 from core.playbooks.validation import Limits
-from core.playbooks.writer import STALE_STAGING_SECONDS, disk_files
+from core.playbooks.writer import STALE_STAGING_SECONDS
+
+CHUNK = 200  # rows whose files are looked up in one query
+_RECOVER = "It is finished by the next command that writes; `escher-playbooks verify` again then."
 
 
-def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[Path, EscherError]]:
+def adopt(reader: PlaybookReader) -> tuple[list[Ref], dict[Path, EscherError]]:
     """Take every unknown folder into the journal as it stands; the refs, and what can't be taken.
 
     On disk only fields of ``metadata.json`` that are not followed change. A second copy of a known
     version, and metadata without content in ``synced/`` (the changes feed brings it), are left
     alone.
     """
-    rows: list[tuple[VersionRecord, tuple[DiskFile, ...]]] = []
+    rows: list[tuple[VersionRecord, tuple[FileEntry, ...]]] = []
     failed: dict[Path, EscherError] = {}
     with reader.locked():
         known = set(reader.journal.versions.refs())
@@ -56,13 +58,14 @@ def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[P
                 continue
             try:
                 with faults_of(str(found.path)):
-                    row = _row(found, envelope, reader.limits)
+                    row = _row(found, reader.envelope, reader.limits)
             except EscherError as error:
                 failed[found.path] = error
             else:
                 rows.append(row)
                 known.add(row[0].ref)
-                _rewrite(found, row[0])
+                # an edited ``sensitive`` stays for the scan to find
+                rewrite_metadata(found.path, row[0])
         with reader.journal.database.write() as connection:
             reader.journal.versions.put(rows, connection)
     return [record.ref for record, _ in rows], failed
@@ -70,7 +73,7 @@ def adopt(reader: PlaybookReader, envelope: Envelope) -> tuple[list[Ref], dict[P
 
 def _row(
     found: FoundFolder, envelope: Envelope, limits: Limits
-) -> tuple[VersionRecord, tuple[DiskFile, ...]]:
+) -> tuple[VersionRecord, tuple[FileEntry, ...]]:
     draft = draft_from_folder(found.path, limits, stored=True)
     metadata = parse_metadata(draft.metadata)
     if found.ref is None or metadata.ref != found.ref:
@@ -80,14 +83,14 @@ def _row(
     generation = generation_on_disk(draft.files)
     sensitive = metadata.sensitive or any(map(is_sealed, draft.files.values()))
     clear = to_clear(draft.files, found.ref, generation, envelope, sensitive=sensitive, edited=True)
-    files = disk_files(found.path, published_form(clear))
+    files = file_entries(published_form(clear))
     held, asked = split_requests(draft.metadata, Decided())
     if sensitive:  # an edited flag then differs from the row's, and is reported
         held["sensitive"] = True
     record = VersionRecord(
         found.ref,
         found.area,
-        content_digest(held, [file.entry for file in files]),
+        content_digest(held, files),
         held,
         generation=generation,
         # what stands in synced/ may be anybody's: `keys claim` says otherwise
@@ -96,16 +99,6 @@ def _row(
         asked=asked,
     )
     return record, files
-
-
-def _rewrite(found: FoundFolder, record: VersionRecord) -> None:
-    """Let ``metadata.json`` say what holds; an edited ``sensitive`` stays for the scan to find."""
-    path = found.path / METADATA_FILE
-    disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
-    kept = {name: value for name, value in disk.items() if name not in SERVER_OWNED_FIELDS}
-    owned = {k: v for k, v in record.metadata.items() if k in SERVER_OWNED_FIELDS}
-    if kept | owned != disk:
-        atomic_write(path, json_bytes(kept | owned))
 
 
 def generation_on_disk(disk: Mapping[str, bytes]) -> int:
@@ -123,12 +116,6 @@ def generation_on_disk(disk: Mapping[str, bytes]) -> int:
                         f"{path}: an encrypted default is not base64.", "Mend or remove it."
                     ) from error
     return max(found)
-
-
-# Every row against its folder, every folder against its row, and what was left half-way.
-
-CHUNK = 200  # rows whose files are looked up in one query
-_RECOVER = "It is finished by the next command that writes; `escher-playbooks verify` again then."
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +160,7 @@ def verify(reader: PlaybookReader) -> list[Problem]:
 
 
 def _check(
-    reader: PlaybookReader, row: VersionRecord, files: tuple[DiskFile, ...]
+    reader: PlaybookReader, row: VersionRecord, files: tuple[FileEntry, ...]
 ) -> list[Problem]:
     folder = str(reader.layout.folder(row.area, row.ref))
     return [

@@ -1,4 +1,8 @@
-"""What an update takes over from the version before it, and which version it becomes."""
+"""Rules of versions: what one takes over from the version before, what it is called, where it stands.
+
+``id@version`` exists once across ``local/``, ``synced/`` and ``ai-generated/``, and names one content
+for ever once that was published (`core.journal.pins`). Nothing on disk changes here.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +16,48 @@ from core.errors import (
     AlreadyExists,
     EscherError,
     InvalidPlaybook,
+    LeaseHeld,
     NotFound,
     Refused,
     Unchanged,
     UsageError,
 )
-from core.files import read_bytes
-from core.journal import Intent, VersionRecord
+from core.journal import Intent, Journal, VersionRecord
 from core.journal.versions import Versions
 from core.models import (
     METADATA_FILE,
     SERVER_OWNED_FIELDS,
     Area,
     Move,
+    PlaybookDraft,
     Ref,
     Status,
     Strategy,
     SyncState,
+    id_from_name,
     is_higher,
     next_patch,
-    parse_json_object,
     parse_metadata,
     parse_version,
 )
+from core.playbooks.compare import read_metadata
 from core.playbooks.decisions import CAREFUL, new_requests
 from core.playbooks.paths import Layout
+
+
+def id_of(draft: PlaybookDraft) -> str | None:
+    """The id that a draft will get; None where it has none (and is refused for that)."""
+    own, name = draft.metadata.get("playbook_id"), draft.metadata.get("name")
+    if own is None and isinstance(name, str):
+        return id_from_name(name)
+    return own if isinstance(own, str) else None
+
+
+def label_of(draft: PlaybookDraft) -> Ref:
+    """What to call a draft in a result, as far as it names itself."""
+    metadata = draft.metadata
+    name = metadata.get("playbook_id") or metadata.get("name") or "?"
+    return Ref(str(name)[:100], str(metadata.get("version") or "?")[:64])
 
 
 def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str, Any]:
@@ -81,7 +102,19 @@ def area_of_successor(metadata: Mapping[str, Any], previous: VersionRecord) -> A
     return Area.AI_GENERATED if is_now and not was else Area.LOCAL
 
 
-def by_ai(record: VersionRecord) -> bool:
+def strategy_of_successor(
+    journal: Journal, metadata: Mapping[str, Any], previous: VersionRecord
+) -> Strategy | None:
+    """Review where the user ever chose it for the id, and nothing stands against it."""
+    if metadata.get("sensitive") or area_of_successor(metadata, previous) is not Area.LOCAL:
+        return None
+    if journal.versions.sensitive_ids([previous.ref.playbook_id]):
+        return None  # the new version will be sensitive, too
+    chosen = journal.choices.is_for_review(previous.ref.playbook_id)
+    return Strategy.REVIEW if chosen else None
+
+
+def made_by_ai(record: VersionRecord) -> bool:
     """Whether an AI wrote a version, whatever its author is said to be since."""
     return record.intake == "ai" or record.metadata.get("author") == "ai_generated"
 
@@ -93,14 +126,14 @@ def waits_for_decision(metadata: Mapping[str, Any], former: VersionRecord) -> bo
     """
     is_now = metadata.get("author") == "ai_generated"
     if former.area is Area.AI_GENERATED:
-        return is_now or by_ai(former)
-    return is_now and not by_ai(former)
+        return is_now or made_by_ai(former)
+    return is_now and not made_by_ai(former)
 
 
-def came_in(how: str, before: Iterable[VersionRecord]) -> str:
-    """How a version came in that was made of others: out of an import or of an AI, it still is that."""
+def intake_of(how: str, before: Iterable[VersionRecord]) -> str:
+    """The intake of a version made of others: ``how``, but out of an import or an AI it stays that."""
     for record in before:
-        if by_ai(record):
+        if made_by_ai(record):
             return "ai"
         if record.intake == "import":
             return "import"
@@ -135,19 +168,16 @@ def free_patch(versions: Versions, ref: Ref) -> str:
 def check_pin(versions: Versions, ref: Ref, digest: str) -> None:
     """`AlreadyExists` where ``ref`` names other content than ``digest`` for ever."""
     if versions.pins.get(ref) not in {None, digest}:
-        raise pinned(versions, ref)
+        raise taken_name(versions, ref)
 
 
-def pinned(versions: Versions, ref: Ref) -> AlreadyExists:
+def taken_name(versions: Versions, ref: Ref) -> AlreadyExists:
     """The refusal of other content under a name that was published once."""
     free = free_patch(versions, ref)
     return AlreadyExists(
         f"{ref} was published, here or elsewhere, and names that content for ever.",
         f"Give another version; {free} is free.",
     )
-
-
-# What `PlaybookStore.move` is asked for, and the intents that come of it.
 
 
 def plan_moves(
@@ -170,13 +200,15 @@ def plan_moves(
             continue
         if row.area is to_area and metadata == row.metadata:
             folder = layout.folder(to_area, ref)
-            if not folder.is_dir() or _says_so(folder / METADATA_FILE, metadata):
+            if not folder.is_dir() or _says_so(folder, metadata):
                 continue
         rows[ref] = replace(row, area=to_area, metadata=metadata)
         if is_decision(row.area, to_area):  # the wish to publish comes with it, in the same intent
             parsed = parse_metadata(metadata)
-            wished = wish(parsed.storage_strategy, to_area, None, sensitive=parsed.sensitive)
-            rows[ref] = replace(rows[ref], **wished)
+            strategy, sensitive = parsed.storage_strategy, parsed.sensitive
+            rows[ref] = replace(
+                rows[ref], **sync_fields(strategy, to_area, None, sensitive=sensitive)
+            )
         came_from = intents[ref].from_area if ref in intents else row.area
         intents[ref] = Intent(ref, "move", None, came_from, to_area, rows[ref], files.get(ref, ()))
     return list(intents.values())
@@ -199,18 +231,13 @@ def _changed(metadata: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     return parse_metadata(changed).as_json()
 
 
-def _says_so(path: Path, metadata: dict[str, Any]) -> bool:
+def _says_so(folder: Path, metadata: dict[str, Any]) -> bool:
     """Whether the disk's server-owned fields are the row's (the row may have been first)."""
     try:
-        disk = parse_json_object(read_bytes(path), METADATA_FILE, stored=True)
+        disk = read_metadata(folder)
     except EscherError:
         return True  # there is nothing to bring them into
     return all(disk.get(name) == metadata.get(name) for name in SERVER_OWNED_FIELDS)
-
-
-# ``id@version`` exists once across ``local/``, ``synced/`` and ``ai-generated/``.
-#
-# And it names one content for ever, once that was published (`core.journal.pins`).
 
 
 def refuse_taken(
@@ -234,14 +261,37 @@ def refuse_taken(
                 "Give another version, or use `escher-playbooks update`.",
             )
         elif intent.record and pins.get(ref) not in {None, intent.record.content_digest}:
-            errors[str(intent.staged)] = pinned(versions, ref)
-        elif standing := layout.standing(ref):
+            errors[str(intent.staged)] = taken_name(versions, ref)
+        elif areas := layout.areas_with(ref):
             errors[str(intent.staged)] = AlreadyExists(
-                f"A folder of {ref} stands in {standing[0]}/ that the journal does not know.",
+                f"A folder of {ref} stands in {areas[0]}/ that the journal does not know.",
                 "`escher-playbooks verify` tells what to do about it.",
             )
         seen.add(ref)
     return errors
+
+
+def refuse_clear(versions: Versions, intents: Sequence[Intent]) -> dict[str, EscherError]:
+    """Errors by staged name where another process has just made the id a sensitive one."""
+    clear = [i for i in intents if i.record is not None and not i.record.sensitive]
+    secret = versions.sensitive_ids([i.ref.playbook_id for i in clear])
+    return {
+        str(i.staged): LeaseHeld(f"{i.ref.playbook_id} is sensitive since just now.", "Try again.")
+        for i in clear
+        if i.ref.playbook_id in secret
+    }
+
+
+def check_unchanged(versions: Versions, known: VersionRecord) -> VersionRecord:
+    """The row of ``known`` as it is now; `LeaseHeld` where its content or place is another."""
+    current = versions.get(known.ref)
+    if current is None or _identity(current) != _identity(known):
+        raise LeaseHeld(f"{known.ref} was changed meanwhile.", "Try again.")
+    return current
+
+
+def _identity(row: VersionRecord) -> tuple[object, ...]:
+    return row.area, row.generation, row.content_digest, row.metadata, row.revision
 
 
 def _differs_in_case_only(versions: Versions, ref: Ref) -> bool:
@@ -252,7 +302,7 @@ def _differs_in_case_only(versions: Versions, ref: Ref) -> bool:
     return any(other.ref.version.lower() == ref.version.lower() for other in others)
 
 
-def wish(
+def sync_fields(
     choice: Strategy | None, area: Area, old: VersionRecord | None, *, sensitive: bool = False
 ) -> dict[str, Any]:
     """``sync_state`` and ``publish_as`` of new content; what is sensitive never leaves."""

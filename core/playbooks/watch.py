@@ -1,7 +1,8 @@
-"""Edits on disk, noticed while they happen: one call when the folders have been quiet again.
+"""Watch the playbook folders: one call when edits have been quiet again.
 
 A watch only makes the sync come sooner. What it misses (the kernel's queue ran over, too many
-folders for inotify, a network share) the next interval's scan finds.
+folders for inotify, a network share) the next interval's scan finds. A file of its own, as only the
+worker that watches loads ``watchfiles``.
 """
 
 from __future__ import annotations

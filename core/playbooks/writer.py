@@ -1,4 +1,16 @@
-"""A checked draft becomes a whole, synced folder in staging and the row that goes with it."""
+"""Put folders in their place so that a kill at any instant loses nothing.
+
+::
+
+    staged folder, synced ──► lock ──► intent row ──► renames, synced ──► version row, intent gone
+    (nothing to see yet)               └── from here the change is carried through, by this process
+                                           or by the next one that takes the lock
+
+`Stager` makes a checked draft a whole, synced folder in staging and the row that goes with it;
+`FolderWriter` carries intents out (`core.playbooks.intents` says how each). The lock is an exclusive
+``flock`` on ``<home>/run/store.lock``: the kernel releases it when its holder dies, so an intent that
+is open while the lock is held belongs to a dead process and is replayed first.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +21,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +40,9 @@ from core.files import (
     json_bytes,
     make_private_dir,
     remove_tree,
-    sha256_bytes,
     write_tree,
 )
 from core.journal import Intent, Journal, VersionRecord
-from core.journal.versions import DiskFile
 from core.models import (
     METADATA_FILE,
     Area,
@@ -42,16 +52,44 @@ from core.models import (
     Ref,
     Strategy,
     content_digest,
+    file_entries,
 )
 from core.playbooks.checks import check_scripts
 from core.playbooks.decisions import request_warnings
-from core.playbooks.intents import FolderChanges, area_of, discard
+from core.playbooks.intents import FolderChanges, area_of, discard, staged_of
 from core.playbooks.paths import OLD_SUFFIX, Layout
 from core.playbooks.sealing import SealedCopies, published_form, to_disk
 from core.playbooks.validation import draft_warnings
-from core.playbooks.versioning import came_in, is_decision, wish
+from core.playbooks.versioning import intake_of, is_decision, sync_fields
 
 MAX_WARNINGS = 50
+LOCK_SECONDS = 120.0
+_STAGED = re.compile(r"[0-9a-f]{32}")
+STALE_STAGING_SECONDS = 3600.0
+# What a write decides; all else of a row that exists already is the publisher's and is kept.
+_WRITTEN_FIELDS = (
+    "area", "content_digest", "metadata", "generation", "fetched", "warnings", "sync_state", "publish_as",
+    "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
+    "made_here", "intake", "asked",
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a new row comes from.
+
+    ``intake``: how it came in, see `core.journal.versions.VersionRecord`. ``check``: look through its
+    scripts. ``old``: the row that it replaces. ``choice``: where the user lets it go; without it, new
+    content under an old name goes where that was to go. ``extra``: warnings besides its own.
+    """
+
+    intake: str
+    check: bool = True
+    old: VersionRecord | None = None
+    choice: Strategy | None = None
+    extra: Sequence[str] = ()
 
 
 class Stager:
@@ -61,36 +99,14 @@ class Stager:
         self._layout = layout
         self._envelope = envelope
 
-    def stage(
-        self,
-        draft: PlaybookDraft,
-        area: Area,
-        *,
-        intake: str,
-        check: bool,
-        old: VersionRecord | None = None,
-        choice: Strategy | None = None,
-        extra: Sequence[str] = (),
-    ) -> Intent:
-        """Write a normalised draft's folder into staging, synced, with the row that goes with it.
-
-        ``intake``: how it came in, see `core.journal.versions.VersionRecord`.
-        """
+    def stage(self, draft: PlaybookDraft, area: Area, origin: Origin) -> Intent:
+        """Write a normalised draft's folder into staging, synced, with the row that goes with it."""
         ref = PlaybookMetadata.model_validate(draft.metadata).ref
+        old = origin.old
         generation = old.generation + 1 if old else 1
         name = self.write(ref, draft.metadata, draft.files, generation)
-        files = disk_files(self._layout.staged(name), published_form(draft.files))
-        record = new_record(
-            draft,
-            area,
-            files,
-            generation,
-            intake=intake,
-            check=check,
-            old=old,
-            choice=choice,
-            extra=extra,
-        )
+        files = file_entries(published_form(draft.files))
+        record = new_record(draft, area, files, generation, origin)
         return Intent(ref, "write", name, old.area if old else None, area, record, files)
 
     def write(
@@ -107,84 +123,37 @@ class Stager:
 def new_record(
     draft: PlaybookDraft,
     area: Area,
-    files: Sequence[DiskFile],
+    files: tuple[FileEntry, ...],
     generation: int,
-    *,
-    intake: str,
-    check: bool,
-    old: VersionRecord | None = None,
-    choice: Strategy | None = None,
-    extra: Sequence[str] = (),
+    origin: Origin,
 ) -> VersionRecord:
-    """The row of a normalised draft's content, made here, with what is odd about it.
-
-    ``choice``: where the user lets it go. Without it, new content under an old name goes where that
-    was to go.
-    """
+    """The row of a normalised draft's content, made here, with what is odd about it."""
     metadata = PlaybookMetadata.model_validate(draft.metadata)
-    wanted = wish(choice, area, old, sensitive=metadata.sensitive)
-    is_chosen = choice is not None or wanted.get("publish_as") is not None
+    wanted = sync_fields(origin.choice, area, origin.old, sensitive=metadata.sensitive)
+    is_chosen = origin.choice is not None or wanted.get("publish_as") is not None
     requests = [] if is_chosen else request_warnings(metadata.ref, draft.asked)
-    warnings = [*extra, *requests, *draft_warnings(draft)]
-    if check:
+    warnings = [*origin.extra, *requests, *draft_warnings(draft)]
+    if origin.check:
         warnings.extend(warning.as_text() for warning in check_scripts(draft.files))
     return VersionRecord(
         metadata.ref,
         area,
-        content_digest(draft.metadata, [file.entry for file in files]),
+        content_digest(draft.metadata, files),
         draft.metadata,
         generation=generation,
         warnings=tuple(warnings[:MAX_WARNINGS]),
         made_here=True,
-        intake=intake,
+        intake=origin.intake,
         asked=draft.asked,
         **wanted,
     )
 
 
-def disk_files(
-    folder: Path, published: Mapping[str, bytes], executable: Collection[str] = ()
-) -> tuple[DiskFile, ...]:
-    """The journal's rows of a folder's files: digests of the published form, stats of the disk.
-
-    ``executable``: the files of which the version's digest says so.
-    """
-    files = []
-    try:
-        for path, content in published.items():
-            stat = (folder / path).lstat()
-            entry = FileEntry(path, len(content), sha256_bytes(content), path in executable)
-            files.append(
-                DiskFile(entry, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-            )
-    except OSError as error:
-        raise storage_error(error, f"Looking at {folder}") from error
-    return tuple(files)
-
-
-# Changes to the folders that survive a kill at any instant.
-#
-# ::
-#
-#     staged folder, synced ──► lock ──► intent row ──► renames, synced ──► version row, intent gone
-#     (nothing to see yet)               └── from here the change is carried through, by this process
-#                                            or by the next one that takes the lock
-#
-# The lock is an exclusive ``flock`` on ``<home>/run/store.lock``: the kernel releases it when its
-# holder dies, so an intent that is open while the lock is held belongs to a dead process and is
-# replayed first. Every step of a replay looks at what is there before it acts.
-
-LOCK_SECONDS = 120.0
-_STAGED = re.compile(r"[0-9a-f]{32}")
-STALE_STAGING_SECONDS = 3600.0
-# What a write decides; all else of a row that exists already is the publisher's and is kept.
-_WRITTEN_FIELDS = (
-    "area", "content_digest", "metadata", "generation", "warnings", "sync_state", "publish_as",
-    "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
-    "made_here", "intake", "asked",
-)  # fmt: skip
-
-log = logging.getLogger(__name__)
+def draft_digest(
+    draft: PlaybookDraft, metadata: Mapping[str, Any], executable: Collection[str] = ()
+) -> str:
+    """The content digest of a draft's files under ``metadata``; ``executable``: which are."""
+    return content_digest(metadata, file_entries(published_form(draft.files), executable))
 
 
 class FolderWriter:
@@ -234,6 +203,7 @@ class FolderWriter:
         """
         if not intents:
             return {}
+        intents = [self._with_inode(intent) for intent in intents]
         self._journal.intents.begin(intents)
         done: list[Intent] = []
         failed: dict[Ref, EscherError] = {}
@@ -255,6 +225,13 @@ class FolderWriter:
         self._tidy(intents)
         return failed
 
+    def _with_inode(self, intent: Intent) -> Intent:
+        """A ``write`` with what its folder is known by when it stands in its place."""
+        if intent.kind == "write":
+            with contextlib.suppress(OSError):  # it is not there: carrying it out says so
+                return replace(intent, inode=self._layout.staged(staged_of(intent)).lstat().st_ino)
+        return intent
+
     def recover(self) -> int:
         """Replay what a dead process left open and clear the staging; how many were replayed."""
         with self.locked() as replayed:
@@ -271,6 +248,22 @@ class FolderWriter:
             except OSError as error:
                 raise storage_error(error, "Clearing the staging folder") from error
         return replayed
+
+    def apply_one(self, intent: Intent) -> None:
+        """`apply` for one change; raises what it was taken back for."""
+        for error in self.apply([intent]).values():
+            raise error
+
+    @contextmanager
+    def discarding(self, *staged: str | None) -> Iterator[None]:
+        """Forget these staged folders when the block, which is to put them in place, fails."""
+        try:
+            yield
+        except BaseException:
+            for name in staged:
+                if name is not None:
+                    self.discard(name)
+            raise
 
     def discard(self, staged: str) -> None:
         """Forget a staged folder that came to nothing."""
@@ -302,7 +295,7 @@ class FolderWriter:
             record = intent.record
             if record is not None and record.sensitive and intent.kind == "write":
                 place = self._layout.folder(area_of(intent.to_area), intent.ref)
-                self._copies.keep(record, place, [f.entry.path for f in intent.files if f.inode])
+                self._copies.keep(record, place, [f.path for f in intent.files if record.fetched])
         held = {edit.ref: edit for edit in self._journal.held_edits.entries()}
         for intent in done:
             if intent.kind == "delete" and intent.ref in held:
@@ -380,4 +373,4 @@ def _merged(current: VersionRecord | None, intent: Intent) -> VersionRecord:
             )
         return moved
     written = {name: getattr(wanted, name) for name in _WRITTEN_FIELDS}
-    return replace(current, **written | {"intake": came_in(str(wanted.intake), [current])})
+    return replace(current, **written | {"intake": intake_of(str(wanted.intake), [current])})

@@ -41,7 +41,7 @@ from core.journal.leases import VERSION
 from core.journal.pins import SERVER
 from core.journal.versions import VersionRecord
 from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id, parse_version
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.batch import NO_ERROR, set_rows
 from core.publishing.conflict_rules import Rule
 from core.publishing.feed import Theirs, find_theirs
@@ -105,7 +105,7 @@ class Resolution:
 class ConflictResolver:
     """Settles open conflicts by the user's choice."""
 
-    def __init__(self, journal: Journal, folders: PulledFolders, server: EscherServer) -> None:
+    def __init__(self, journal: Journal, folders: RemoteVersions, server: EscherServer) -> None:
         self._journal = journal
         self._folders = folders
         self._server = server
@@ -287,7 +287,7 @@ def state_after_conflict(row: VersionRecord) -> dict[str, Any]:
 
 
 def drop_kept(
-    journal: Journal, folders: PulledFolders, ref: Ref, kept: Ref, kind: str, resolution: str
+    journal: Journal, folders: RemoteVersions, ref: Ref, kept: Ref, kind: str, resolution: str
 ) -> KeptCopy | None:
     """Remove a version whose edit is stored as ``kept``, and copy what is no part of that.
 

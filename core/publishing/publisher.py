@@ -30,7 +30,7 @@ from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.versions import VersionRecord
 from core.models import DONE, Area, Move, Outcome, OutcomeState, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.secrets_gate import Item, SecretsGate, stricter
 from core.playbooks.store import PlaybookStore
 from core.publishing.batch import (
@@ -71,7 +71,7 @@ class Publisher:
         vectors: Indexing,
         settings: Settings,
         *,
-        folders: PulledFolders,
+        folders: RemoteVersions,
         clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random.random,
     ) -> None:
@@ -171,7 +171,7 @@ class Publisher:
 
     def _with_files(self, records: Sequence[VersionRecord]) -> list[Item]:
         files = self._journal.versions.files_many([record.ref for record in records])
-        return [(r, [row.entry for row in files.get(r.ref, ())]) for r in records]
+        return [(r, files.get(r.ref, ())) for r in records]
 
     def tighten(self, refs: Sequence[Ref], gate: str | None) -> None:
         """Raise the secrets gate of what is about to be published to at least ``gate``."""

@@ -38,7 +38,7 @@ from core.files import make_private_dir, read_bytes
 from core.journal import Journal
 from core.journal.conflicts import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.conflicts import needs_full_pass, settle_what_is_over
 from core.publishing.deletions import Deletions, note_absent, send_again
 from core.publishing.feed import (
@@ -109,7 +109,7 @@ class Puller:
         self,
         journal: Journal,
         server: EscherServer,
-        folders: PulledFolders,
+        folders: RemoteVersions,
         *,
         in_use: Callable[[Ref], bool] = lambda _ref: False,
         clock: Callable[[], float] = time.time,
@@ -296,7 +296,7 @@ class PublishedContents:
 
     def _listed(self, ref: Ref) -> dict[str, ScriptFile]:
         """The server's files by path, when they are those that were published."""
-        wanted = {row.entry.path: row.entry for row in self._journal.versions.files(ref)}
+        wanted = {row.path: row for row in self._journal.versions.files(ref)}
         script = self._server.script(ref)
         listed = {file.path: file for file in script.files if file.path in wanted}
         for path, entry in wanted.items():

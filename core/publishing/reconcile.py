@@ -19,7 +19,7 @@ from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
 from core.journal.versions import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
 from core.publishing.conflicts import drop_kept, state_after_conflict
@@ -87,7 +87,7 @@ class Reconciler:
     def __init__(
         self,
         journal: Journal,
-        folders: PulledFolders,
+        folders: RemoteVersions,
         in_use: Callable[[Ref], bool] = lambda _ref: False,
     ) -> None:
         self._journal = journal

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,11 +30,21 @@ from core.errors import (
     TransferInterrupted,
     TransientError,
 )
-from core.files import sha256_bytes
 from core.journal import Journal
-from core.journal.versions import VersionRecord, executables
-from core.models import DONE, Area, FileEntry, Outcome, OutcomeState, Ref, SyncState, content_digest
-from core.playbooks.remote_versions import PulledFolders
+from core.journal.versions import VersionRecord
+from core.models import (
+    DONE,
+    Area,
+    FileEntry,
+    Outcome,
+    OutcomeState,
+    Ref,
+    SyncState,
+    content_digest,
+    executables,
+    file_entries,
+)
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.secrets_gate import Known, SecretsGate, stricter
 from core.playbooks.store import PlaybookStore
 from core.publishing.batch import (
@@ -65,7 +75,7 @@ class Context:
     journal: Journal
     server: EscherServer
     store: PlaybookStore
-    folders: PulledFolders
+    folders: RemoteVersions
     secrets: SecretsGate
     failures: FailurePolicy
 
@@ -86,7 +96,7 @@ class Upload:
         if read is None:
             return StepResult(WAITING)
         contents, entries = read
-        self.context.store.check_leaving(record.ref)
+        self.context.store.check_uploadable(record.ref)
         self._pass_gate(record, entries, contents)
         try:
             s3_paths = self.context.server.upload(record.ref, contents, entries)
@@ -104,14 +114,11 @@ class Upload:
             if self._is_stale(record):
                 return None
             raise
-        entries = tuple(
-            FileEntry(path, len(content), sha256_bytes(content))
-            for path, content in contents.items()
-        )
+        entries = file_entries(contents)
         if content_digest(record.metadata, entries) == record.content_digest:
             return contents, entries
         if marked := executables(self.context.journal.versions.files(record.ref)):
-            entries = tuple(replace(e, executable=e.path in marked) for e in entries)
+            entries = file_entries(contents, marked)
             if content_digest(record.metadata, entries) == record.content_digest:
                 return contents, entries
         if self._is_stale(record):

@@ -197,7 +197,7 @@ class PointSource:
             metadata = dict(record.metadata)
             with suppress(NotFound):  # pulled, and not fetched: found by its metadata
                 files = self._contents.published_files(record.ref)
-            entries = [row.entry for row in self._journal.versions.files(record.ref)]
+            entries = self._journal.versions.files(record.ref)
             found = [(e, files[e.path]) for e in entries if "/" in e.path and e.path in files]
         return IndexDocument(
             metadata=metadata,

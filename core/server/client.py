@@ -21,7 +21,7 @@ from core.errors import (
     TransientError,
 )
 from core.files import sha256_bytes
-from core.models import FileEntry, Ref, Status
+from core.models import FileEntry, Ref, Status, executables, file_entries
 from core.server.answers import (
     CHECK_URL,
     Announcement,
@@ -113,11 +113,7 @@ class EscherServer:
         ``files``: what is known of them, for the executable ones. An expired URL is asked for anew
         once; so are lost parts.
         """
-        marked = {file.path for file in files if file.executable}
-        entries = [
-            FileEntry(path, len(content), sha256_bytes(content), path in marked)
-            for path, content in sorted(contents.items())
-        ]
+        entries = file_entries(dict(sorted(contents.items())), executables(files))
         return self._uploads.put_files(contents, lambda: self.announce(ref, entries), str(ref))
 
     def take_sent(self) -> int:

@@ -49,7 +49,7 @@ class Catalog:
     def show(self, target: str) -> Playbook:
         """A version (the latest of an id) with its files."""
         ref = self._store.resolve(target)
-        files = tuple(file.entry for file in self._journal.versions.files(ref))
+        files = self._journal.versions.files(ref)
         record = self._store.get(ref)
         findings = self._store.secrets.findings_of(record, files, self._store.published_files)
         return replace(record.playbook(files), findings=findings)

@@ -13,11 +13,11 @@ from core.journal import Journal
 from core.models import Ref
 from core.permissions import take_home
 from core.playbooks.edits import Edits
-from core.playbooks.held import Held
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.folder_copies import Trash
+from core.playbooks.held import HeldEdits
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.scan import Scan
 from core.playbooks.store import PlaybookStore
-from core.playbooks.trash import Trash
 from core.publishing.conflicts import ConflictResolver
 from core.publishing.publisher import Publisher
 from core.publishing.pull import PublishedContents, Puller
@@ -155,8 +155,8 @@ class Home:
         return HandedOut(self.settings)
 
     @cached_property
-    def pulled_folders(self) -> PulledFolders:
-        return PulledFolders(self.store, self.settings)
+    def pulled_folders(self) -> RemoteVersions:
+        return RemoteVersions(self.store, self.settings)
 
     @cached_property
     def puller(self) -> Puller:
@@ -182,15 +182,15 @@ class Home:
 
     @cached_property
     def edits(self) -> Edits:
-        return Edits(self.store, self.envelope, self.settings)
+        return Edits(self.store, self.settings)
 
     @cached_property
-    def held(self) -> Held:
-        return Held(self.store, self.envelope, self.settings.conflicts_path)
+    def held(self) -> HeldEdits:
+        return HeldEdits(self.store, self.settings.conflicts_path)
 
     @cached_property
     def scan(self) -> Scan:
-        return Scan(self.store, self.envelope, self.settings)
+        return Scan(self.store, self.settings)
 
     @cached_property
     def sync(self) -> Sync:

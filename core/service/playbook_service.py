@@ -40,10 +40,11 @@ from core.models import (
 from core.playbooks.decisions import Decision, decide
 from core.playbooks.export import Exported, export
 from core.playbooks.held import declassify
+from core.playbooks.restore import restore_from_trash
 from core.playbooks.secrets_gate import stricter
 from core.playbooks.store import StoreResult
-from core.playbooks.trash import restore
 from core.playbooks.validation import Limits
+from core.playbooks.verify import adopt
 from core.publishing.conflicts import Choice, Resolution
 from core.publishing.policy import PublishPlan, check_trusted
 from core.publishing.publisher import OnFindings
@@ -75,7 +76,7 @@ class PlaybookService(Home):
     def open(cls, settings: Settings | None = None) -> Self:
         """Open the home, finish what a crash left half-done, and return the service."""
         service = cls(settings or load_settings())
-        service.store.recover()
+        service.store.writer.recover()
         service.script_manager.recover()
         if not service.journal.versions.counts()["versions"]:
             service.adopt()
@@ -83,7 +84,7 @@ class PlaybookService(Home):
 
     def adopt(self) -> list[Ref]:
         """Take folders that the journal does not know into it: after the journal was lost."""
-        adopted, failed = self.store.adopt()
+        adopted, failed = adopt(self.store)
         for path, error in failed.items():
             _log.warning("%s is not taken into the journal: %s", path, error)
         if adopted:
@@ -462,7 +463,7 @@ class PlaybookService(Home):
 
     def restore_from_trash(self, ref: Ref) -> Ref:
         """Bring a version back as a private one, under the next free version; which."""
-        return restore(self.store, self.envelope, self.trash, ref)
+        return restore_from_trash(self.store, self.trash, ref)
 
     # -- what looks like a secret -----------------------------------------------------------
     def findings(self, ref: Ref) -> tuple[SecretFinding, ...]:

@@ -354,7 +354,7 @@ class ScriptBatches:
                     error = f"{ref} is not published: it stands on this machine alone."
                     outcomes[ref] = Outcome(OutcomeState.SKIPPED, error=error)
                 else:
-                    entries = [file.entry for file in files.get(ref, ())]
+                    entries = files.get(ref, ())
                     found = _of_formats(ref, entries, format_)
                     keys.update(found)
                     if not found:

@@ -36,9 +36,9 @@ from core.files import atomic_write, json_bytes, make_private_dir
 from core.journal import Journal
 from core.models import Ref, SyncState
 from core.playbooks.edits import EditReport, Edits
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.folder_copies import Trash
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.scan import Scan, ScanResult
-from core.playbooks.trash import Trash
 from core.publishing.publisher import OnFindings, Publisher
 from core.publishing.pull import PublishedContents, Puller, PullReport
 from core.rag.indexing import Indexing
@@ -85,7 +85,7 @@ class Sync:
         scan: Scan,
         edits: Edits,
         puller: Puller,
-        folders: PulledFolders,
+        folders: RemoteVersions,
         contents: PublishedContents,
         server: EscherServer,
         publisher: Publisher,

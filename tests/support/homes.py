@@ -107,7 +107,7 @@ class Home:
                 folders=service.pulled_folders, random=self.dice.random,
             )  # fmt: skip
             vars(service.publisher)["_threads"] = 1  # so that a seed says all
-            service.store.recover()
+            service.store.writer.recover()
             service.script_manager.recover()
         except BaseException:
             self._drop(service)
@@ -173,7 +173,7 @@ class Home:
         row = self.service.journal.versions.get(ref)
         assert row is not None
         files = self.service.journal.versions.files(ref)
-        pairs = frozenset((file.entry.path, file.entry.checksum) for file in files)
+        pairs = frozenset((file.path, file.checksum) for file in files)
         return str(row.metadata["description"]), pairs
 
     def contents(self) -> set[Content]:

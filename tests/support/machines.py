@@ -11,9 +11,9 @@ from typing import Any
 from core.encryption import Envelope, MasterKey
 from core.journal import Journal, VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.folder_copies import Trash, TrashEntry
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.store import PlaybookStore
-from core.playbooks.trash import Trash, TrashEntry
 from core.publishing.conflicts import Choice, ConflictResolver, Resolution
 from core.publishing.publisher import Publisher
 from core.publishing.pull import Puller, PullReport
@@ -36,7 +36,7 @@ class Machine:
         self.journal = Journal(settings.effective_journal_url)
         self.store = PlaybookStore(settings, self.journal, Envelope(MasterKey(b"k" * 32)))
         self.server = EscherServer(settings)
-        self.folders = PulledFolders(self.store, settings)
+        self.folders = RemoteVersions(self.store, settings)
         self.skew = 0.0
         self.publisher = Publisher(
             self.journal,

@@ -164,7 +164,7 @@ def test_two_clients_and_a_server_agree_and_lose_nothing(
 ) -> None:
     install_clock(monkeypatch)
     sys.setswitchinterval(0.0005)  # client and server take turns in this process
-    for module in ("store", "pulled"):  # one thread, so that a seed says all
+    for module in ("store", "remote_versions"):  # one thread, so that a seed says all
         monkeypatch.setattr(f"core.playbooks.{module}.STAGING_THREADS", 1)
     Machine.reference, Machine.root = reference, tmp_path
     Machine.counted.clear()

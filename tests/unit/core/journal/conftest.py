@@ -9,7 +9,6 @@ import pytest
 from support.postgres import ENGINES, POSTGRESQL, Postgres
 
 from core.journal import Journal, VersionRecord
-from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Ref
 
 MakeRecord = Callable[..., VersionRecord]
@@ -68,7 +67,7 @@ def put(journal: Journal, make_record: MakeRecord) -> Put:
         record = make_record(ref, **fields)
         entry = FileEntry("shell/a.sh", 1, "sha256:" + "b" * 64)
         with journal.database.write() as connection:
-            journal.versions.put([(record, (DiskFile(entry, 9, 1, 2, 3),))], connection)
+            journal.versions.put([(record, (entry,))], connection)
         return record
 
     return write

@@ -4,19 +4,17 @@ import contextlib
 import dataclasses
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.journal import Intent, Journal
 from core.journal.tables import intents
-from core.journal.versions import DiskFile, VersionRecord
+from core.journal.versions import VersionRecord
 from core.models import Area, FileEntry, Ref, Strategy, SyncState
 
 FILES = (
-    DiskFile(
-        FileEntry("shell/ä.sh", 5, "sha256:" + "a" * 64), 133, 1_700_000_000_123_456_789, 2, 3
-    ),
-    DiskFile(FileEntry("parameters.json", 2, "sha256:" + "b" * 64), 2, 1, 2, 2**40),
+    FileEntry("shell/ä.sh", 5, "sha256:" + "a" * 64, executable=True),
+    FileEntry("parameters.json", 2, "sha256:" + "b" * 64),
 )
 
 
@@ -25,6 +23,7 @@ def full(record: VersionRecord) -> VersionRecord:
     return dataclasses.replace(
         record,
         generation=7,
+        fetched=False,
         warnings=("one", "two"),
         sync_state=SyncState.DEFERRED,
         publish_as=Strategy.REVIEW,
@@ -71,7 +70,14 @@ def test_a_record_survives_its_intent_whole(journal, make_record):
 def test_what_was_begun_is_there_after_a_crash(journal_url, journal, make_record):
     begun = [
         Intent(
-            Ref("a", "1.0.0"), "write", "staged-1", None, Area.LOCAL, full(make_record()), FILES
+            Ref("a", "1.0.0"),
+            "write",
+            "staged-1",
+            None,
+            Area.LOCAL,
+            full(make_record()),
+            FILES,
+            2**40,
         ),
         Intent(Ref("b", "1.0.0"), "move", None, Area.LOCAL, Area.SYNCED),
         Intent(Ref("c", "1.0.0"), "delete", from_area=Area.AI_GENERATED),
@@ -102,6 +108,23 @@ def test_a_version_has_one_at_a_time(journal):
     with pytest.raises(IntegrityError):
         journal.intents.begin([other, intent])
     assert journal.intents.open() == [intent], "all of a batch or none of it"
+
+
+@pytest.mark.parametrize(("inode", "fetched"), [(3, True), (0, False)])
+@pytest.mark.parametrize("marks", [True, False], ids=["format 5", "0.1.0"])
+def test_an_intent_of_an_earlier_format_is_read(journal, make_record, inode, fetched, marks):
+    record = make_record()
+    journal.intents.begin([Intent(record.ref, "write", record=record, files=FILES)])
+    body = journal.database.scalar(select(intents.c.record))
+    del body["record"]["fetched"]
+    body["files"] = [
+        [*row[:3], 133, 1_700_000_000_123_456_789, 2, inode, *row[3 : 3 + marks]]
+        for row in body["files"]
+    ]
+    journal.database.run(update(intents).values(record=body))
+    (intent,) = journal.intents.open()
+    assert (intent.record.fetched, intent.files, intent.inode) == (fetched, FILES, None)
+    assert [file.executable for file in intent.files] == [marks, False]
 
 
 def test_what_is_kept_holds_no_content_only_digests(journal, make_record):

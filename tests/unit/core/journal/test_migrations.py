@@ -99,6 +99,14 @@ class TestAHomeFromBefore:
         entries = open_journal(home).cache_folders.of(FolderState.COMPLETE)
         assert {(*row.key.ref, row.key.format) for row in entries} == set(before) != set()
 
+    def test_what_was_pulled_without_its_content_is_still_to_be_fetched(self, home: Path):
+        query = "SELECT DISTINCT playbook_id, version FROM files WHERE inode = 0 ORDER BY 1, 2"
+        before = [Ref(*row) for row in rows(home / "journal.db", query)]
+        assert 0 < len(before) < 17
+        assert open_journal(home).versions.unfetched() == before
+        columns = {row[1] for row in rows(home / "journal.db", "PRAGMA table_info(files)")}
+        assert columns == {"playbook_id", "version", "path", "size_bytes", "checksum", "executable"}
+
     def test_is_upgraded_once_by_many_first_starts(self, home: Path):
         failures: list[BaseException] = []
 

@@ -17,7 +17,6 @@ from core.errors import UsageError
 from core.journal import Journal
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ToldStatus, VersionFacts
 from core.journal.tables import pins
-from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Ref
 
 SUM = "sha256:" + "b" * 64
@@ -26,7 +25,7 @@ SUM = "sha256:" + "b" * 64
 @pytest.fixture
 def put_files(journal: Journal, make_record: Callable) -> Callable:
     def write(ref: str, paths: list[str], in_journal: Journal = journal, **fields) -> None:
-        files = tuple(DiskFile(FileEntry(path, len(path), SUM), 9, 1, 2, 3) for path in paths)
+        files = tuple(FileEntry(path, len(path), SUM) for path in paths)
         with in_journal.database.write() as connection:
             in_journal.versions.put([(make_record(ref, **fields), files)], connection)
 

@@ -33,7 +33,7 @@ def test_a_row_comes_back_as_it_went_in(versions, put):
     )
     assert versions.get(record.ref) == record
     assert versions.get(Ref("a", "9.0.0")) is None
-    assert [file.entry.path for file in versions.files(record.ref)] == ["shell/a.sh"]
+    assert [file.path for file in versions.files(record.ref)] == ["shell/a.sh"]
 
 
 def test_a_row_is_replaced_with_its_files(journal, versions, put, make_record):

@@ -6,7 +6,7 @@ from core.encryption import Envelope
 from core.journal import Journal
 from core.models import Area, Move, Strategy, SyncState
 from core.playbooks.store import PlaybookStore
-from core.playbooks.verify import verify
+from core.playbooks.verify import adopt, verify
 
 
 def test_a_lost_journal_is_rebuilt_from_disk(settings, store, make_draft, tmp_path: Path):
@@ -24,9 +24,9 @@ def test_a_lost_journal_is_rebuilt_from_disk(settings, store, make_draft, tmp_pa
     before = {ref: (store.get(ref).content_digest, store.read(ref)) for ref in refs}
 
     journal = Journal(f"sqlite:///{tmp_path}/new.db")
-    again = PlaybookStore(settings, journal, Envelope(store._envelope._master))
+    again = PlaybookStore(settings, journal, Envelope(store.envelope._master))
     assert len(verify(again)) == 5
-    adopted, failed = again.adopt()
+    adopted, failed = adopt(again)
     assert (sorted(adopted), failed) == (sorted(refs), {})
     assert {ref: (again.get(ref).content_digest, again.read(ref)) for ref in refs} == before
     wanted, sent = again.get(refs[2]), again.get(refs[4])
@@ -39,11 +39,11 @@ def test_a_lost_journal_is_rebuilt_from_disk(settings, store, make_draft, tmp_pa
         {"status": "approved"},
     )
     assert verify(again) == []
-    assert again.adopt() == ([], {})
+    assert adopt(again) == ([], {})
 
 
 def test_what_is_no_playbook_is_named(store, make_draft):
     folder = store.folder(store.create(make_draft()).ref)
     folder.rename(folder.with_name("v2.0.0"))
-    _, failed = store.adopt()
+    _, failed = adopt(store)
     assert "holds stop-rds@1.0.0" in failed[folder.with_name("v2.0.0")].detail

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import InvalidPlaybook
 from core.models import Ref
-from core.playbooks.conflict_copies import ConflictCopies
+from core.playbooks.folder_copies import ConflictCopies
 
 REF = Ref("stop-rds", "1.0.0-rc.1")
 

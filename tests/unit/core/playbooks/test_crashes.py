@@ -80,7 +80,7 @@ def survives(store, work: Callable[[], object], check: Callable[[bool], None], r
     for point in range(MAX_POINTS):
         reset()
         acknowledged, ended = run_killed_at(store.journal, point, work)
-        store.recover()
+        store.writer.recover()
         assert verify(store) == [], point
         assert store.journal.intents.open() == []
         leftovers = [path.name for path in store.layout.staging.iterdir()]
@@ -215,7 +215,7 @@ def test_a_recovery_that_is_killed_itself(crashed, make_draft):
         update = lambda: crashed.update("stop-rds", make_draft(NEW), check_scripts=False)  # noqa: E731
         run_killed_at(crashed.journal, first, update)
         for second in range(MAX_POINTS):
-            if run_killed_at(crashed.journal, second, crashed.recover)[1]:
+            if run_killed_at(crashed.journal, second, crashed.writer.recover)[1]:
                 break
         assert crashed.read(REF) in (OLD, NEW)
         assert verify(crashed) == []

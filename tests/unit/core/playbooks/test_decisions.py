@@ -61,7 +61,7 @@ def test_a_decision_moves_it_with_its_wish(waiting, decision, expected):
 
 def test_discarded_is_gone(waiting):
     decide(waiting, REF, Decision.DISCARD)
-    assert waiting.layout.standing(REF) == []
+    assert waiting.layout.areas_with(REF) == []
     assert waiting.journal.versions.get(REF) is None
     assert waiting.journal.stale_points.refs() == [REF]
     with pytest.raises(NotFound):

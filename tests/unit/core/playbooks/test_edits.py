@@ -27,8 +27,8 @@ class Home:
 
     def __init__(self, store, envelope, settings) -> None:
         self.store = store
-        self.scan = Scan(store, envelope, settings)
-        self.edits = Edits(store, envelope, settings)
+        self.scan = Scan(store, settings)
+        self.edits = Edits(store, settings)
         self.server: dict[Ref, dict[str, bytes]] = {}
         self.offline = False
 

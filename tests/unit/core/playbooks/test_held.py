@@ -14,10 +14,11 @@ from core.encryption import is_sealed
 from core.errors import IntegrityError, NotFound, Refused, UsageError
 from core.models import Area, PlaybookDraft, Ref, Strategy, SyncState
 from core.playbooks.edits import EditReport, Edits
-from core.playbooks.held import Held, declassify
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.held import HeldEdits, declassify
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.scan import Scan
-from core.playbooks.verify import verify
+from core.playbooks.verify import adopt, verify
+from core.playbooks.versioning import strategy_of_successor
 
 REF = Ref("stop-rds", "1.0.0")
 OLD = {"shell/stop.sh": b"echo CANARY-old\n", "python/a.py": b"a = 'CANARY-a'\n"}
@@ -27,9 +28,9 @@ NEW = b"echo CANARY-new\n"
 class Home:
     def __init__(self, store, envelope, settings) -> None:
         self.store, self.settings = store, settings
-        self.scan = Scan(store, envelope, settings)
-        self.edits = Edits(store, envelope, settings)
-        self.held = Held(store, envelope, settings.conflicts_path)
+        self.scan = Scan(store, settings)
+        self.edits = Edits(store, settings)
+        self.held = HeldEdits(store, settings.conflicts_path)
 
     def sync(self) -> EditReport:
         self.found = self.scan.run(now_ns=time.time_ns() + 10_000_000_000)
@@ -295,14 +296,14 @@ class TestTheFlag:
         assert (row.sensitive, row.sync_state) == (True, SyncState.LOCAL)
         assert home.clear_text() == []
         with pytest.raises(Refused):
-            store.check_leaving(ref)
+            store.check_uploadable(ref)
 
     def test_an_edit_of_what_was_published_before_is_sealed_and_stays(self, home, make_draft):
         ref = Ref("stop-rds", "1.1.0")
         draft = make_draft({"shell/stop.sh": NEW}, version="1.1.0")
         home.store.journal.choices.choose_review([ref.playbook_id])
         previous = home.store.get(REF)
-        assert home.store.strategy_of_successor(draft.metadata, previous) is None
+        assert strategy_of_successor(home.store.journal, draft.metadata, previous) is None
 
     def test_versions_that_come_together_with_a_sensitive_one_are_sensitive(
         self, store, make_draft
@@ -349,13 +350,13 @@ class TestALostJournal:
             tamper(folder)
         with home.store.journal.database.write() as connection:
             home.store.journal.versions.delete([REF], connection)
-        adopted, failed = home.store.adopt()
+        adopted, failed = adopt(home.store)
         assert (adopted, failed) == ([REF], {})
         assert home.store.get(REF).sensitive
         home.sync()
         assert home.clear_text() == []
         with pytest.raises(Refused):
-            home.store.check_leaving(REF)
+            home.store.check_uploadable(REF)
 
 
 class TestParameters:
@@ -393,10 +394,10 @@ def test_what_was_marked_sensitive_a_moment_ago_does_not_leave(store, make_draft
     from core.errors import LeaseHeld
 
     ref = store.create(make_draft(playbook_id="other"), strategy=Strategy.REVIEW).ref
-    store.check_leaving(ref)
+    store.check_uploadable(ref)
     rewrite(store.folder(ref), sensitive=True)
     with pytest.raises(LeaseHeld, match="marked sensitive"):
-        store.check_leaving(ref)
+        store.check_uploadable(ref)
 
 
 def test_an_envelope_does_not_leave_under_another_flag(store, envelope, make_draft):
@@ -406,7 +407,7 @@ def test_an_envelope_does_not_leave_under_another_flag(store, envelope, make_dra
     path = store.folder(ref) / "shell/stop.sh"
     path.write_bytes(envelope.seal(b"x", Place(*ref, "shell/stop.sh", 1)))
     with pytest.raises(Refused, match="sealed"):
-        store.check_leaving(ref)
+        store.check_uploadable(ref)
 
 
 def test_a_draft_read_from_an_unflagged_folder_is_sensitive(home, folder):
@@ -419,7 +420,7 @@ def test_a_draft_read_from_an_unflagged_folder_is_sensitive(home, folder):
 def test_copies_of_what_goes_are_sealed(home, folder, copy):
     over_an_envelope(folder)
     beside_the_envelopes(folder)
-    kept = PulledFolders(home.store, home.settings).drop(REF, copy=copy)
+    kept = RemoteVersions(home.store, home.settings).drop(REF, copy=copy)
     assert kept is not None
     assert home.clear_text() == []
     assert is_sealed((Path(kept.folder) / "shell/more.sh").read_bytes())

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.playbooks import parallel_stat
+from core.playbooks.compare import stat_folder
 from core.playbooks.parallel_stat import Item
-from core.playbooks.stats import stat_folder
 
 COUNT = 40
 

@@ -17,7 +17,7 @@ from core.errors import (
 from core.files import sha256_bytes
 from core.journal import VersionRecord
 from core.models import Area, FileEntry, Ref, Strategy, SyncState, content_digest
-from core.playbooks.remote_versions import PulledFolders
+from core.playbooks.remote_versions import RemoteVersions
 from core.playbooks.verify import verify
 
 REF = Ref("stop-rds", "1.0.0")
@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture
 def folders(store, settings):
-    return PulledFolders(store, settings)
+    return RemoteVersions(store, settings)
 
 
 def pulled(files=FILES, ref=REF, **fields):
@@ -125,7 +125,7 @@ class TestTakeIn:
         with pytest.raises(KeyboardInterrupt):
             folders.take_in([pulled()])
         monkeypatch.undo()
-        assert store.recover() == 1
+        assert store.writer.recover() == 1
         assert store.get(REF).is_published
         assert [path.name for path in store.folder(REF).iterdir()] == ["metadata.json"]
         assert verify(store) == []
@@ -135,16 +135,16 @@ class TestFetchContents:
     def test_the_content_comes_whole_and_the_point_is_to_be_written_anew(self, folders, store):
         taken_in(folders)
         store.journal.versions.set(REF, indexed_digest="as it was")
-        assert folders.unfetched() == [REF]
+        assert store.journal.versions.unfetched() == [REF]
         assert folders.fetch_contents(REF, FILES)
-        assert folders.unfetched() == []
+        assert store.journal.versions.unfetched() == []
         assert store.read(REF) == FILES
         assert store.published_files(REF) == FILES
         assert verify(store) == []
         record = store.get(REF)
         assert (record.revision, record.sync_state) == (1, SyncState.PUBLISHED)
         assert record.indexed_digest is None
-        assert all(row.inode for row in store.journal.versions.files(REF))
+        assert store.get(REF).fetched
         assert not folders.fetch_contents(REF, FILES), "it is there"
 
     @pytest.mark.parametrize(
@@ -162,6 +162,15 @@ class TestFetchContents:
             folders.fetch_contents(REF, wrong)
         assert [path.name for path in store.folder(REF).iterdir()] == ["metadata.json"]
         assert list(store.layout.staging.iterdir()) == []
+
+    def test_what_was_put_there_by_hand_is_fetched_no_more(self, folders, store):
+        taken_in(folders)
+        for path, content in FILES.items():
+            (store.folder(REF) / path).parent.mkdir(exist_ok=True)
+            (store.folder(REF) / path).write_bytes(content)
+        assert not folders.fetch_contents(REF, FILES)
+        assert store.journal.versions.unfetched() == []
+        assert store.read(REF) == FILES
 
     def test_a_folder_that_vanished_comes_back(self, folders, store):
         taken_in(folders)

@@ -18,11 +18,11 @@ from core.errors import IntegrityError, LeaseHeld, NotFound, Refused, ServerUnre
 from core.journal import Journal
 from core.journal.database import Database
 from core.models import Area, Move, Ref
+from core.playbooks.compare import stat_folder
 from core.playbooks.edits import Edits
-from core.playbooks.held import Held
+from core.playbooks.held import HeldEdits
 from core.playbooks.restore import Restorer
 from core.playbooks.scan import Scan
-from core.playbooks.stats import stat_folder
 from core.playbooks.verify import verify
 
 REF = Ref("stop-rds", "1.0.0")
@@ -33,7 +33,7 @@ MAX_POINTS = 200
 
 @pytest.fixture
 def restorer(store, envelope, settings):
-    return Restorer(store, envelope, settings)
+    return Restorer(store)
 
 
 @pytest.fixture
@@ -181,8 +181,8 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
     is_published = kind in {"published", "offline"}
 
     def sync() -> None:
-        found = Scan(store, envelope, settings).run(now_ns=time.time_ns() + 10_000_000_000)
-        Edits(store, envelope, settings).take(found, fetch)
+        found = Scan(store, settings).run(now_ns=time.time_ns() + 10_000_000_000)
+        Edits(store, settings).take(found, fetch)
 
     for point in range(MAX_POINTS):
         store.delete(store.journal.versions.refs())
@@ -196,7 +196,7 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         if kind == "renamed":
             folder.rename(folder.with_name("v2.0.0"))
         was_killed = killed_at(store.journal, point, sync)
-        store.recover()
+        store.writer.recover()
         for _ in range(2):
             sync()
         versions = sorted(ref.version for ref in store.journal.versions.refs())
@@ -204,7 +204,7 @@ def test_killed_at_any_step_the_edit_is_there_afterwards(
         assert versions == expected.get(kind, ["1.0.0", "1.0.1"]), point
         if kind == "sensitive":  # held beside what goes on being answered, until it is accepted
             assert store.read(REF) == OLD, point
-            held = Held(store, envelope, settings.conflicts_path)
+            held = HeldEdits(store, settings.conflicts_path)
             held.accept(held.of(str(REF)))
         assert store.read(Ref("stop-rds", versions[-1])) == NEW, point
         if kind == "published":

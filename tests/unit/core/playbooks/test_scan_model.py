@@ -41,8 +41,8 @@ class Hands(RuleBasedStateMachine):
         settings.home.mkdir(mode=0o700)
         envelope = Envelope(MasterKey(b"k" * 32))
         self.store = PlaybookStore(settings, Journal(settings.effective_journal_url), envelope)
-        self.scan = Scan(self.store, envelope, settings)
-        self.edits = Edits(self.store, envelope, settings)
+        self.scan = Scan(self.store, settings)
+        self.edits = Edits(self.store, settings)
         self.disk: dict[Ref, dict[str, bytes]] = {}  # what stands in the folders now
         self.published: dict[Ref, dict[str, bytes]] = {}
         self.sensitive: set[Ref] = set()

@@ -310,7 +310,7 @@ def test_one_missing_folder_does_not_hold_back_a_move(store, make_draft):
     with pytest.raises(NotFound, match="p1"):
         store.move([Move(ref, Area.SYNCED, {}) for ref in refs])
     assert [store.get(ref).area for ref in refs] == [Area.SYNCED, Area.LOCAL, Area.SYNCED]
-    assert store.recover() == 0
+    assert store.writer.recover() == 0
 
 
 def test_delete_leaves_the_other_versions(store, make_draft):
@@ -352,7 +352,7 @@ def test_a_full_disk_leaves_nothing_behind(store, make_draft, monkeypatch, call)
             remedies.add(error.remedy)
         finally:
             monkeypatch.setattr(os, call, real)
-        store.recover()
+        store.writer.recover()
         assert verify(store) == []
         if survived:
             break
@@ -376,7 +376,7 @@ def test_a_journal_that_fails_at_the_end_takes_the_change_back(store, make_draft
         with pytest.raises(StorageError):
             change()
         monkeypatch.undo()
-        store.recover()
+        store.writer.recover()
         assert store.journal.versions.refs() == [REF]
         assert store.read(REF) == {"shell/stop.sh": b"echo stop\n"}
         assert verify(store) == []
@@ -420,7 +420,7 @@ def test_stale_staging_is_cleared_young_is_not(store, make_draft):
     for folder in (old, young, store.layout.old("2" * 32)):
         folder.mkdir()
     os.utime(old, (1, 1))
-    store.recover()
+    store.writer.recover()
     assert list(store.layout.staging.iterdir()) == [young]
 
 

@@ -13,7 +13,6 @@ import pytest
 from core.errors import EscherError, StorageError
 from core.files import sha256_bytes
 from core.journal import Journal, VersionRecord
-from core.journal.versions import DiskFile
 from core.models import Area, FileEntry, Move, Ref, SyncState, content_digest
 from core.publishing.publisher import Publisher
 from core.server.client import EscherServer
@@ -58,8 +57,7 @@ class Shelf:
         ]
         record = VersionRecord(ref, area, content_digest(metadata, entries), metadata, **row)
         with self.journal.database.write() as connection:
-            disk = tuple(DiskFile(entry, entry.size_bytes, 0, 0, 0) for entry in entries)
-            self.journal.versions.put([(record, disk)], connection)
+            self.journal.versions.put([(record, tuple(entries))], connection)
         self.contents[ref] = contents
 
     def edit(self, ref: Ref, script: bytes) -> None:
@@ -85,7 +83,7 @@ class Shelf:
             raise self.broken[ref]
         return dict(self.contents[ref])
 
-    def check_leaving(self, ref: Ref) -> None:
+    def check_uploadable(self, ref: Ref) -> None:
         """Nothing here is sensitive."""
 
     def is_edited(self, ref: Ref) -> bool:

@@ -9,7 +9,8 @@ from support.feed import change_item
 
 from core.errors import NotFound, StorageError
 from core.models import Area, FileEntry, Ref, Strategy, SyncState, content_digest
-from core.playbooks.trash import Trash, restore
+from core.playbooks.folder_copies import Trash
+from core.playbooks.restore import restore_from_trash
 
 DAY = 86_400
 
@@ -178,7 +179,7 @@ def test_a_deletion_that_can_not_be_done_is_told_and_done_later(served, monkeypa
         raise StorageError("The disk is full.")
 
     with monkeypatch.context() as broken:
-        broken.setattr("core.playbooks.trash.copy_folder", full)
+        broken.setattr("core.playbooks.folder_copies._copy_whole", full)
         tell(tombstone(0))
         report = here.pull()
     assert "deleted on the server" in report.failed["p-0@1.0.0"]
@@ -215,7 +216,7 @@ class TestTrash:
 
     def test_it_comes_back_private_under_the_next_free_version(self, trashed):
         here, trash, ref = trashed
-        restored = restore(here.store, here.store._envelope, trash, ref)
+        restored = restore_from_trash(here.store, trash, ref)
         assert restored == Ref("p-0", "1.0.1")
         record = here.record(restored)
         assert (record.area, record.strategy, record.sync_state, record.status) == (
@@ -224,7 +225,7 @@ class TestTrash:
         assert here.store.read(restored) == {"shell/main.sh": b"echo 0\n"}
         assert trash.entries() == []
         with pytest.raises(NotFound):
-            restore(here.store, here.store._envelope, trash, ref)
+            restore_from_trash(here.store, trash, ref)
 
     def test_what_stood_beside_it_comes_back_with_it(self, served):
         here, tell = home_with(served, 1)
@@ -233,7 +234,7 @@ class TestTrash:
         (folder / "shell" / "run.tfstate").write_text("{}")
         tell(tombstone(0))
         here.pull()
-        restored = restore(here.store, here.store._envelope, Trash(here.settings.trash_path), ref)
+        restored = restore_from_trash(here.store, Trash(here.settings.trash_path), ref)
         folder = here.folder(restored)
         assert (folder / "notes.md").read_text() == "mine"
         assert (folder / "shell" / "run.tfstate").read_text() == "{}"
@@ -253,7 +254,7 @@ class TestTrash:
         here.folders.fetch_contents(ref, {"shell/main.sh": b"echo 0\n"})
         tell({**item, "deleted": True, "revision": 2, "metadata": None, "files": []})
         here.pull()
-        restored = restore(here.store, here.store._envelope, Trash(here.settings.trash_path), ref)
+        restored = restore_from_trash(here.store, Trash(here.settings.trash_path), ref)
         record = here.record(restored)
         is_own = source == "published"
         assert record.area is (Area.LOCAL if is_own else Area.AI_GENERATED)
@@ -262,7 +263,7 @@ class TestTrash:
     def test_names_that_stand_for_something_are_not_free(self, trashed):
         here, trash, ref = trashed
         here.journal.pins.put([(Ref("p-0", "1.0.1"), "sha256:x")], "server")
-        assert restore(here.store, here.store._envelope, trash, ref).version == "1.0.2"
+        assert restore_from_trash(here.store, trash, ref).version == "1.0.2"
 
     def test_sealed_content_stays_sealed_and_comes_back_in_clear(self, machines, tmp_path):
         here, _ = machines
@@ -274,7 +275,7 @@ class TestTrash:
         kept = trash.keep(ref, here.folder(ref))
         assert b"CANARY" not in (kept / "shell" / "run.sh").read_bytes()
         here.store.delete([ref])
-        restored = restore(here.store, here.store._envelope, trash, ref)
+        restored = restore_from_trash(here.store, trash, ref)
         assert here.store.read(restored) == {"shell/run.sh": secret}
         assert b"CANARY" not in (here.folder(restored) / "shell" / "run.sh").read_bytes()
 
@@ -283,7 +284,9 @@ class TestTrash:
         (here.settings.trash_path / "notes").mkdir()
         [entry] = trash.entries()
         assert trash.purge(30) == 0
-        monkeypatch.setattr("core.playbooks.trash.time.time", lambda: entry.deleted_at + 31 * DAY)
+        monkeypatch.setattr(
+            "core.playbooks.folder_copies.time.time", lambda: entry.deleted_at + 31 * DAY
+        )
         assert trash.purge(30) == 1
         assert [path.name for path in here.settings.trash_path.iterdir()] == ["notes"]
 

@@ -10,7 +10,6 @@ from support.rag import WordEmbedder, metadata
 
 from core.errors import IndexBusy, ModelUnavailable, StorageError
 from core.journal import Journal, VersionRecord
-from core.journal.versions import DiskFile
 from core.models import DONE, Area, FileEntry, OutcomeState, Ref
 from core.rag.indexing import Indexing
 from core.scripts.library import LibraryCache
@@ -100,7 +99,7 @@ def store(journal: Journal) -> Callable[..., Ref]:
         record = VersionRecord(ref, area, digest, metadata(*ref, **fields))
         entry = FileEntry("shell/run.sh", len(SCRIPT), "sha256:" + "b" * 64)
         with journal.database.write() as connection:
-            journal.versions.put([(record, (DiskFile(entry, len(SCRIPT), 0, 0, 0),))], connection)
+            journal.versions.put([(record, (entry,))], connection)
         return ref
 
     put(A)

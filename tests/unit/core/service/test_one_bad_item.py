@@ -16,7 +16,7 @@ from core.encryption import MAGIC
 from core.errors import IntegrityError, InvalidPlaybook
 from core.models import Ref
 from core.playbooks import validation
-from core.playbooks.verify import verify
+from core.playbooks.verify import adopt, verify
 from core.service import PlaybookService
 
 GOOD = Ref("good-one", "1.0.0")
@@ -179,7 +179,7 @@ def test_what_is_stored_from_before_stays_what_it_is(
     # a lost journal is rebuilt from such folders, too
     with later.journal.database.write() as connection:
         later.journal.versions.delete([deep], connection)
-    refs, failed = later.store.adopt()
+    refs, failed = adopt(later.store)
     assert (refs, failed) == ([deep], {})
     with pytest.raises(InvalidPlaybook, match="32 levels"):
         later.create(draft("New one", tags=nested(150)))

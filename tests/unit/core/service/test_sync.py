@@ -37,8 +37,8 @@ def state(service: PlaybookService, ref: Ref) -> SyncState:
 
 _NO_OP = """
 import json, sys
-from core.playbooks import stats
-stats.CLOCK_NS = -1_000_000_000  # stats vouch for what they are of without a wait
+from core.playbooks import compare
+compare.CLOCK_NS = -1_000_000_000  # stats vouch for what they are of without a wait
 from core.service import PlaybookService
 from core.settings import load_settings
 
