@@ -134,7 +134,7 @@ def test_a_garbage_journal_is_named_and_the_remedy_brings_all_back(
         assert "aside" in error["remedy"]
         assert files_under(service.home / "playbooks") == before
 
-        journal.rename(tmp_path / "aside.db")  # as the remedy says
+        shutil.move(journal, tmp_path / "aside.db")  # as the remedy says
 
         assert service.json("list")["items"][0]["version"] == listed["items"][0]["version"]
         assert files_under(service.home / "playbooks") == before
