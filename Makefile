@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Strangers get the CPU build of torch too; where this index is out of reach pip uses what it has.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# Most tests wait on processes of their own; more at once than this and they wait on each other.
-TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 if (os.cpu_count() or 1) > 3 else 2)')
+# Most tests wait on processes of their own: three at once keep two cores busy, more wait on each other.
+TEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint up bench clean
