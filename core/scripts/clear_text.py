@@ -103,7 +103,9 @@ class ClearText:
                 folder = self._hold(folder)
             self._have_helper(folder.parent)
             for top in {path.partition("/")[0] for path in files}:
-                below = {p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(top)}
+                below = {
+                    p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(f"{top}/")
+                }
                 write_tree(folder / top, below)
         except BaseException:
             self.release(folder)

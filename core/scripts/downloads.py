@@ -29,7 +29,7 @@ from core.errors import EscherError, NotEscherServer, TransferInterrupted, stora
 from core.journal import Journal
 from core.journal.script_lookup import ToldStatus
 from core.journal.scripts import FolderState
-from core.models import DONE, FORMATS, RESERVED_PREFIX, FileEntry, Outcome, Ref, ScriptKey
+from core.models import DONE, FORMATS, FileEntry, Outcome, Ref, ScriptKey
 from core.scripts.cache import ScriptCache
 from core.scripts.integrity import prove
 from core.scripts.library import LibraryCache
@@ -248,8 +248,6 @@ class ScriptDownloads:
 
     def _note(self, ref: Ref, script: Script) -> ToldStatus:
         told = told_by(script, self._clock())
-        if told.status is None and ref.playbook_id.startswith(RESERVED_PREFIX) and script.metadata:
-            told = told._replace(status=script.metadata.get("status"))
         self._journal.script_rows.note_told({ref: told})
         return told
 

@@ -10,9 +10,11 @@ from support.playbooks import draft, write_folder
 
 from core.errors import BrokerUnreachable, NotFound, Refused, UsageError
 from core.journal import JobState
+from core.journal.jobs import KINDS
 from core.models import Ref, Strategy
 from core.service import PlaybookService
 from tasks import jobs, workflows
+from tasks.job_kinds import JOB_KINDS
 
 PUBLIC = {"strategy": Strategy.REVIEW}
 
@@ -181,3 +183,7 @@ def test_a_search_without_up_indexes_first(service, ref) -> None:
 def test_waiting_has_an_end(service, ref, broker: list[Any]) -> None:
     job = jobs.submit(service, "embed", all_=True)
     assert jobs.wait_for(service, job.job_id, timeout=0).state is JobState.QUEUED
+
+
+def test_the_journal_takes_the_kinds_that_there_are_workflows_for() -> None:
+    assert set(JOB_KINDS) == set(KINDS)

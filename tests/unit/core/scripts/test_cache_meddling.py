@@ -90,10 +90,16 @@ class MeddledMachine(RuleBasedStateMachine):
             # promoting over another entry asks for room for both
             assert not gone or key in before
         elif gone:
-            least = min(self.model[k].size for k in gone)
+            # the last to go was used last: a small one before it may have been needed and not enough
+            latest = max(self.model[k].used for k in gone)
+            last = max(
+                self.model[k].size
+                for k in gone
+                if self.model[k].used == latest or not self.model[k].sure
+            )
             freed = aside + sum(self.model[k].size for k in gone)
             if not any(self._expired(k) for k in gone) and key not in before:
-                assert used_before + needed_bytes - (freed - least) > cap or aside, (
+                assert used_before + needed_bytes - (freed - last) > cap or aside, (
                     "one too many went"
                 )
         for k in gone:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import NotRunnable
+from core.journal.script_lookup import ToldStatus
 from core.models import Ref, Status
 from core.scripts.models import NO_OVERRIDES, Overrides
 from core.scripts.run_policy import (
@@ -19,8 +20,11 @@ from core.scripts.run_policy import (
     check_named,
     choose_latest,
     decide,
+    facts_there,
+    told_by,
     was_approved,
 )
+from core.server.answers import Script
 
 ID = "stop-rds"
 UNREVIEWED, DEPRECATED = Overrides(unreviewed=True), Overrides(deprecated=True)
@@ -282,3 +286,28 @@ def test_a_version_from_before_origins_were_kept_may_be_claimed(known: bool):
     with pytest.raises(NotRunnable) as refused:
         check_named(facts, "own")
     assert (f"keys claim {ID}@1.0.0" in refused.value.remedy) is not known
+
+
+class TestWhatTheServerTells:
+    LIBRARY = Ref("escher-stop", "1.0.0")
+
+    def told(self, **said: Any) -> ToldStatus:
+        return told_by(Script(playbook_id="escher-stop", version="1.0.0", files=[], **said), 1.0)
+
+    @pytest.mark.parametrize("status", ["retired", "", [], {}, 7, None])
+    def test_a_status_that_is_none_gives_no_right_to_run(self, status: Any) -> None:
+        told = self.told(metadata={"status": status})
+        assert told.status is None
+        with pytest.raises(NotRunnable):
+            check_named(facts_there(self.LIBRARY, told), "own", NO_OVERRIDES)
+
+    def test_nor_does_an_answer_without_any(self) -> None:
+        with pytest.raises(NotRunnable):
+            check_named(facts_there(self.LIBRARY, self.told()), "own", NO_OVERRIDES)
+
+    def test_the_metadata_tells_it_where_the_answer_does_not(self) -> None:
+        told = self.told(metadata={"status": "approved"})
+        assert check_named(facts_there(self.LIBRARY, told), "own", NO_OVERRIDES)
+
+    def test_the_library_is_approved_where_nobody_was_asked_yet(self) -> None:
+        assert check_named(facts_there(self.LIBRARY, None), "approved", NO_OVERRIDES)
