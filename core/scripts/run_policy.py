@@ -96,13 +96,13 @@ def facts_here(playbook_id: str, known: VersionFacts) -> RunFacts:
 def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False) -> RunFacts:
     """Make the facts of a version that only the server knows, by what it ``told`` last, if anything.
 
-    The Escher Library shows what was reviewed: approved, where nobody was asked yet. An answer that
-    tells no status, or one that is none, gives no right to run anything.
+    The Escher Library shows what was reviewed: approved, unless it says otherwise.
     """
+    told = told or ToldStatus(None, None, None, None, 0)
     is_library = ref.playbook_id.startswith(RESERVED_PREFIX)
-    if told is None:
-        told = ToldStatus(Status.APPROVED.value if is_library else None, None, None, None, 0)
     status = told.status
+    if status is None and is_library:
+        status = Status.APPROVED.value
     return RunFacts(
         ref,
         status,
@@ -116,11 +116,17 @@ def facts_there(ref: Ref, told: ToldStatus | None, *, in_conflict: bool = False)
 
 
 def told_by(script: Script, now: float) -> ToldStatus:
-    """Read what a script answer says of its version; a status that is none is not told."""
+    """Read what a script answer says of its version; a status that is none is not told.
+
+    Of the Escher Library it is kept as it was said: what is not told there counts as approved.
+    """
     metadata = script.metadata or {}
-    status = script.status or _text(metadata.get("status"), 24)
+    said = script.status or metadata.get("status")
+    status = None if said is None else _text(said, 24) or "unreadable"
+    if status not in set(Status) and not script.playbook_id.startswith(RESERVED_PREFIX):
+        status = None
     return ToldStatus(
-        status if status in set(Status) else None,
+        status,
         _text(metadata.get("storage_strategy"), 24),
         _text(script.published_by, 200),
         _text(metadata.get("deprecated_by"), 200),
