@@ -45,7 +45,7 @@ MAX_CHILDREN: Final = 4
 MAX_USES: Final = 20_000  # of one child: what a parser leaks ends with it; grammars are built anew
 MAX_FAULTS: Final = 3  # in one call; the rest of it is not tried
 TOTAL_SECONDS: Final = 60.0
-_LIBRARIES: Final = ("core", "yaml", "hcl2", "lark")
+_LIBRARIES: Final = ("core", "yaml", "pygohcl", "cffi", "tree_sitter", "tree_sitter_python")
 _STOP_SECONDS: Final = 2.0
 _REMEDY = "Look at the file: it may be damaged, or made to break its reader."
 

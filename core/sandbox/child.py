@@ -27,6 +27,8 @@ from typing import Any, BinaryIO
 
 IDLE_SECONDS = 30.0
 GRACE_SECONDS = 5  # the parent's own clock runs out first
+RESERVED_BYTES = 2 << 30
+"""Address space that a runtime such as Go's reserves and hardly fills; it may raise its limit by so much."""
 HEAD = struct.Struct("!II")
 
 
@@ -105,13 +107,13 @@ def _limit(memory_bytes: int) -> None:
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then lets us end
-    for kind, most in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
+    for kind, now, most in (
+        (resource.RLIMIT_AS, memory_bytes, memory_bytes + RESERVED_BYTES),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, 0, 0),
     ):
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (now, most))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from core.errors import EscherError, NotFound, UsageError, faults_of
@@ -19,6 +19,8 @@ from core.models import (
     latest,
     sorted_versions,
 )
+from core.playbooks.checks import ScriptWarning, check_scripts
+from core.playbooks.checks.linters import lint_scripts
 from core.playbooks.store import PlaybookStore
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,27 @@ class Catalog:
         record = self._store.get(ref)
         findings = self._store.secrets.findings_of(record, files, self._store.published_files)
         return replace(record.playbook(files), findings=findings)
+
+    def script_warnings(self, target: str) -> list[ScriptWarning]:
+        """What today's parsers and the installed linters say of a version's scripts.
+
+        Takes seconds where cfn-lint has something to do. Nothing of it is stored. Raises what reading
+        the version's content does.
+        """
+        files = self._store.read(self._store.resolve(target))
+        found = [*check_scripts(files), *lint_scripts(files)]
+        return sorted(found, key=lambda warning: (warning.path, warning.line or 0))
+
+    def all_script_warnings(self) -> Iterator[tuple[Ref, list[ScriptWarning]]]:
+        """`script_warnings` of every version whose content is here and can be read."""
+        for ref in self._journal.versions.refs():
+            try:
+                found = self.script_warnings(str(ref))
+            except EscherError as error:  # `verify` says what is wrong with it
+                log.debug("%s is not checked: %s", ref, error.detail)
+                continue
+            if found:
+                yield ref, found
 
     def versions_of(self, playbook_id: str) -> list[Playbook]:
         """Every version of a playbook, lowest first."""

@@ -14,6 +14,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the body of the matchi
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until it is done; without `up`, do it in this process.")
 ]
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Check the scripts, too: parsers, shellcheck and cfn-lint.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds metadata.json.")]
 Target = Annotated[str, typer.Argument(metavar="ID[@VERSION]", show_default=False)]
 PlaybookId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]

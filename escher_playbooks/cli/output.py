@@ -88,6 +88,15 @@ def note_findings(findings: Iterable[SecretFinding], of: object = "") -> None:
         note(f"may be a secret: {of}{' ' if of else ''}{finding.as_text()}")
 
 
+def note_missing_linters() -> None:
+    """A line for each linter that is not installed, and how to install it."""
+    from core.playbooks.checks.linters import available
+
+    for name, there in available().items():
+        if not there:
+            note(f"{name} is not installed: pip install 'escher-playbook-service[lint]'")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: int = 1) -> None:
     """A table on standard output; the first ``whole`` columns are never shortened."""
     from rich.table import Table

@@ -94,14 +94,16 @@ def _print_playbooks(items: list[Playbook]) -> None:
     )
 
 
-def show(target: options.Target, as_json: options.Json = False) -> None:
+def show(target: options.Target, deep: options.Deep = False, as_json: options.Json = False) -> None:
     """One version, its files, and where it stands."""
     with open_service() as service:
         playbook = service.catalog.show(target)
         folder = service.store.folder(playbook.ref)
         last_error = service.journal.executions.last_error(playbook.ref)
+        scripts = service.catalog.script_warnings(str(playbook.ref)) if deep else []
     if as_json:
-        output.print_json(playbook.as_json())
+        found = {"scripts": [warning.as_json() for warning in scripts]} if deep else {}
+        output.print_json(playbook.as_json() | found)
         return
     metadata, sync = playbook.metadata, playbook.sync
     output.say(f"{playbook.ref}  {metadata.name}")
@@ -139,6 +141,11 @@ def show(target: options.Target, as_json: options.Json = False) -> None:
         ("FILE", "BYTES", "CHECKSUM"),
         ((file.path, file.size_bytes, file.checksum) for file in playbook.files),
     )
+    if deep:
+        output.say()
+        for warning in scripts:
+            output.say(warning.as_text())
+        output.note_missing_linters()
 
 
 def _executions(playbook: Playbook) -> str | None:

@@ -79,8 +79,11 @@ def reindex(wait: options.Wait = False, as_json: options.Json = False) -> None:
         finish(service, job, waited=wait, as_json=as_json, done="indexed")
 
 
-def verify(as_json: options.Json = False) -> None:
-    """Check every file, row and point against each other."""
+def verify(deep: options.Deep = False, as_json: options.Json = False) -> None:
+    """Check every file, row and point against each other.
+
+    What --deep says of scripts is advice: it changes no exit code.
+    """
     from core.errors import StorageError
     from tasks import jobs
 
@@ -95,6 +98,12 @@ def verify(as_json: options.Json = False) -> None:
             report = job.result
         else:
             report = service.verify().as_json()
+        if deep:  # needs no collection, and what it says is kept nowhere
+            report["scripts"] = [
+                {"ref": str(ref), **warning.as_json()}
+                for ref, found in service.catalog.all_script_warnings()
+                for warning in found
+            ]
     if as_json:
         output.print_json(report)
     else:
@@ -102,6 +111,11 @@ def verify(as_json: options.Json = False) -> None:
             where = " ".join(str(problem[key]) for key in ("ref", "path") if problem.get(key))
             output.say(f"{where}: {problem['what']}")
             output.say(f"  {problem['remedy']}")
+        for warning in report.get("scripts", ()):
+            where = ":".join(str(warning[key]) for key in ("path", "line") if warning[key])
+            output.say(f"{warning['ref']} {where}: {warning['message']}")
+        if deep:
+            output.note_missing_linters()
         output.say(f"checked {report['checked']}, problems {len(report['problems'])}")
     if report["problems"]:
         raise typer.Exit(1)

@@ -67,7 +67,7 @@ def test_no_file_of_it_is_a_dependencys_too(wheel: Path) -> None:
     assert len(theirs) > 1000  # the dependencies are installed here
     tops = {name.split("/")[0] for name in theirs}
     assert {name: theirs[name] for name in ours & theirs.keys()} == {}
-    # not the same package either: `python-hcl2` ships a package `cli`
+    # not the same package either: `python-hcl2`, once a dependency, ships a package `cli`
     assert not tops & {name.split("/")[0] for name in ours}
 
 

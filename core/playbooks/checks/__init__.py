@@ -1,31 +1,32 @@
-"""Does a script parse? One parser per format, none of which runs anything.
+"""Does a script parse? What a file is comes first (`kinds`), then its own parser, which runs nothing.
 
 ```
-shell/           *.sh *.bash, no suffix        bash -n
-cloudformation/  *.yaml *.yml *.template *.json  YAML events, strict JSON
-arm/             *.json                        strict JSON       (.bicep: no parser, no warning)
-terraform/       *.tf *.tfvars *.json          python-hcl2, strict JSON
-python/          *.py                          ast.parse
+shell/           bash, sh, dash, ash by `#!`, mode line or suffix   bash -n, line ends; others are "not checked"
+cloudformation/  templates among *.yaml *.yml *.json *.template     YAML events, strict JSON, their sections
+arm/             templates among *.json                             JSON as Azure takes it, resources
+terraform/       *.tf *.tofu *.tfvars …, *.tf.json …                HashiCorp's parser, strict JSON
+python/          *.py                                               ast.parse; newer syntax is told apart
 ```
-Other files beside them (a README, a Lambda's zip) are not checked. A script that does not parse
-is a warning, never an error: the user may keep a draft. No warning holds text of the script,
+Other files beside them (a README, parameters, a Lambda's zip) are not judged. A script that does not
+parse is a warning, never an error: the user may keep a draft. No warning holds text of the script,
 since warnings end in logs and in the journal.
 
 The parsers (`parsers`) run in children of the sandbox: a script that takes its parser down, or would hold this
-process for seconds, costs a warning that it could not be checked.
+process for seconds, costs a warning that it could not be checked. Linters are `linters`: they run when asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from core import sandbox
 from core.errors import EscherError, StorageError
 from core.files import find_program
+from core.playbooks.checks.kinds import Kind, kind_of
+from core.playbooks.checks.words import MAX_MESSAGE_CHARS, Complaint
 
 MAX_BYTES = 1024 * 1024
 """Larger files are not parsed, and a warning says so."""
@@ -34,24 +35,8 @@ SECONDS = 10.0
 TOTAL_SECONDS = 60.0
 """For all files of a playbook; the rest is not checked, and a warning says so."""
 
-MAX_MESSAGE_CHARS = 160
 NO_BASH = "shell scripts were not checked: bash is not on PATH"
 _MAX_COMPLAINTS = 50
-
-_SUFFIXES = {
-    "cloudformation": frozenset({".yaml", ".yml", ".template", ".json"}),
-    "arm": frozenset({".json"}),
-    "terraform": frozenset({".tf", ".tfvars", ".json"}),
-    "python": frozenset({".py"}),
-    "shell": frozenset({".sh", ".bash", ""}),
-}
-
-
-class Complaint(NamedTuple):
-    """What a parser says; `line` counts from 1 and is None where it has no position."""
-
-    line: int | None
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +52,9 @@ class ScriptWarning:
         where = self.path if self.line is None else f"{self.path}:{self.line}"
         return f"{where}: {self.message}"
 
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 @lru_cache(maxsize=1)
 def bash_path() -> str | None:
@@ -75,17 +63,25 @@ def bash_path() -> str | None:
 
 
 def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
-    """Parse each file by the parser of its format; warnings come in the order of `files`.
+    """Parse each file by the parser of what it is; warnings come in the order of `files`.
 
     A path's first segment is the format. Never raises for what a content is; bounded by `SECONDS`,
     `TOTAL_SECONDS` and `MAX_BYTES`.
     """
-    parsed = [path for path, content in files.items() if _has_parser(path, content)]
+    kinds = {path: kind_of(path, content) for path, content in files.items()}
+    judges = {path: _judge(kind, files[path]) for path, kind in kinds.items()}
+    parsed = [path for path, judge in judges.items() if judge is not None]
     bash = bash_path()
     try:
         answers = sandbox.call(
             "core.playbooks.checks.parsers:complaints",
-            [({"path": path, "bash": bash}, files[path]) for path in parsed],
+            [
+                (
+                    {"path": path, "judge": judges[path], "bash": bash, "missing": NO_BASH},
+                    files[path],
+                )
+                for path in parsed
+            ],
             seconds=SECONDS,
             total_seconds=TOTAL_SECONDS,
         )
@@ -95,21 +91,26 @@ def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
     found = [
         ScriptWarning(path, line, message)
         for path, content in files.items()
-        for line, message in _complaints(path, content, said)
+        for line, message in _complaints(path, content, kinds[path], said)
     ]
     return _one_for_missing_bash(found)
 
 
-def _has_parser(path: str, content: bytes) -> bool:
-    return _is_checked(path) and len(content) <= MAX_BYTES
+def _judge(kind: Kind, content: bytes) -> str | None:
+    """Who is to look at a file; ``line ends``: nobody but for those."""
+    if len(content) > MAX_BYTES:
+        return None
+    if kind.judge is None and kind.unix_lines and b"\r" in content:
+        return "line ends"
+    return kind.judge
 
 
-def _is_checked(path: str) -> bool:
-    return PurePosixPath(path).suffix in _SUFFIXES.get(path.split("/", 1)[0], ())
-
-
-def _complaints(path: str, content: bytes, said: Mapping[str, Any]) -> Iterator[Complaint]:
-    if _is_checked(path) and len(content) > MAX_BYTES:
+def _complaints(
+    path: str, content: bytes, kind: Kind, said: Mapping[str, Any]
+) -> Iterator[Complaint]:
+    if kind.note is not None:
+        yield Complaint(1, kind.note)
+    elif kind.judge is not None and len(content) > MAX_BYTES:
         yield Complaint(None, f"not checked: larger than {MAX_BYTES // 1024} KiB")
     if path not in said:
         return

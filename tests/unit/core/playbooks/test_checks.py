@@ -26,7 +26,7 @@ GOOD = {
     "cloudformation/t.yaml": (
         b"Resources:\n  B:\n    Type: AWS::S3::Bucket\n    Properties:\n"
         b"      BucketName: !Sub '${AWS::StackName}-x'\n      Tags: !If [A, !GetAtt X.Y, !Ref Z]\n"
-        b"      Other:\n        Fn::Transform: !Whatever {a: 1}\n"
+        b"      Other:\n        Fn::Transform: !Transform {Name: AWS::Include, Parameters: {a: 1}}\n"
     ),
     "cloudformation/t.json": b'{"Resources": {}}',
     "cloudformation/t.template": b'\n{"Resources":\t{}}',
@@ -37,25 +37,27 @@ GOOD = {
     "terraform/more.tf.json": b'{"variable": {}}',
     "python/main.py": b"# coding: latin-1\nx = '\xe9'\n",
     "python/README.md": b"# not (a program",
-    "shell/z.sh": b"#!/usr/bin/env zsh\nfoo=(a (b)\n",
     "elsewhere/x.py": b"def (",
 }
+
+TEMPLATE = b"AWSTemplateFormatVersion: '2010-09-09'\n"
 
 BAD = {
     "shell/stop.sh": (b"echo a\nif true; then\n", 3),
     "shell/fold.sh": (b"aws x --name <name>\n", 1),
-    "shell/heredoc.sh": (b"cat <<EOF\nno end\n", 2),
+    "shell/heredoc.sh": (b"echo\ncat <<EOF\nno end\n", 2),
     "cloudformation/t.yaml": (b"Resources:\n  A: [1, 2\n", 3),
     "cloudformation/t.json": (b'{"Resources": {},}', 1),
-    "cloudformation/list.yaml": (b"- a\n- b\n", None),
-    "cloudformation/two.yaml": (b"a: 1\n---\nb: 1\n", 2),
-    "cloudformation/alias.yaml": (b"a: *nowhere\n", 1),
-    "cloudformation/object.yaml": (b"a: !!python/object/apply:os.system [id]\n", 1),
-    "arm/a.json": (b'{\n  // comment\n  "a": 1\n}', 2),
-    "arm/nan.json": (b'{"a": NaN}', None),
-    "arm/list.json": (b"[]", None),
+    "cloudformation/template.yaml": (b"- a\n- b\n", 1),
+    "cloudformation/two.yaml": (TEMPLATE + b"Resources: {}\n---\nb: 1\n", 4),
+    "cloudformation/alias.yaml": (b"Resources:\n  a: *nowhere\n", 2),
+    "cloudformation/object.yaml": (TEMPLATE + b"a: !!python/object/apply:os.system [id]\n", 2),
+    "arm/a.json": (b'{\n  "contentVersion": "1"\n  "a": 1\n}', 3),
+    "arm/nan.json": (b'{"contentVersion": NaN}', 1),
+    "arm/azuredeploy.json": (b"[]", 1),
     "terraform/main.tf": (b'variable "a" {\n  default = = 1\n}\n', 2),
-    "terraform/open.tf": (b'variable "a" {\n', None),
+    "terraform/open.tf": (b'variable "a" {\n', 1),
+    "terraform/more.tf.json": (b'{"variable": {}', 1),
     "python/main.py": (b"x = 1\ndef f(:\n", 2),
     "python/codec.py": (b"# coding: no-such-codec\n", 0),
 }
@@ -85,12 +87,15 @@ def test_a_warning_reads_as_path_line_message() -> None:
         ("shell/a.sh", b"[[ a hunter2 ]]\n[[ ( hunter2 b ) ]] )\n"),
         ("shell/a.sh", b"cat <<hunter2\nx\n"),
         ("shell/a.sh", b"echo 'hunter2\n"),
-        ("cloudformation/a.yaml", b"a: *hunter2\n"),
-        ("cloudformation/a.yaml", b"a: !hunter2!x y\n"),
-        ("cloudformation/a.yaml", b"%hunter2 1\n%TAG hunter2\n---\na: 1\n"),
-        ("cloudformation/a.yaml", b"a: b: hunter2: c\n"),
-        ("cloudformation/a.json", b'{"a": hunter2}'),
-        ("arm/a.json", b'{"hunter2": "a"\n"b": 1}'),
+        ("cloudformation/template.yaml", b"a: *hunter2\n"),
+        ("cloudformation/template.yaml", b"a: !hunter2!x y\n"),
+        ("cloudformation/template.yaml", b"%hunter2 1\n%TAG hunter2\n---\na: 1\n"),
+        ("cloudformation/template.yaml", b"a: b: hunter2: c\n"),
+        ("cloudformation/a.yaml", b"Resources:\n  A: !hunter2 y\n"),
+        ("cloudformation/a.yaml", b"Resources:\n  hunter2: {hunter2: 1}\n"),
+        ("cloudformation/template.json", b'{"a": hunter2}'),
+        ("arm/template.json", b'{"hunter2": "a"\n"b": 1}'),
+        ("arm/template.json", b'{"hunter2": 1}'),
         ("terraform/a.tf", b'a = "x" hunter2\n'),
         ("terraform/a.tf", b"a = <<hunter2\n x\n"),
         ("python/a.py", b"hunter2 hunter2\n"),
@@ -98,6 +103,10 @@ def test_a_warning_reads_as_path_line_message() -> None:
         ("python/a.py", b"print hunter2\n"),
         ("python/a.py", b"def f(hunter2, hunter2=, **hunter2): pass\n"),
         ("python/a.py", b"x = f'{hunter2!z}'\n"),
+        ("shell/a.sh", b"#!/opt/hunter2\necho\n"),
+        ("shell/a.sh", b"cat <<hunter2\ncat <<hunter2\nhunter2\n"),
+        ("terraform/a.tf", b'hunter2 = 1\nhunter2 = "${hunter2 hunter2}\n'),
+        ("terraform/a.tf", b"hunter2 = 1\nhunter2 = 2\n"),
     ],
 )
 def test_no_warning_quotes_the_script(path: str, content: bytes) -> None:
@@ -118,7 +127,7 @@ def _bomb() -> bytes:
 
 def test_an_alias_bomb_costs_no_more_than_its_length() -> None:
     started = time.monotonic()
-    assert check_script("cloudformation/bomb.yaml", _bomb()) == []
+    assert check_script("cloudformation/bomb.yaml", _bomb() + b"\n" + TEMPLATE) != []
     assert time.monotonic() - started < 2
 
 
@@ -135,7 +144,9 @@ HOSTILE = {
     "too large": b"a\n" * 2_500_000,
     "minus": b"x = " + b"-" * 500_000 + b"1",
 }
-PATHS = ["shell/a.sh", "cloudformation/a.yaml", "arm/a.json", "terraform/a.tf", "python/a.py"]
+PATHS = [
+    "shell/a.sh", "cloudformation/template.yaml", "arm/template.json", "terraform/a.tf", "python/a.py",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -144,8 +155,9 @@ def test_hostile_input_ends_with_a_warning_in_bounded_time(path: str, name: str)
     started = time.monotonic()
     found = check_script(path, HOSTILE[name])
     assert time.monotonic() - started < BOUND_SECONDS
-    one_long_word = {"brackets", "braces", "objects", "digits", "minus"}  # to bash, a command
-    assert found or (path == "shell/a.sh" and name in one_long_word)
+    # to bash, one long word, and bytes of any encoding
+    a_command = {"brackets", "braces", "objects", "digits", "minus", "not utf-8, no nul"}
+    assert found or (path == "shell/a.sh" and name in a_command)
 
 
 def test_a_file_over_the_limit_is_not_parsed_and_the_warning_says_so() -> None:
@@ -187,7 +199,7 @@ def test_many_files_give_the_same_warnings_as_one_by_one() -> None:
 
 
 def test_importing_the_checks_loads_no_grammar() -> None:
-    code = "import sys, core.playbooks.checks; print([m for m in ('lark', 'hcl2') if m in sys.modules])"
+    code = "import sys, core.playbooks.checks; print([m for m in ('pygohcl', 'tree_sitter', 'yaml', 'cfnlint') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -200,15 +212,17 @@ CORPUS = Path(__file__).parents[5] / "shared/corpus"
 def test_on_the_corpus_the_checks_agree_with_the_known_issues() -> None:
     with (CORPUS / "syntax_issues.tsv").open() as table:
         rows = csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
-        known = {row["file"] for row in rows}
+        # comments and line breaks in strings are JSON to Azure
+        known = {row["file"] for row in rows if row["check"] != "json-strict"}
     names, files = {}, {}
     with tarfile.open(CORPUS / "corpus.tar.gz") as archive:
         for member in archive:
             parts = member.name.split("/")  # playbooks/<id>/v1.0.0/<format>/<file>
-            # not terraform: it takes 9 s, and none of its files is in the table
-            if len(parts) == 5 and parts[3] in {"shell", "arm", "cloudformation", "python"}:
+            if len(parts) == 5 and member.isfile():
                 path = f"{parts[3]}/{parts[1]}/{parts[4]}"
                 content = archive.extractfile(member)
                 assert content is not None
                 names[path], files[path] = "/".join(parts[1:]), content.read()
+    # a snippet with outputs alone: no parser's fault, so not in the table
+    known.add("cloudformation-stack-outputs-find-secrets/v1.0.0/cloudformation/remediate.yaml")
     assert {names[warning.path] for warning in check_scripts(files)} == known

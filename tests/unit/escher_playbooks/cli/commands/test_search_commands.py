@@ -57,3 +57,21 @@ def test_verify_ends_with_1_when_something_is_wrong(run, monkeypatch):
 def test_verify_of_a_sound_home_is_0(run, monkeypatch):
     monkeypatch.setattr(PlaybookService, "verify", lambda _self: VerifyReport(3, []))
     assert run("verify").code == 0
+
+
+def test_verify_deep_checks_scripts_and_changes_no_exit_code(run, folder, monkeypatch):
+    (folder / "shell/stop.sh").write_text("#!/bin/bash\nif true; then\n")
+    assert run("create", folder).code == 0
+    monkeypatch.setattr(PlaybookService, "verify", lambda _self: VerifyReport(1, []))
+    done = run("verify", "--deep")
+    assert done.code == 0
+    assert "stop-idle-databases@1.0.0 shell/stop.sh:3: the script ends inside" in done.out
+    scripts = run("verify", "--deep", "--json").json["scripts"]
+    assert {(s["ref"], s["path"]) for s in scripts} == {
+        ("stop-idle-databases@1.0.0", "shell/stop.sh")
+    }
+    assert "scripts" not in run("verify", "--json").json
+    assert "ends inside" in run("show", "stop-idle-databases", "--deep").out
+    assert run("show", "stop-idle-databases", "--deep", "--json").json["scripts"] == [
+        {key: value for key, value in script.items() if key != "ref"} for script in scripts
+    ]
