@@ -170,7 +170,7 @@ class OpenedHere:
 
     def check(self) -> None:
         """Raises `UsageError` in any other process."""
-        if not self.is_so:
+        if self._pid != os.getpid():  # `is_so`, without a call: each look-up asks
             raise UsageError(
                 f"{self._what} was opened by process {self._pid}, before this one was forked.",
                 "Open PlaybookService in each process, after the fork.",

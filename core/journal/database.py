@@ -73,6 +73,7 @@ class Database:
                 "journal_url is no database URL.",
                 "Write postgresql+psycopg://user:password@host/name, or leave it out.",
             ) from None
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.opened = OpenedHere("The journal")
         self._synchronous = synchronous
         self._engine: Engine | None = None
@@ -80,10 +81,6 @@ class Database:
         self._lock = threading.Lock()
         self.writing = threading.RLock()  # on SQLite: no fork meanwhile, see `_before_fork`
         _open_here.add(self)
-
-    @property
-    def is_sqlite(self) -> bool:
-        return self._url.get_backend_name() == "sqlite"
 
     @property
     def engine(self) -> Engine:

@@ -179,7 +179,7 @@ class ScriptRows:
         self._database.opened.check()
         with self._lock:
             try:
-                connection = self._open()
+                connection = self._connection or self._open()
                 now = connection.execute("PRAGMA data_version").fetchone()[0]
                 if now != self._version or len(self._kept) >= KEPT_ANSWERS:
                     self._kept.clear()
@@ -207,8 +207,7 @@ class ScriptRows:
             self._version = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection, self._version = self._database.own_connection(), None
+        self._connection, self._version = self._database.own_connection(), None
         return self._connection
 
 

@@ -12,6 +12,18 @@ One row a folder that takes room, so the limit is a sum over them::
 
 A row is written before its folder is made; a folder that is renamed gets it in the transaction of
 the rename. What a process leaves that dies in between is put right by `core.scripts.recovery`.
+
+A download's row says who brings the folder into the cache now, what is staged, and how the last
+attempt ended::
+
+    (none) ──claim──► downloading ──staged──► staged ──done──► (none: it is complete)
+                         │  ▲                   │
+                       failed ◄─────────────────┘
+                            └─claim
+
+A key has one such row at most, since a claim is its lease (`core.journal.leases`); what an attempt
+writes counts only while it holds that. A claim gives the row the name of the attempt's own folder,
+so no folder in ``cache/staging`` is ever unknown. ``attempts`` grows until the row goes.
 """
 
 from __future__ import annotations
@@ -179,19 +191,6 @@ class CacheFolders:
             rows = [{"folder": name, "at": at} for name, at in used.items()]
             connection.execute(statement.values(last_used=bindparam("at")), rows)
 
-
-# Who brings a format folder into the cache now, what is staged, and how the last attempt ended.
-#
-# ::
-#
-#     (none) ──claim──► downloading ──staged──► staged ──done──► (none: it is complete)
-#                          │  ▲                   │
-#                        failed ◄─────────────────┘
-#                             └─claim
-#
-# A key has one such row at most, since a claim is its lease (`core.journal.leases`); what an attempt
-# writes counts only while it holds that. A claim gives the row the name of the attempt's own folder,
-# so no folder in ``cache/staging`` is ever unknown. ``attempts`` grows until the row goes.
 
 DOWNLOADS = (FolderState.DOWNLOADING, FolderState.STAGED, FolderState.FAILED)
 Item = tuple[str, str, str]  # of a lease

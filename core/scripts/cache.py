@@ -8,7 +8,6 @@ right (`core.scripts.recovery`).
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -18,31 +17,30 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection
 
 from core.errors import EscherError, IntegrityError, StorageError, storage_error
 from core.journal import Journal
 from core.journal.facts import Counters
-from core.journal.scripts import DOWNLOADS, FolderState
+from core.journal.scripts import DOWNLOADS, NOBODYS, FolderState
 from core.models import ScriptKey
-from core.scripts.cache_owner import CacheOwner
 from core.scripts.copies import Copies
-from core.scripts.eviction import (
-    DAY_SECONDS,
-    EVICTED_BYTES,
-    MEBIBYTE,
-    CacheContext,
-    CacheLock,
-    Evictor,
-    EvictReport,
+from core.scripts.entries import (
+    Manifest,
+    Manifests,
+    Place,
+    footprint,
+    is_folder,
+    read_manifest,
+    remove,
+    write_manifest,
 )
+from core.scripts.eviction import EVICTED_BYTES, Evictor, EvictReport, Quarantine
 from core.scripts.integrity import PROOF_SECONDS, Proofs, files_beside, prove
-from core.scripts.manifest import Manifest, footprint, read_manifest, write_manifest
-from core.scripts.models import PARTIAL, CacheEntry, CacheHit, Listing, Staged
-from core.scripts.paths import CacheLayout, Place, remove
-from core.scripts.promotion import Promotion, Quarantine
+from core.scripts.layout import DAY_SECONDS, MEBIBYTE, CacheContext, CacheLayout
+from core.scripts.models import PARTIAL, CacheEntry, CacheHit, Staged
 from core.scripts.recovery import CacheProblem, Recovery
 from core.settings import Settings
 
@@ -92,83 +90,6 @@ class HitCounter:
             self._pending.update(pending)
 
 
-REMEMBERED = 4096  # manifests, each good while its file's stat is the same
-# An entry is marked as used at most so often by a process: a script that is asked for a thousand
-# times a second need not be written to the disk as often. The lease is much longer.
-MARK_SECONDS = 1.0
-_NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-
-
-class Known(NamedTuple):
-    """A manifest that was read, and its entry's paths as text: a look-up has no time for others."""
-
-    signature: tuple[int, int, int, int]
-    manifest_path: str
-    folder: str
-    root: str
-    place: Place
-    manifest: Manifest
-
-
-class Lookup:
-    """Finds an entry's manifest, from memory where it can, and marks its use; safe between threads."""
-
-    def __init__(self, layout: CacheLayout, lock: CacheLock, clock: Callable[[], float]) -> None:
-        self._layout = layout
-        self._lock = lock
-        self._clock = clock
-        self._known: dict[ScriptKey, Known] = {}
-        self._marked: dict[str, float] = {}
-
-    def manifest(self, key: ScriptKey) -> Known | None:
-        """Return the manifest of an entry, None where there is none; `IntegrityError` when damaged."""
-        known = self._known.get(key)
-        place = known.place if known is not None else self._layout.place(key)
-        path = known.manifest_path if known is not None else place.manifest_path
-        try:
-            found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            self._known.pop(key, None)
-            return None
-        except OSError as error:
-            raise storage_error(error, f"Looking at {path}") from error
-        signature = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
-        if known is not None and known.signature == signature:
-            return known
-        for folder in (place.root, place.root.parent):
-            if folder.is_symlink():
-                raise IntegrityError(f"{folder} is a link, which may lead anywhere.")
-        manifest = read_manifest(place)
-        if manifest is None:  # gone in between
-            return None
-        root = str(place.root)
-        known = Known(signature, path, f"{root}/{key.format}", root, place, manifest)
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[key] = known
-        return known
-
-    def touch(self, folder: str) -> bool:
-        """Mark the entry as used now, unless it was just marked; False when it is gone."""
-        now = self._clock()
-        if 0 <= now - self._marked.get(folder, now - MARK_SECONDS) < MARK_SECONDS:
-            return True
-        used = int(now * 1e9)
-        try:
-            with self._lock.shared():
-                os.utime(folder, ns=(used, used), follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
-                raise storage_error(error, f"Marking {folder} as used") from error
-            # a home that can only be read: no process of ours evicts from it either
-        if len(self._marked) >= REMEMBERED:
-            self._marked.clear()
-        self._marked[folder] = now
-        return True
-
-
 HITS, MISSES = "hits", "misses"
 
 Settle = Callable[[Connection], object]
@@ -186,14 +107,12 @@ class ScriptCache:
         self._journal = journal
         self._rows = journal.cache_folders
         self._clock = clock
-        self.layout = CacheLayout(settings)
-        self.layout.check = CacheOwner(settings, journal, self.layout).check
+        self.layout = CacheLayout(settings, journal)
         self.proofs = Proofs(journal.proofs, clock)
-        self._lock = CacheLock(self.layout.lock, self.layout.check)
+        self._lock = self.layout.lock
         self._context = CacheContext(
             journal,
             self.layout,
-            self._lock,
             clock,
             max_bytes=int(settings.cache_max_size_mb * MEBIBYTE),
             ttl_seconds=settings.cache_ttl_days * DAY_SECONDS,
@@ -202,13 +121,12 @@ class ScriptCache:
         self._evictor = Evictor(self._context)
         self._quarantine = Quarantine(self._context)
         self._recovery = Recovery(self._context, self._evictor, self._quarantine, self.proofs)
-        self._promotion = Promotion(self._context, self._quarantine, self.proofs)
         self.copies = Copies(
             settings, journal, self.layout, self.proofs,
             make_room=self._evictor.make_room, clock=clock,
         )  # fmt: skip
         self._evictor.let_copies_go = self.copies.evict
-        self._lookup = Lookup(self.layout, self._lock, clock)
+        self._manifests = Manifests(self.layout.scripts)
         self._counter = HitCounter(journal.counters)
 
     @property
@@ -223,12 +141,12 @@ class ScriptCache:
         like any other.
         """
         try:
-            known = self._lookup.manifest(key)
+            known = self._manifests.find(key)
         except IntegrityError as error:
             self._set_aside(key, error.detail)
             return None
         # marked before it is proven, so that it is not evicted meanwhile
-        if known is None or not self._lookup.touch(known.folder):
+        if known is None or not self._context.mark_used(known.folder):
             return None
         files = known.manifest.listing.files
         if (wrong := prove(known.root, key.format, files, self.proofs)) is not None:
@@ -261,12 +179,6 @@ class ScriptCache:
         """
         self._evictor.make_room(size_bytes, connection)
 
-    def promote(
-        self, staged: Path, listing: Listing, source: str, *, settle: Settle | None = None
-    ) -> CacheHit:
-        """Store one staged folder, which the caller has just hashed; see `promote_many`."""
-        return self.promote_many([Staged(staged, listing, source)], settle=settle)[0]
-
     def promote_many(
         self, items: Sequence[Staged], *, settle: Settle | None = None
     ) -> list[CacheHit]:
@@ -282,7 +194,7 @@ class ScriptCache:
                 settle(connection)
             self._evictor.make_room(sum(footprint(item.listing) for item in items), connection)
             with self._lock.exclusive():
-                done = self._promotion.promote(items, connection)
+                done = self._put_in_place(items, connection)
             self.layout.sweep()
         for item in items:
             remove(item.folder)
@@ -312,14 +224,10 @@ class ScriptCache:
                 self._quarantine.put_entry(key, reason, connection)
             self._evictor.trim(connection)
 
-    def quarantine_staged(
-        self, staged: Path, key: ScriptKey, reason: str, *, settle: Settle | None = None
-    ) -> None:
-        """Put a download aside whose bytes are wrong; ``settle`` as for `promote_many`."""
+    def quarantine_staged(self, staged: Path, key: ScriptKey, reason: str) -> None:
+        """Put a download aside whose bytes are wrong."""
         self.layout.prepare()
         with self._journal.database.write() as connection:
-            if settle is not None:
-                settle(connection)
             with self._lock.exclusive():
                 self._quarantine.put(staged, key, reason, connection)
             self._evictor.trim(connection)
@@ -418,8 +326,94 @@ class ScriptCache:
             self.layout.prepare()
             with self._journal.database.write() as connection:
                 with self._lock.exclusive():
-                    changed = self._promotion.set_aside_if_wrong(place, connection)
-                if changed:
+                    found = self._flaw(place)  # once more: it may have been replaced since
+                    if found is not None:
+                        self._quarantine.put_entry(key, found, connection)
+                if found is not None:
                     self._evictor.trim(connection)
         except StorageError as error:  # a read-only home: it is not served all the same
             log.warning("%s is not what it should be (%s) and stays: %s", key, wrong, error)
+
+    def _put_in_place(
+        self, items: Sequence[Staged], connection: Connection
+    ) -> list[tuple[Place, Manifest]]:
+        """Put staged folders in their places: first all that takes space, then all renames.
+
+        Of a version that has nothing in the cache yet, the staged folder becomes the version's,
+        with the manifest in it: half as many changes of folders as making one and moving into it.
+        """
+        now = self._clock()
+        done: list[tuple[Place, Manifest]] = []
+        moves: list[tuple[Path, Path]] = []
+        places = [self.layout.place(item.listing.key) for item in items]
+        formats = Counter(place.root for place in places)
+        try:
+            for item, place in zip(items, places, strict=True):
+                manifest = Manifest(item.listing, item.source, now)
+                done.append((place, manifest))
+                folder = place.folder
+                if formats[place.root] == 1 and _becomes(item.folder, place):
+                    os.utime(item.folder / place.key.format, (now, now))
+                    write_manifest(Place(place.key, item.folder), manifest)
+                    moves.append((item.folder, place.root))
+                    continue
+                if not self._stands(place, manifest, connection):
+                    folder = item.folder / place.key.format
+                    moves.append((folder, place.folder))
+                    place.root.mkdir(mode=0o700, exist_ok=True)
+                os.utime(folder, (now, now))  # used now: its caller is about to run it
+                write_manifest(place, manifest)
+            for staged, folder in moves:
+                staged.rename(folder)
+        except OSError as error:
+            raise storage_error(error, "Taking a download into the cache") from error
+        self._rows.put([manifest.row(place, now) for place, manifest in done], connection)
+        return done
+
+    def _flaw(self, place: Place) -> str | None:
+        """What is wrong with an entry; None of a sound one, and of one that is not there."""
+        if place.root.is_symlink():
+            return "its folder is a link"
+        try:
+            manifest = read_manifest(place)
+        except IntegrityError as error:
+            return error.detail
+        if manifest is None or not os.path.lexists(place.folder):
+            return None
+        # a proof that is written would wait for the transaction that this runs in
+        return prove(
+            place.root, place.key.format, manifest.listing.files, self.proofs.without_writes()
+        )
+
+    def _stands(self, place: Place, manifest: Manifest, connection: Connection) -> bool:
+        """Whether the very entry stands there already; another one is moved out of the way."""
+        if not is_folder(place.root):
+            reason = "a version's folder belongs here"
+            self._quarantine.put(place.root, NOBODYS, reason, connection)
+            return False
+        if not os.path.lexists(place.folder):
+            self.layout.remove_manifest(place)
+            return False
+        wrong = self._flaw(place)
+        try:
+            old = read_manifest(place)
+        except IntegrityError:
+            old = None
+        if wrong is not None or old is None:
+            reason = wrong or "its manifest is missing"
+            self._quarantine.put_entry(place.key, reason, connection)
+            return False
+        if old.listing.digest == manifest.listing.digest:
+            return True
+        self.layout.remove_entry(place)
+        return False
+
+
+def _becomes(staged: Path, place: Place) -> bool:
+    """Whether a staged folder may be renamed to the version's: that is not there, nothing is over.
+
+    A manifest may be in it, of a promotion that was killed.
+    """
+    if os.path.lexists(place.root):
+        return False
+    return set(os.listdir(staged)) <= {place.key.format, place.manifest.name}  # noqa: PTH208

@@ -28,9 +28,10 @@ from core.errors import IntegrityError, Refused, StateBesideContent, storage_err
 from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.journal.scripts import CacheFolder, FolderState
+from core.scripts.entries import listed
 from core.scripts.integrity import Proofs, prove
+from core.scripts.layout import CacheLayout
 from core.scripts.models import Listing, ResolvedScript, ResolveOptions
-from core.scripts.paths import CacheLayout, listed
 from core.settings import Settings
 
 DAY_SECONDS = 86_400

@@ -25,17 +25,22 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from core.backoff import outcome_of
-from core.errors import EscherError, NotEscherServer, TransferInterrupted, storage_error
+from core.errors import (
+    EscherError,
+    InvalidPlaybook,
+    NotEscherServer,
+    TransferInterrupted,
+    storage_error,
+)
 from core.journal import Journal
 from core.journal.script_lookup import ToldStatus
 from core.journal.scripts import FolderState
-from core.models import DONE, FORMATS, FileEntry, Outcome, Ref, ScriptKey
+from core.models import DONE, FORMATS, FileEntry, Outcome, Ref, ScriptKey, parse_version
 from core.scripts.cache import ScriptCache
-from core.scripts.integrity import prove
+from core.scripts.entries import remove
+from core.scripts.integrity import check_offer, difference, prove, version_digest
 from core.scripts.library import LibraryCache
 from core.scripts.models import WAITING, CacheHit, Listing, Staged, error_of, in_words
-from core.scripts.offers import check_offer, check_version, difference, version_digest
-from core.scripts.paths import CacheLayout, remove
 from core.scripts.run_policy import told_by
 from core.scripts.transfer import Claim, Expected, StagingRun, TransferContext, in_threads
 from core.server.answers import CHECK_URL, Script
@@ -210,12 +215,12 @@ class ScriptDownloads:
         journal: Journal,
         server: EscherServer,
         cache: ScriptCache,
+        library: LibraryCache,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random.random,
     ) -> None:
-        self.library = LibraryCache(settings, journal, lambda: server, clock=clock)
         self._settings = settings
         self._journal = journal
         self._server = server
@@ -223,9 +228,8 @@ class ScriptDownloads:
         self._clock = clock
         self._sleep = sleep
         self._random = random
-        self._layout = CacheLayout(settings)
         self._threads = settings.transfer_concurrency
-        self._context = TransferContext(settings, journal, server, cache, self.library)
+        self._context = TransferContext(settings, journal, server, cache, library)
         self._flights: SingleFlight[ScriptKey, CacheHit] = SingleFlight()
 
     # -- what the server has ----------------------------------------------------------------
@@ -404,4 +408,19 @@ class ScriptDownloads:
     def _claim(
         self, keys: Sequence[ScriptKey], *, fresh: bool = True, staged: bool = False
     ) -> Claim:
-        return Claim(self._journal, self._layout.staging, keys, fresh=fresh, staged=staged)
+        return Claim(self._journal, self._cache.layout.staging, keys, fresh=fresh, staged=staged)
+
+
+def check_version(script: Script, playbook_id: str) -> Ref:
+    """The version that the server calls the latest of ``playbook_id``."""
+    try:
+        parse_version(script.version)
+    except InvalidPlaybook:
+        raise NotEscherServer(
+            f"The server names a latest version of {playbook_id} that is no version.", CHECK_URL
+        ) from None
+    if script.playbook_id != playbook_id:
+        raise NotEscherServer(
+            f"The server was asked for {playbook_id} and answered another playbook.", CHECK_URL
+        )
+    return Ref(playbook_id, script.version)

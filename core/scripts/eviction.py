@@ -1,105 +1,36 @@
-"""Evict from the script cache; and the lock between those who use an entry and who takes it away.
-
-A resolver holds it shared for the instant in which it marks an entry as used. Whoever evicts,
-replaces or quarantines holds it exclusively while looking at that mark and renaming, so what was
-marked in time stays. Order: first a write transaction of the journal, of which there is one at a
-time, in it this lock; never the other way round. The kernel releases it when its holder dies.
+"""Evict from the script cache, and put aside what turned out wrong; under its exclusive lock.
 
 What is evicted: quarantine first, then what is older than the TTL, then the least recently used. An
 entry that was used within ``cache_lease_seconds`` never goes: somebody may be running it. Whether it
-was is read from its folder under the exclusive lock, in which it is renamed away as well.
+was is read from its folder under the lock (`core.scripts.layout`), in which it is renamed away as well.
+Everything runs in a write transaction of the journal.
 """
 
 from __future__ import annotations
 
-import fcntl
 import heapq
+import logging
 import os
-import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from core.errors import CacheFull, Refused, StorageError, storage_error
-from core.files import make_private_dir
-from core.journal import Journal
-from core.journal.scripts import CacheFolder, FolderState
-from core.scripts.paths import CacheLayout
+from core.errors import CacheFull, Refused, storage_error
+from core.journal.scripts import NOBODYS, CacheFolder, FolderState
+from core.models import ScriptKey
+from core.scripts.entries import folder_name, ref_of, size_on_disk
+from core.scripts.layout import CLOCK_TOLERANCE_SECONDS, UNKNOWN, CacheContext
 
-LOCK_SECONDS = 30.0
-POLL_SECONDS = 0.001
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-class CacheLock:
-    """An advisory lock on a file; it holds between threads and between processes."""
-
-    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
-        """``check`` is asked before each exclusive hold; it refuses a cache of somebody else's."""
-        self._check = check
-        self._path = str(path)
-        self._folder = path.parent
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Raises ``OSError`` as it comes where the lock's file can't be opened."""
-        fd = os.open(self._path, _FLAGS, 0o600)
-        try:
-            self._take(fd, fcntl.LOCK_SH)
-            yield
-        finally:
-            _give_back(fd)
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """`StorageError` when it can't be had, `Refused` where the cache is not this home's."""
-        self._check()
-        if not self._folder.is_dir():
-            make_private_dir(self._folder)
-        try:
-            fd = os.open(self._path, _FLAGS, 0o600)
-        except OSError as error:
-            raise storage_error(error, f"Taking the lock {self._path}") from error
-        try:
-            self._take(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            _give_back(fd)
-
-    def _take(self, fd: int, kind: int) -> None:
-        deadline = None
-        while True:
-            try:
-                fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                now = time.monotonic()
-                deadline = deadline or now + LOCK_SECONDS
-                if now > deadline:
-                    raise StorageError(
-                        f"The cache's lock {self._path} was held for {LOCK_SECONDS:.0f} s.",
-                        "A process that evicts hangs; `escher-playbooks status` shows what runs.",
-                    ) from None
-                time.sleep(POLL_SECONDS)
-            else:
-                return
-
-
-def _give_back(fd: int) -> None:
-    # a child forked meanwhile has a copy of the descriptor: closing ours alone would not release
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
-
-
-MEBIBYTE = 1 << 20
-DAY_SECONDS = 86_400
-# Fetched later than this from now: the clock was wrong then, or is now, and the age is not known.
-CLOCK_TOLERANCE_SECONDS = 300.0
 MIN_RETRY_SECONDS = 1.0
 EVICTED_BYTES = "evicted_bytes"
+SHARE = 0.1  # of the cache's size, that the quarantine takes at most
+STRAY = "it was in the quarantine already, and nobody knows since when or why"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,44 +52,6 @@ class EvictReport:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheContext:
-    """Holds what all who change the cache work with; times in seconds, ``clock`` gives Unix time."""
-
-    journal: Journal
-    layout: CacheLayout
-    lock: CacheLock
-    clock: Callable[[], float]
-    max_bytes: int
-    ttl_seconds: float
-    lease_seconds: float
-
-    def is_fresh(self, fetched_at: float) -> bool:
-        """Tell whether what was fetched then is within the TTL; a time to come is none to trust."""
-        return -CLOCK_TOLERANCE_SECONDS <= self.clock() - fetched_at < self.ttl_seconds
-
-    def is_in_use(self, used: float) -> bool:
-        return self.clock() - used < self.lease_seconds
-
-    def last_use(self, folder: Path) -> float | None:
-        """Tell when an entry was used last, as its folder's mtime has it; None when it is gone.
-
-        A use in the future is of a clock that was set back since: it counts as one of this instant,
-        and is written down as one, so that the lease ends. The caller holds the exclusive lock.
-        """
-        now = self.clock()
-        try:
-            used = folder.lstat().st_mtime_ns / 1e9
-            if used > now:
-                os.utime(folder, (now, now), follow_symlinks=False)
-                used = now
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise storage_error(error, f"Looking at {folder}") from error
-        return used
 
 
 @dataclass(slots=True)
@@ -207,7 +100,7 @@ class Evictor:
             missing -= self.let_copies_go(missing, connection)
         if missing <= 0:
             return EvictReport()
-        with self._context.lock.exclusive():
+        with self._layout.lock.exclusive():
             plan = self._plan(self._all(connection), missing)
             if plan.bytes < missing:
                 raise self._full(size_bytes, plan)
@@ -303,7 +196,7 @@ class Evictor:
     def _evict(
         self, candidates: Iterable[_Candidate], connection: Connection, needed: int | None = None
     ) -> EvictReport:
-        with self._context.lock.exclusive():
+        with self._layout.lock.exclusive():
             return self._carry_out(self._plan(candidates, needed), connection)
 
     def _carry_out(self, plan: _Plan, connection: Connection) -> EvictReport:
@@ -333,3 +226,83 @@ class Evictor:
             "Room comes when the leases end; or raise cache_max_size_mb.",
             wait,
         )
+
+
+class Quarantine:
+    """Puts things aside; a share of the cache at most is taken by them.
+
+    They are kept so that somebody can look at them, count towards the cache's size, are the first
+    to go when room is needed, and are gone after the TTL.
+    """
+
+    def __init__(self, context: CacheContext) -> None:
+        self._rows = context.journal.cache_folders
+        self._layout = context.layout
+        self._clock = context.clock
+        self._max_bytes = int(context.max_bytes * SHARE)
+
+    def put(self, path: Path, key: ScriptKey, reason: str, connection: Connection) -> None:
+        """Move what stands at ``path`` aside; nothing there is fine."""
+        if not os.path.lexists(path):
+            return
+        hex_ = uuid.uuid4().hex
+        inner = (
+            f"{UNKNOWN}/{hex_}" if key == NOBODYS else f"{folder_name(key.ref)}/{key.format}-{hex_}"
+        )
+        name = f"{self._layout.quarantine.name}/{inner}"
+        log.warning("%s goes into quarantine: %s", path if key == NOBODYS else key, reason)
+        try:
+            self._layout.set_aside(path, name)
+        except OSError as error:
+            raise storage_error(error, f"Putting {path} into quarantine") from error
+        self._enter(name, key, reason, connection)
+        self._bound(connection)
+
+    def put_entry(self, key: ScriptKey, reason: str, connection: Connection) -> None:
+        """Move a cached entry aside, its manifest and row gone with it."""
+        place = self._layout.place(key)
+        if not self._layout.drop_link(place):
+            self.put(place.folder, key, reason, connection)
+        try:
+            self._layout.remove_entry(place)
+        except OSError as error:
+            raise storage_error(error, f"Removing {place.manifest}") from error
+        self._rows.delete([place.name], connection)
+
+    def reconcile(self, connection: Connection) -> None:
+        """Make the rows say what is there."""
+        there = set(self._layout.quarantined())
+        rows = self._rows.of(FolderState.QUARANTINED, connection=connection)
+        known = {row.name for row in rows}
+        self._rows.delete(known - there, connection)
+        for name in sorted(there - known):
+            _, folder, *rest = name.split("/")
+            ref = ref_of(folder)
+            format_ = "".join(rest).rpartition("-")[0]
+            key = ScriptKey(ref, format_) if ref is not None and format_ else NOBODYS
+            self._enter(name, key, STRAY, connection)
+        self._bound(connection)
+
+    def _enter(self, name: str, key: ScriptKey, reason: str, connection: Connection) -> None:
+        row = CacheFolder(
+            name,
+            FolderState.QUARANTINED,
+            key,
+            size_on_disk(self._layout.root / name),
+            since=self._clock(),
+            reason=reason,
+        )
+        self._rows.put([row], connection)
+
+    def _bound(self, connection: Connection) -> None:
+        rows = self._rows.of(FolderState.QUARANTINED, connection=connection)
+        excess = sum(row.size_bytes for row in rows) - self._max_bytes
+        gone: list[str] = []
+        for row in rows:
+            if excess <= 0:
+                break
+            self._layout.drop_quarantined(row.name)
+            gone.append(row.name)
+            excess -= row.size_bytes
+        self._rows.delete(gone, connection)
+        self._layout.sweep()

@@ -1,7 +1,17 @@
-"""Prove that a folder holds exactly the files of a listing, byte for byte.
+"""Prove that what the server offers, and what stands on disk, is what its name stands for.
 
-Files up to 1 MiB are hashed every time. For a larger one its size, mtime, ctime and inode may stand
-in for a day, once it has been hashed. Used for the cache and for the folders in ``playbooks/``.
+An offer, before a byte of it touches the disk. Names are labels: each must be a safe relative path
+inside the format's folder. Its content::
+
+    the answer tells the whole version      its digest is computed: the pinned one, or nothing is
+    (manifest and metadata)                 taken and a conflict waits; the first one is pinned
+    it does not (an older server)           held against the journal's list of files, where the
+                                            version is known; a pinned one that is not is refused,
+                                            one that nothing is known of is taken unpinned
+
+A folder, of the cache and of ``playbooks/``: exactly the files of a listing, byte for byte. Files up to
+1 MiB are hashed every time. For a larger one its size, mtime, ctime and inode may stand in for a day,
+once it has been hashed.
 """
 
 from __future__ import annotations
@@ -12,16 +22,37 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from core.content import is_leftover
-from core.errors import EscherError, storage_error
+from core.errors import (
+    EscherError,
+    IntegrityError,
+    NotEscherServer,
+    NotFound,
+    OtherContent,
+    Refused,
+    UnsafePath,
+    storage_error,
+)
+from core.files import check_relative_path
+from core.journal import Journal
+from core.journal.pins import LIBRARY, SERVER
 from core.journal.scripts import ProofRow, ProofRows
-from core.models import FileEntry
+from core.models import RESERVED_PREFIX, FileEntry, Ref, ScriptKey, content_digest
+from core.scripts.models import Listing
+from core.server.answers import CHECK_URL, ManifestEntry, Script, ScriptFile, clean_words
+from core.settings import Settings
 
+MAX_FILES = 2000
+MEBIBYTE = 1 << 20
+IMMUTABLE = "immutable"  # as `core.publishing.conflict_rules.Rule` has it
+_NAMED = 19  # characters of a digest that tell it from another one
 HASHED_BYTES = 1 << 20  # up to here a stat never stands in for the hash
 PROOF_SECONDS = 86_400.0
 # A change within the file system's clock tick of the hashing would leave the same ctime behind.
@@ -37,6 +68,169 @@ FILE_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, err
 log = logging.getLogger(__name__)
 
 
+# -- an offer ---------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A checked listing, with the URLs of its files by path."""
+
+    listing: Listing
+    files: dict[str, ScriptFile]
+
+
+def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
+    """The server's answer for ``key`` as an `Offer`.
+
+    `NotEscherServer` when it is about something else or names a path that is not safe, `Refused`
+    when it is larger than the settings allow, `NotFound` when it has no files.
+    """
+    said = (script.playbook_id, script.version, script.format)
+    if said != (*key.ref, key.format):
+        asked = clean_words(" ".join(str(part) for part in said))
+        raise NotEscherServer(f"The server was asked for {key} and answered {asked}.", CHECK_URL)
+    if not script.files:
+        raise NotFound(f"The server has no {key.format} script of {key.ref}.")
+    if len(script.files) > MAX_FILES:
+        raise Refused(f"{key} has {len(script.files)} files; at most {MAX_FILES} are fetched.")
+    files = {file.path: file for file in script.files}
+    _check_paths(key, [file.path for file in script.files])
+    if script.entry_point not in files:
+        raise NotEscherServer(
+            f"The server names an entry point of {key} that is not among its files.", CHECK_URL
+        )
+    _check_sizes(key, script.files, settings)
+    entries = tuple(
+        FileEntry(file.path, file.size_bytes, file.checksum)
+        for file in sorted(script.files, key=lambda file: file.path)
+    )
+    return Offer(Listing(key, entries, script.entry_point), files)
+
+
+def difference(expected: Iterable[FileEntry], listed: Iterable[FileEntry]) -> str | None:
+    """The first path by name that is not the same in both; None when all are."""
+    here = {file.path: file for file in expected}
+    there = {file.path: file for file in listed}
+    return min(
+        (path for path in here.keys() | there.keys() if here.get(path) != there.get(path)),
+        default=None,
+    )
+
+
+def mismatch(key: ScriptKey, path: str) -> IntegrityError:
+    """The server lists, for a published version, other files than were published."""
+    return IntegrityError(
+        f"The server lists {path} of {key.ref} otherwise than it was published.",
+        "Nothing was downloaded: a published version never changes. Ask the server's operator.",
+    )
+
+
+def _check_paths(key: ScriptKey, paths: list[str]) -> None:
+    try:
+        for path in paths:
+            check_relative_path(path)
+            if not path.startswith(f"{key.format}/"):
+                raise UnsafePath(f"Path {path!r} is outside of {key.format}/.")
+    except UnsafePath as error:
+        raise NotEscherServer(
+            f"The server lists {key} with a name that is not safe: {clean_words(error.detail)}",
+            CHECK_URL,
+        ) from None
+    # what is one name where case or Unicode form says nothing
+    names = {unicodedata.normalize("NFC", path.casefold()) for path in paths}
+    parents = {
+        name[:end] for name in names for end in range(len(name)) if name[end] == "/"
+    }  # fmt: skip
+    if len(names) < len(paths) or names & parents:
+        raise NotEscherServer(
+            f"The server lists a name of {key} twice, or as a file and a folder.", CHECK_URL
+        )
+
+
+def _check_sizes(key: ScriptKey, files: Iterable[ScriptFile], settings: Settings) -> None:
+    total = 0
+    for file in files:
+        total += file.size_bytes
+        if file.size_bytes > settings.max_script_size_mb * MEBIBYTE:
+            raise Refused(
+                f"{file.path} of {key.ref} has {file.size_bytes} bytes, more than the "
+                f"{settings.max_script_size_mb:g} MiB that are fetched.",
+                "Raise max_script_size_mb.",
+            )
+    if total > settings.cache_max_size_mb * MEBIBYTE:
+        raise Refused(
+            f"{key} has {total} bytes, more than the whole cache's "
+            f"{settings.cache_max_size_mb:g} MiB.",
+            "Raise cache_max_size_mb.",
+        )
+
+
+def check_pinned(journal: Journal, ref: Ref, script: Script, *, is_known: bool) -> None:
+    """Raise where ``script`` offers another content than ``ref`` names; pin it where it names none.
+
+    ``is_known``: the journal lists the version's files, and they are compared. `OtherContent`, or
+    `IntegrityError` for an answer that contradicts itself, `Refused` for a version of an id that is
+    private here.
+    """
+    if not is_known and journal.pins.private_ids([ref.playbook_id]):
+        raise Refused(
+            f"{ref} is somebody else's: {ref.playbook_id} is private here.",
+            "`escher-playbooks conflicts` lists what waits for your choice.",
+        )
+    pinned = journal.pins.get(ref)
+    if script.manifest is None or script.metadata is None:
+        if pinned is not None and not is_known:
+            raise IntegrityError(
+                f"The server does not tell the whole of {ref}, so it can't be compared with what"
+                " that name stands for.",
+                "Nothing was downloaded. Ask the server's operator.",
+            )
+        return
+    _check_files(ref, script, script.manifest)
+    digest = version_digest(script.metadata, script.manifest)
+    if script.content_digest not in {None, digest}:
+        raise IntegrityError(
+            f"The server's account of {ref} does not make the digest that it names.", CHECK_URL
+        )
+    if pinned is None:
+        is_library = ref.playbook_id.startswith(RESERVED_PREFIX)
+        journal.pins.put([(ref, digest)], LIBRARY if is_library else SERVER)
+        pinned = journal.pins.get(ref)  # another process may have been first
+    if pinned != digest:
+        words = (
+            f"The server claims other content for {ref} than that name stands for"
+            f" ({digest[:_NAMED]}…); nothing of it is taken."
+        )
+        journal.conflicts.open(ref, IMMUTABLE, words, server_digest=digest)
+        raise OtherContent(
+            words, "Choose with `escher-playbooks conflicts resolve`, or ask its operator."
+        )
+
+
+def version_digest(metadata: dict[str, object], manifest: Iterable[ManifestEntry]) -> str:
+    """The content digest of a version as a script answer tells it."""
+    return content_digest(
+        metadata, [FileEntry(path, 0, checksum, is_x) for path, checksum, is_x in manifest]
+    )
+
+
+def _check_files(ref: Ref, script: Script, manifest: Iterable[ManifestEntry]) -> None:
+    """The files that are offered are those of the manifest, in the format that was asked for."""
+    listed = {entry.path: entry.checksum for entry in manifest}
+    offered = {file.path: file.checksum for file in script.files}
+    lacking = {
+        path
+        for path in listed
+        if script.format is not None and path.startswith(f"{script.format}/")
+    } - offered.keys()
+    wrong = {path for path, checksum in offered.items() if listed.get(path) != checksum}
+    if lacking or wrong:
+        path = min(lacking | wrong)
+        raise IntegrityError(
+            f"The server offers {path[:200]!r} of {ref} otherwise than its own manifest says.",
+            CHECK_URL,
+        )
+
+
+# -- a folder ---------------------------------------------------------------------------------
 class Proofs:
     """Remembers which large files were hashed and not changed since, for all processes of a home."""
 

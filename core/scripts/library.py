@@ -44,10 +44,9 @@ from core.models import (
     parse_metadata,
     parse_version,
 )
-from core.scripts.cache_owner import CacheOwner
-from core.scripts.eviction import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLock
-from core.scripts.offers import check_pinned
-from core.scripts.paths import CacheLayout, folder_name, is_folder, listed, ref_of, remove
+from core.scripts.entries import folder_name, is_folder, listed, ref_of, remove
+from core.scripts.integrity import check_pinned
+from core.scripts.layout import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, CacheLayout
 from core.server.answers import Script
 from core.server.client import EscherServer
 from core.settings import Settings
@@ -76,9 +75,7 @@ class LibraryCache:
         self._journal = journal
         self._rows = journal.library
         self._server = server
-        self._layout = CacheLayout(settings)
-        self._layout.check = CacheOwner(settings, journal, self._layout).check
-        self._lock = CacheLock(self._layout.lock, self._layout.check)
+        self._layout = CacheLayout(settings, journal)
         self._ttl_seconds = settings.cache_ttl_days * DAY_SECONDS
         self._lease_seconds = settings.cache_lease_seconds
         self._clock = clock
@@ -248,8 +245,8 @@ class LibraryCache:
     # -- inside -----------------------------------------------------------------------------
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
-        """Rows and files change together; the order of `CacheLock`."""
-        with self._journal.database.write() as connection, self._lock.exclusive():
+        """Rows and files change together; in the order of `core.scripts.layout`."""
+        with self._journal.database.write() as connection, self._layout.lock.exclusive():
             yield connection
 
     def _forget(self, refs: Sequence[Ref], connection: Connection) -> None:

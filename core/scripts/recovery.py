@@ -20,11 +20,19 @@ from sqlalchemy import Connection
 from core.errors import IntegrityError, Refused, StorageError
 from core.journal.scripts import NOBODYS, CacheFolder, FolderState
 from core.models import ScriptKey
-from core.scripts.eviction import CacheContext, Evictor, EvictReport
+from core.scripts.entries import (
+    Manifest,
+    Place,
+    is_folder,
+    listed,
+    read_manifest,
+    remove,
+    size_on_disk,
+    write_manifest,
+)
+from core.scripts.eviction import Evictor, EvictReport, Quarantine
 from core.scripts.integrity import Proofs, prove
-from core.scripts.manifest import Manifest, read_manifest, write_manifest
-from core.scripts.paths import Place, is_folder, listed, remove, size_on_disk
-from core.scripts.promotion import Quarantine
+from core.scripts.layout import CacheContext
 
 STAGED_SECONDS = 3600.0  # what waits longer to be verified has lost its job
 FAILED_SECONDS = 86_400.0  # for so long a failure is told, and its attempts are counted
@@ -104,7 +112,7 @@ class Recovery:
         for start in range(0, len(suspects), BATCH):
             self._mend(suspects[start : start + BATCH])
         with self._database.write() as connection:
-            with self._context.lock.exclusive():
+            with self._layout.lock.exclusive():
                 for path in strays:
                     self._put_away(path, connection)
                 self._quarantine.reconcile(connection)
@@ -125,7 +133,7 @@ class Recovery:
     def _mend(self, suspects: list[Place]) -> None:
         for place in suspects:  # large files are hashed here, so that their proof serves below
             self._examine(place, None, self._proofs)
-        with self._database.write() as connection, self._context.lock.exclusive():
+        with self._database.write() as connection, self._layout.lock.exclusive():
             for place in suspects:
                 row = self._rows.get(place.name, connection)
                 found = self._examine(place, row, self._proofs.without_writes())
@@ -184,7 +192,7 @@ class Recovery:
             if self._examine(place, rows.get(place.name), None).wrong
         ]
         try:
-            with self._database.write(), self._context.lock.exclusive():
+            with self._database.write(), self._layout.lock.exclusive():
                 return self._told(suspects)
         except (
             StorageError,

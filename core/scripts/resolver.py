@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -92,7 +93,7 @@ class ScriptResolver:
         rows: ScriptRows,
         proofs: Proofs,
         *,
-        remote: RemoteResolver,
+        remote: Callable[[], RemoteResolver],
         stored: StoredVersions,
         place: Callable[[Area, Ref], Path],
         clear: ClearText,
@@ -100,15 +101,16 @@ class ScriptResolver:
         hand_out: Callable[[Ref], object] = lambda _ref: None,
         take_edit: Callable[[Ref], bool] | None = None,
     ) -> None:
-        """``place(area, ref)`` is where a version's folder stands in that area, or would.
+        """``remote()`` makes who resolves what is not here, when that is first wanted.
 
+        ``place(area, ref)`` is where a version's folder stands in that area, or would.
         ``hand_out(ref)`` notes that a path into the version's own folder is given away.
         ``take_edit(ref)`` takes what was changed on disk into the journal; False: not yet.
         """
         self._settings = settings
         self._rows = rows
         self._proofs = proofs
-        self._remote = remote
+        self._make_remote = remote
         self._stored = stored
         self._place = place
         self._clear = clear
@@ -116,6 +118,10 @@ class ScriptResolver:
         self._hand_out = hand_out
         self._take_edit = take_edit
         self._answers: dict[ScriptRequest, _Answer] = {}
+
+    @cached_property
+    def _remote(self) -> RemoteResolver:
+        return self._make_remote()
 
     def resolve(
         self, target: str, format_: str, options: ResolveOptions = DEFAULT_OPTIONS
@@ -171,7 +177,11 @@ class ScriptResolver:
                 seen = self._rows.find(playbook_id, version, format_)
             known = self._answers.get(request)
             # the journal says what it said: only the bytes are left to be proven
-            if known is not None and known.seen is seen and self._is_there(known):
+            if (
+                known is not None
+                and known.seen is seen
+                and prove(known.folder, format_, known.row.files, self._proofs) is None
+            ):
                 self._hand_out(known.row.ref)
                 return known.script
             if not seen:
@@ -227,10 +237,6 @@ class ScriptResolver:
         if choice is None:
             raise _no_script(id_, request.format)
         return choice
-
-    def _is_there(self, known: _Answer) -> bool:
-        format_ = known.script.listing.key.format
-        return prove(known.folder, format_, known.row.files, self._proofs) is None
 
     def _on_disk(
         self, row: ScriptRow, listing: Listing, info: VersionInfo

@@ -38,11 +38,10 @@ from core.journal.script_lookup import ToldStatus
 from core.journal.scripts import LIBRARY, TENANT, CacheFolder, FolderState, Item
 from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.cache import ScriptCache
+from core.scripts.entries import footprint, remove
+from core.scripts.integrity import Offer, check_offer, check_pinned, difference, mismatch
 from core.scripts.library import LibraryCache
-from core.scripts.manifest import footprint
 from core.scripts.models import PARTIAL, CacheHit, Listing, Staged, in_words
-from core.scripts.offers import Offer, check_offer, check_pinned, difference, mismatch
-from core.scripts.paths import remove
 from core.scripts.run_policy import told_by
 from core.server.answers import Script, ScriptFile
 from core.server.client import EscherServer

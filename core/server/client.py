@@ -40,7 +40,7 @@ from core.server.answers import (
     read_problem,
     read_reply,
 )
-from core.server.downloads import DownloadCount, Downloads
+from core.server.downloads import Downloads
 from core.server.http import (
     MAX_ANSWER_BYTES,
     READ_SECONDS,
@@ -219,9 +219,9 @@ class EscherServer:
         *,
         renew: Callable[[], ScriptFile],
         sync: bool = True,
-    ) -> DownloadCount:
+    ) -> None:
         """Fetch a file of `script` into the new file ``target``: see `Downloads.fetch`."""
-        return self._downloads.fetch(file, target, renew=renew, sync=sync)
+        self._downloads.fetch(file, target, renew=renew, sync=sync)
 
     def reachable(self) -> bool:
         """Whether the server answers as an Escher server does, with this token; 5 s at most."""

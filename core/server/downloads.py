@@ -21,7 +21,6 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -49,14 +48,6 @@ _CONTENT_RANGE = re.compile(
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadCount:
-    """Bytes of bodies that arrived for one file, and how many of them were not needed."""
-
-    received: int
-    wasted: int
-
-
 class Downloads:
     """GETs of pre-signed URLs; safe in threads."""
 
@@ -72,7 +63,7 @@ class Downloads:
         *,
         renew: Callable[[], ScriptFile],
         sync: bool = True,
-    ) -> DownloadCount:
+    ) -> None:
         """Fetch ``file`` into ``target``, a new file (0600) that is right and synced on return.
 
         ``sync`` False: the caller syncs it, so that no connection waits for the disk.
@@ -93,7 +84,6 @@ class Downloads:
                     )
             if sync:
                 partial.sync()
-        return DownloadCount(download.received, download.received - file.size_bytes)
 
     def _arrived(self, download: _Download, file: ScriptFile) -> bool:
         """Whether all of it came; False when the URL has expired."""
@@ -127,7 +117,6 @@ class _Download:
         self._etag: str | None = None
         self._ranges = True  # until the storage shows that it can't
         self._contradicted = False
-        self.received = 0
 
     def attempt(self, file: ScriptFile, deadline: Deadline) -> None:
         """One request for what is missing, then the proof of the whole."""
@@ -143,7 +132,6 @@ class _Download:
         ) as incoming:
             self._begin(file, incoming)
             while piece := incoming.read():
-                self.received += len(piece)
                 if partial.size + len(piece) > file.size_bytes:
                     raise self._contradiction(file, "more bytes came than that")
                 partial.add(piece)

@@ -1,4 +1,8 @@
-"""The script manager of one home put together: cache, downloads, resolver and clear text."""
+"""The script manager of one home put together: cache, downloads, resolver and clear text.
+
+What a task is given is refs, what the cache holds is formats: of many versions at once each gets the
+worst outcome of its formats, so that a job's item is done when all of it is.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +77,12 @@ class ScriptManager:
     @cached_property
     def downloads(self) -> ScriptDownloads:
         return ScriptDownloads(
-            self._settings, self._journal, self._server(), self.cache, clock=self._clock
+            self._settings,
+            self._journal,
+            self._server(),
+            self.cache,
+            self.library,
+            clock=self._clock,
         )
 
     @cached_property
@@ -100,7 +109,7 @@ class ScriptManager:
             self._settings,
             self._journal.script_rows,
             self.cache.proofs,
-            remote=self.remote,
+            remote=lambda: self.remote,
             stored=self._store,
             place=self._store.layout.place,
             clear=self.clear,
@@ -281,10 +290,6 @@ class ScriptManager:
         if "cache" in vars(self):
             self.cache.close()
 
-
-# The script manager by version: what a task is given is refs, what the cache holds is formats.
-#
-# A version's outcome is the worst of its formats', so that a job's item is done when all of it is.
 
 RETRY_SECONDS = 60  # of a version whose formats could not even be asked for
 _WORST_FIRST = (

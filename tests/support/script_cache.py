@@ -13,9 +13,8 @@ from core.journal.leases import Held
 from core.journal.scripts import CacheFolder, FolderState, Item
 from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.cache import CacheHit, ScriptCache, Staged
-from core.scripts.manifest import footprint
+from core.scripts.entries import footprint, size_on_disk
 from core.scripts.models import Listing
-from core.scripts.paths import size_on_disk
 from core.settings import Settings
 
 KIBIBYTE = 1 << 10
@@ -111,9 +110,8 @@ class CacheUnderTest:
         self.reserve(key, footprint(listing_of(key, files)), name)
         try:
             staged = self.stage(key, files, name=name)
-            return self.cache.promote(
-                staged.folder, staged.listing, "tenant", settle=lambda c: self.forget(key, c)
-            )
+            [hit] = self.cache.promote_many([staged], settle=lambda c: self.forget(key, c))
+            return hit
         except BaseException:
             with self.journal.database.write() as connection:
                 self.forget(key, connection)

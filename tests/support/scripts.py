@@ -14,6 +14,7 @@ from core.journal.script_lookup import ToldStatus
 from core.models import FileEntry, Ref, ScriptKey, Status, content_digest
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
+from core.scripts.library import LibraryCache
 from core.scripts.models import CacheHit, Listing
 from core.scripts.transfer import insert
 from core.server.client import EscherServer
@@ -71,7 +72,7 @@ def put_in_cache(
     return insert(service.journal, service.cache, listing, files).folder
 
 
-class ScriptDesk:
+class DownloadsUnderTest:
     """Everything of Flow 3 for one home in this process; ``slept`` are the pauses of retries."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
@@ -83,9 +84,11 @@ class ScriptDesk:
         self.server = EscherServer(settings, retrier=retrier)
         times = {"clock": clock} if clock is not None else {}
         self.cache = ScriptCache(settings, self.journal, **times)
+        self.library = LibraryCache(settings, self.journal, lambda: self.server, **times)
         self.downloads = ScriptDownloads(
-            settings, self.journal, self.server, self.cache, random=lambda: 1.0, **times
-        )
+            settings, self.journal, self.server, self.cache, self.library,
+            random=lambda: 1.0, **times,
+        )  # fmt: skip
 
     def add(
         self, playbook_id: str, contents: Mapping[str, bytes] | None = None, version: str = "1.0.0"
@@ -122,13 +125,13 @@ def fetch_all(values: dict[str, str], keys: list[tuple[str, str, str]], start: f
     """In a process of its own: fetch all, beginning at ``start``; the checksums that came."""
     import time
 
-    desk = ScriptDesk(Settings(_env_file=None, **values))  # type: ignore[arg-type, call-arg]
+    under = DownloadsUnderTest(Settings(_env_file=None, **values))  # type: ignore[arg-type, call-arg]
     try:
         time.sleep(max(0.0, start - time.time()))  # all processes at the same moment
         found = []
         for playbook_id, version, format_ in keys:
-            hit = desk.downloads.fetch(ScriptKey(Ref(playbook_id, version), format_))
-            found += [sha256_bytes(content) for content in desk.read(hit).values()]
+            hit = under.downloads.fetch(ScriptKey(Ref(playbook_id, version), format_))
+            found += [sha256_bytes(content) for content in under.read(hit).values()]
         return found
     finally:
-        desk.close()
+        under.close()

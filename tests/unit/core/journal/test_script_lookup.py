@@ -211,7 +211,7 @@ def test_the_same_by_plain_selects(journal, put_files, monkeypatch):
         ]
 
     before = look()
-    monkeypatch.setattr(type(journal.database), "is_sqlite", False)
+    monkeypatch.setattr(journal.database, "is_sqlite", False)
     assert look() == before
 
 

@@ -13,7 +13,7 @@ from support.hostile_server import (
     running_hostile,
 )
 from support.machines import Machine
-from support.scripts import ScriptDesk
+from support.scripts import DownloadsUnderTest
 
 from core.models import OutcomeState, Ref, ScriptKey, SyncState
 from core.settings import Settings
@@ -59,13 +59,15 @@ def test_a_publication_fails_and_is_not_tried_again_by_itself(
 def test_a_download_fails_and_leaves_nothing(
     hostile: HostileServer, tmp_path: Path, url: str, named: str
 ) -> None:
-    desk = ScriptDesk(Settings(home=tmp_path, server_url=hostile.url, server_token="TOKEN"))
+    under = DownloadsUnderTest(
+        Settings(home=tmp_path, server_url=hostile.url, server_token="TOKEN")
+    )
     hostile.add(REF, status="approved")
     hostile.lie("script", point_downloads_at(url))
     key = ScriptKey(REF, "shell")
-    outcome = desk.downloads.download([key])[key]
+    outcome = under.downloads.download([key])[key]
     assert (outcome.state, outcome.error_type) == (OutcomeState.FAILED, "ForbiddenUrl")
     assert outcome.next_attempt_at is None
     assert named in (outcome.error or "")
     assert "CANARY" not in (outcome.error or "")
-    desk.close()
+    under.close()

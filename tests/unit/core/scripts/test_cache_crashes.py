@@ -76,7 +76,7 @@ def _promote(under: CacheUnderTest) -> None:
 def _replace(under: CacheUnderTest) -> None:
     under.now += 100
     item = under.stage(SAME, OTHER, name="hex")
-    under.cache.promote(item.folder, item.listing, "tenant")
+    under.cache.promote_many([item])
 
 
 def _quarantine(under: CacheUnderTest) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.script_cache import CacheUnderTest, key_of
 
-from core.scripts.eviction import CacheLock
+from core.scripts.layout import CacheLock
 
 STOP, START = key_of("stop-rds@1.0.0"), key_of("start-rds@1.0.0")
 FILES = {"shell/stop.sh": b"#!/bin/sh\necho stop\n"}

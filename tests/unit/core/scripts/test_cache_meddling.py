@@ -20,7 +20,7 @@ from support.script_cache import CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
 from core.models import ScriptKey
-from core.scripts.manifest import footprint
+from core.scripts.entries import footprint
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
 TOLERANCE = 300.0

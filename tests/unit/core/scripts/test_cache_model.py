@@ -21,8 +21,8 @@ from support.script_cache import KIBIBYTE, CacheUnderTest, key_of, listing_of
 
 from core.errors import CacheFull, Refused
 from core.models import ScriptKey
-from core.scripts.manifest import footprint
-from core.scripts.promotion import SHARE
+from core.scripts.entries import footprint
+from core.scripts.eviction import SHARE
 
 CAP_KIB, TTL, LEASE = 32, 300.0, 10.0
 KEYS = [key_of(f"{name}@1.0.0", form) for name in "abcd" for form in ("shell", "terraform")]

@@ -11,7 +11,7 @@ import pytest
 from support.script_cache import CacheUnderTest, key_of
 
 from core.errors import Refused
-from core.scripts.cache_owner import MARKER
+from core.scripts.layout import MARKER
 
 KEY = key_of("stop-idle@1.0.0")
 FILES = {"shell/run.sh": b"echo stop"}

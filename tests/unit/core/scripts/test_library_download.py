@@ -10,7 +10,7 @@ import pytest
 from support.clock import Clock
 from support.rag import metadata
 from support.reference import Reference, running_reference
-from support.scripts import ScriptDesk
+from support.scripts import DownloadsUnderTest
 
 from core.models import METADATA_FILE, OutcomeState, Ref, ScriptKey
 from core.settings import Settings
@@ -32,9 +32,9 @@ def library_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Referen
 
 
 @pytest.fixture
-def desk(library_server: Reference, tmp_path: Path, clock: Clock) -> Iterator[ScriptDesk]:
+def under(library_server: Reference, tmp_path: Path, clock: Clock) -> Iterator[DownloadsUnderTest]:
     tenant_id, token = library_server.tenant()
-    made = ScriptDesk(
+    made = DownloadsUnderTest(
         Settings(
             home=tmp_path / "home",
             server_url=library_server.url,
@@ -48,37 +48,37 @@ def desk(library_server: Reference, tmp_path: Path, clock: Clock) -> Iterator[Sc
     library_server.faults()
 
 
-def kept(desk: ScriptDesk) -> list[Ref]:
-    return list(desk.journal.library.get())
+def kept(under: DownloadsUnderTest) -> list[Ref]:
+    return list(under.journal.library.get())
 
 
-def test_a_script_brings_its_versions_metadata(desk):
-    hit = desk.downloads.fetch(SHELL)
-    assert (hit.source, desk.read(hit)) == ("library", {"shell/main.sh": b"echo stop\n"})
-    assert kept(desk) == [REF]
-    assert [entry.key.format for entry in desk.journal.cache_folders.of_library()] == ["shell"]
+def test_a_script_brings_its_versions_metadata(under):
+    hit = under.downloads.fetch(SHELL)
+    assert (hit.source, under.read(hit)) == ("library", {"shell/main.sh": b"echo stop\n"})
+    assert kept(under) == [REF]
+    assert [entry.key.format for entry in under.journal.cache_folders.of_library()] == ["shell"]
 
 
 @pytest.mark.parametrize("keys", [[SHELL, ARM], [ARM, SHELL]])
-def test_a_format_that_is_not_there_keeps_no_other_from_it(desk, keys):
-    outcomes = desk.downloads.download(keys)
+def test_a_format_that_is_not_there_keeps_no_other_from_it(under, keys):
+    outcomes = under.downloads.download(keys)
     assert outcomes[ARM].state is OutcomeState.FAILED
-    assert kept(desk) == [REF]
+    assert kept(under) == [REF]
 
 
-def test_metadata_that_is_gone_is_fetched_while_its_scripts_are_cached(desk):
-    desk.downloads.fetch(SHELL)
-    desk.downloads.library.forget([REF])
-    assert desk.downloads.library.missing() == [REF]
-    assert desk.downloads.library.fetch_missing() == [REF]
-    assert kept(desk) == [REF]
+def test_metadata_that_is_gone_is_fetched_while_its_scripts_are_cached(under):
+    under.downloads.fetch(SHELL)
+    under.library.forget([REF])
+    assert under.library.missing() == [REF]
+    assert under.library.fetch_missing() == [REF]
+    assert kept(under) == [REF]
 
 
-def test_with_a_stale_script_that_is_confirmed_it_comes_again(desk, clock):
-    desk.downloads.fetch(SHELL)
-    desk.downloads.library.forget([REF])
-    desk.downloads.fetch(SHELL)
-    assert kept(desk) == [], "it was cached: nobody was asked"
+def test_with_a_stale_script_that_is_confirmed_it_comes_again(under, clock):
+    under.downloads.fetch(SHELL)
+    under.library.forget([REF])
+    under.downloads.fetch(SHELL)
+    assert kept(under) == [], "it was cached: nobody was asked"
     clock.now += 8 * DAY
-    desk.downloads.fetch(SHELL)
-    assert kept(desk) == [REF]
+    under.downloads.fetch(SHELL)
+    assert kept(under) == [REF]

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from core.errors import EscherError, IntegrityError, NotEscherServer, NotFound, Refused
 from core.models import FileEntry, Ref, ScriptKey
-from core.scripts.offers import MAX_FILES, check_offer, check_version, difference, mismatch
+from core.scripts.downloads import check_version
+from core.scripts.integrity import MAX_FILES, check_offer, difference, mismatch
 from core.server.answers import Script, ScriptFile
 from core.settings import Settings
 
@@ -52,7 +53,13 @@ def test_a_name_that_is_not_safe_or_elsewhere_is_refused(path):
 
 
 @pytest.mark.parametrize(
-    "paths", [("shell/a", "shell/A"), ("shell/a", "shell/a"), ("shell/a", "shell/A/b")]
+    "paths",
+    [
+        ("shell/a", "shell/A"),
+        ("shell/a", "shell/a"),
+        ("shell/a", "shell/A/b"),
+        ("shell/\u00e9", "shell/e\u0301"),
+    ],
 )
 def test_names_that_would_meet_on_a_disk_are_refused(paths):
     with pytest.raises(NotEscherServer):

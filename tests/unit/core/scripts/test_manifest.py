@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from support.script_cache import key_of, listing_of
 
 from core.errors import IntegrityError
-from core.scripts.manifest import Manifest, decode, footprint, read_manifest, write_manifest
-from core.scripts.paths import CacheLayout, Place
-from core.settings import Settings
+from core.scripts.entries import (
+    Manifest,
+    Place,
+    decode,
+    footprint,
+    place_of,
+    read_manifest,
+    write_manifest,
+)
 
 KEY = key_of("vpc@1.0.0", "terraform")
 LISTING = listing_of(KEY, {"terraform/main.tf": b"a", "terraform/größe.tf": b"bb"})
@@ -21,7 +27,7 @@ MANIFEST = Manifest(LISTING, "tenant", 1_800_000_000.123456)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    place = CacheLayout(Settings(home=tmp_path)).place(KEY)
+    place = place_of(tmp_path, KEY)
     place.root.mkdir(parents=True)
     return place
 
@@ -41,7 +47,7 @@ def test_a_row_of_the_index_has_the_same(place):
 def test_no_flipped_bit_goes_unnoticed(where: int, bit: int) -> None:
     content = bytearray(MANIFEST.encode())
     content[where % len(content)] ^= 1 << bit
-    place = CacheLayout(Settings(home=Path("/nowhere"))).place(KEY)
+    place = place_of(Path("/nowhere"), KEY)
     found = None
     with suppress(IntegrityError):
         found = decode(bytes(content), place)
@@ -62,7 +68,7 @@ def test_no_flipped_bit_goes_unnoticed(where: int, bit: int) -> None:
     ],
 )
 def test_a_field_that_can_not_be_is_refused_with_a_right_digest_too(place, field, value):
-    from core.scripts import manifest as module
+    from core.scripts import entries as module
 
     body = json.loads(MANIFEST.encode())
     del body["digest"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.script_cache import CacheUnderTest, key_of
 
-from core.scripts.manifest import Manifest, write_manifest
-from core.scripts.paths import Place
+from core.scripts.entries import Manifest, Place, write_manifest
 
 SHELL = {"shell/stop.sh": b"echo stop\n"}
 TERRAFORM = {"terraform/main.tf": b"resource {}\n", "terraform/in/a.tf": b"a\n"}
@@ -60,6 +60,7 @@ def test_a_manifest_in_staging_of_a_promotion_that_was_killed_is_replaced(under)
 
 def test_what_else_is_in_staging_does_not_come_along(under):
     staged = under.stage(key_of("a@1.0.0"), SHELL | {"other": b"?"})
-    under.cache.promote(staged.folder, under.stage(key_of("a@1.0.0"), SHELL).listing, "tenant")
+    listing = under.stage(key_of("a@1.0.0"), SHELL).listing
+    under.cache.promote_many([replace(staged, listing=listing)])
     assert not (under.folder(key_of("a@1.0.0")).parent / "other").exists()
     assert under.bytes_of(key_of("a@1.0.0")) == SHELL

@@ -34,8 +34,8 @@ from core.playbooks.store import PlaybookStore
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
 from core.scripts.integrity import Proofs
+from core.scripts.layout import CacheLayout
 from core.scripts.models import CacheHit, Listing, Overrides, ResolveOptions, Source
-from core.scripts.paths import CacheLayout
 from core.scripts.remote_resolver import RemoteResolver
 from core.scripts.resolver import ScriptResolver
 from core.settings import Settings
@@ -147,7 +147,7 @@ class Bench:
         copies = Copies(
             self.settings,
             self.journal,
-            CacheLayout(self.settings),
+            CacheLayout(self.settings, self.journal),
             proofs,
             make_room=lambda *_: None,
         )
@@ -162,7 +162,7 @@ class Bench:
             self.settings,
             self.journal.script_rows,
             proofs,
-            remote=remote,
+            remote=lambda: remote,
             stored=self.store,
             place=self.store.layout.place,
             clear=self.clear,

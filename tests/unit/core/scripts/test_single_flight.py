@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
-from support.scripts import ScriptDesk, fetch_all
+from support.scripts import DownloadsUnderTest, fetch_all
 from support.service import eventually
 
 from core.errors import IntegrityError, NotFound, TransferInterrupted
@@ -22,10 +22,10 @@ from core.scripts.downloads import SingleFlight, pauses
 
 
 @pytest.fixture
-def desk(tenant_settings):
-    desk = ScriptDesk(tenant_settings)
-    yield desk
-    desk.close()
+def under(tenant_settings):
+    under = DownloadsUnderTest(tenant_settings)
+    yield under
+    under.close()
 
 
 class Stage:
@@ -99,29 +99,31 @@ def test_pauses_grow_from_20_to_200_ms():
     assert first == sorted(first)
 
 
-def test_32_threads_ask_for_10_scripts_and_10_are_downloaded(desk):
-    keys = [desk.add(f"t{number}", {"shell/run.sh": b"%d\n" % number * 99}) for number in range(10)]
+def test_32_threads_ask_for_10_scripts_and_10_are_downloaded(under):
+    keys = [
+        under.add(f"t{number}", {"shell/run.sh": b"%d\n" % number * 99}) for number in range(10)
+    ]
     start = threading.Barrier(32)
 
     def ask(number):
         start.wait(20)
         mine = keys[number % 10 :] + keys[: number % 10]
-        return [(key, desk.downloads.fetch(key)) for key in mine]
+        return [(key, under.downloads.fetch(key)) for key in mine]
 
     with ThreadPoolExecutor(32) as pool:
         answers = [answer for found in pool.map(ask, range(32)) for answer in found]
     assert len(answers) == 320
     for key, hit in answers:
         number = int(key.ref.playbook_id[1:])
-        assert desk.read(hit) == {"shell/run.sh": b"%d\n" % number * 99}
-    assert desk.bytes_sent() == sum(hit.listing.size_bytes for _, hit in answers) / 32
-    assert desk.journal.downloads.all() == []
-    assert desk.staging == []
+        assert under.read(hit) == {"shell/run.sh": b"%d\n" % number * 99}
+    assert under.bytes_sent() == sum(hit.listing.size_bytes for _, hit in answers) / 32
+    assert under.journal.downloads.all() == []
+    assert under.staging == []
 
 
 # -- processes ---------------------------------------------------------------------------------
-def settings_of(desk):
-    settings = desk.settings
+def settings_of(under):
+    settings = under.settings
     assert settings.server_token is not None
     return {
         "home": str(settings.home),
@@ -131,46 +133,46 @@ def settings_of(desk):
     }
 
 
-def test_8_processes_ask_for_10_scripts_and_10_are_downloaded(desk):
+def test_8_processes_ask_for_10_scripts_and_10_are_downloaded(under):
     contents = {f"p{number}": b"%d\n" % number * 77 for number in range(10)}
-    keys = [desk.add(name, {"shell/run.sh": content}) for name, content in contents.items()]
+    keys = [under.add(name, {"shell/run.sh": content}) for name, content in contents.items()]
     names = [(key.ref.playbook_id, key.ref.version, key.format) for key in keys]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(8, mp_context=spawn) as pool:
         start = time.time() + 4  # time for all of them to have imported what they need
-        calls = [pool.submit(fetch_all, settings_of(desk), names, start) for _ in range(8)]
+        calls = [pool.submit(fetch_all, settings_of(under), names, start) for _ in range(8)]
         answers = [call.result(120) for call in calls]
     assert answers == [[sha256_bytes(content) for content in contents.values()]] * 8
-    assert desk.bytes_sent() == sum(map(len, contents.values()))
-    assert desk.journal.downloads.all() == []
+    assert under.bytes_sent() == sum(map(len, contents.values()))
+    assert under.journal.downloads.all() == []
 
 
 class Watched:
     """The pauses of one who waits for another process."""
 
-    def __init__(self, desk):
+    def __init__(self, under):
         self.begun = threading.Event()
-        desk.downloads._sleep = self
+        under.downloads._sleep = self
 
     def __call__(self, seconds):
         self.begun.set()
         time.sleep(seconds)
 
 
-def test_a_failure_reaches_those_who_waited_in_other_processes(desk, monkeypatch):
+def test_a_failure_reaches_those_who_waited_in_other_processes(under, monkeypatch):
     """A second client in this process stands for another one: they share the journal alone."""
-    key = desk.add("refused")
-    other, stage = ScriptDesk(desk.settings), Stage()
+    key = under.add("refused")
+    other, stage = DownloadsUnderTest(under.settings), Stage()
     waits = Watched(other)
 
     def fail(*_, **__):
         stage()
         raise IntegrityError("wrong bytes, twice")
 
-    monkeypatch.setattr(desk.server, "download", fail)
+    monkeypatch.setattr(under.server, "download", fail)
     monkeypatch.setattr(other.server, "script", None)  # it is not to ask
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(desk.downloads.fetch, key)
+        first = pool.submit(under.downloads.fetch, key)
         assert stage.begun.wait(20)
         second = pool.submit(other.downloads.fetch, key)
         assert waits.begun.wait(20)
@@ -179,47 +181,47 @@ def test_a_failure_reaches_those_who_waited_in_other_processes(desk, monkeypatch
             with pytest.raises(IntegrityError, match="wrong bytes, twice"):
                 call.result(20)
     other.close()
-    row = desk.journal.downloads.get(key)
+    row = under.journal.downloads.get(key)
     assert row.state is FolderState.FAILED
-    assert desk.journal.downloads.is_free(key)
+    assert under.journal.downloads.is_free(key)
 
 
-def test_a_killed_owner_is_taken_over_at_once_by_who_waits(desk, reference):
-    key = desk.add("killed", {"shell/run.sh": b"echo one\n"})
+def test_a_killed_owner_is_taken_over_at_once_by_who_waits(under, reference):
+    key = under.add("killed", {"shell/run.sh": b"echo one\n"})
     reference.faults({"action": "stall", "latency_seconds": 60, "path": "^/objects/", "count": 1})
     code = (
         "import json, sys; from support.scripts import fetch_all;"
         "fetch_all(json.loads(sys.argv[1]), [('killed', '1.0.0', 'shell')], 0.0)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(settings_of(desk))],
+        [sys.executable, "-c", code, json.dumps(settings_of(under))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."])},
     )
-    waits = Watched(desk)
+    waits = Watched(under)
     with ThreadPoolExecutor(1) as pool:
         try:
             eventually(
-                lambda: (row := desk.journal.downloads.get(key)) and row.size_bytes,
+                lambda: (row := under.journal.downloads.get(key)) and row.size_bytes,
                 30,
                 "a download under way",
             )
-            waiting = pool.submit(desk.downloads.fetch, key)
+            waiting = pool.submit(under.downloads.fetch, key)
             assert waits.begun.wait(20)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(20)
         began = time.monotonic()
-        assert desk.read(waiting.result(30)) == {"shell/run.sh": b"echo one\n"}
+        assert under.read(waiting.result(30)) == {"shell/run.sh": b"echo one\n"}
     assert time.monotonic() - began < 3
-    assert desk.staging == []
-    assert desk.cache.verify() == []
+    assert under.staging == []
+    assert under.cache.verify() == []
 
 
-def test_who_comes_just_after_a_failure_that_began_before_shares_it(desk, monkeypatch):
+def test_who_comes_just_after_a_failure_that_began_before_shares_it(under, monkeypatch):
     """No stampede: one that was getting ready while the attempt failed does not make another."""
     key = ScriptKey(Ref("late", "1.0.0"), "shell")
-    downloads = desk.journal.downloads
-    find = desk.cache.find
+    downloads = under.journal.downloads
+    find = under.cache.find
 
     def fails_meanwhile(asked):
         found = find(asked)
@@ -228,23 +230,23 @@ def test_who_comes_just_after_a_failure_that_began_before_shares_it(desk, monkey
             downloads.settle({key: downloads.failed("IntegrityError", "wrong twice")}, lease)
         return found
 
-    monkeypatch.setattr(desk.cache, "find", fails_meanwhile)
-    requests = desk.requests()
+    monkeypatch.setattr(under.cache, "find", fails_meanwhile)
+    requests = under.requests()
     with pytest.raises(IntegrityError, match="wrong twice"):
-        desk.downloads.fetch(key)
-    assert desk.requests() == requests + 1
+        under.downloads.fetch(key)
+    assert under.requests() == requests + 1
 
 
-def test_a_failure_that_is_shared_grows_no_younger(desk):
+def test_a_failure_that_is_shared_grows_no_younger(under):
     """Else those who keep coming would hand it on for ever, and nobody would try again."""
     key = ScriptKey(Ref("late", "1.0.0"), "shell")
-    downloads = desk.journal.downloads
+    downloads = under.journal.downloads
     with pytest.raises(NotFound):
-        desk.downloads.fetch(key)
+        under.downloads.fetch(key)
     failed = downloads.get(key)
-    with desk.downloads._claim([key], staged=True) as claim, pytest.raises(NotFound):
-        desk.downloads._attempt(claim, key, None, failed.since - 1)
+    with under.downloads._claim([key], staged=True) as claim, pytest.raises(NotFound):
+        under.downloads._attempt(claim, key, None, failed.since - 1)
     after = downloads.get(key)
     assert (after.since, after.reason) == (failed.since, failed.reason)
     assert downloads.is_free(key)
-    assert desk.staging == []
+    assert under.staging == []

@@ -4,7 +4,7 @@ import errno
 import os
 
 import pytest
-from support.scripts import ScriptDesk
+from support.scripts import DownloadsUnderTest
 
 from core.errors import StorageError, TransferInterrupted
 from core.files import PRIVATE_FILE
@@ -17,15 +17,15 @@ FILES = {"terraform/main.tf": b"module\n", "terraform/inner/net.tf": b"net\n"}
 
 
 @pytest.fixture
-def desk(tenant_settings):
-    desk = ScriptDesk(tenant_settings)
-    yield desk
-    desk.close()
+def under(tenant_settings):
+    under = DownloadsUnderTest(tenant_settings)
+    yield under
+    under.close()
 
 
-def verify(desk, *keys):
-    with Claim(desk.journal, desk.cache.layout.staging, keys, fresh=False, staged=True) as claim:
-        results = verify_staged(desk.cache, claim, claim.staged(), 4)
+def verify(under, *keys):
+    with Claim(under.journal, under.cache.layout.staging, keys, fresh=False, staged=True) as claim:
+        results = verify_staged(under.cache, claim, claim.staged(), 4)
         claim.settle(results)
     return results
 
@@ -54,60 +54,60 @@ def tamper(kind, folder):
 @pytest.mark.parametrize(
     "kind", ["flipped", "truncated", "longer", "missing", "added", "link", "gone"]
 )
-def test_only_exactly_the_listed_bytes_are_promoted(desk, kind):
-    wrong, right = desk.add("wrong", FILES), desk.add("right", FILES)
-    desk.downloads.download([wrong, right])
-    staged = {row.key.ref.playbook_id: row.name for row in desk.journal.downloads.all()}
-    tamper(kind, desk.cache.layout.root / staged["wrong"])
-    results = verify(desk, wrong, right)
+def test_only_exactly_the_listed_bytes_are_promoted(under, kind):
+    wrong, right = under.add("wrong", FILES), under.add("right", FILES)
+    under.downloads.download([wrong, right])
+    staged = {row.key.ref.playbook_id: row.name for row in under.journal.downloads.all()}
+    tamper(kind, under.cache.layout.root / staged["wrong"])
+    results = verify(under, wrong, right)
     assert isinstance(results[right], CacheHit)
     assert isinstance(results[wrong], TransferInterrupted)
-    assert [entry.key for entry in desk.cache.entries()] == [right]
-    assert desk.read(desk.cache.find(right)) == FILES
-    assert desk.staging == []
-    assert desk.cache.verify() == []
-    assert desk.cache.usage()["reserved_bytes"] == 0
+    assert [entry.key for entry in under.cache.entries()] == [right]
+    assert under.read(under.cache.find(right)) == FILES
+    assert under.staging == []
+    assert under.cache.verify() == []
+    assert under.cache.usage()["reserved_bytes"] == 0
 
 
-def test_what_stops_the_batch_is_found_and_the_others_go_in(desk, monkeypatch):
-    keys = [desk.add(f"b{number}", FILES) for number in range(3)]
-    desk.downloads.download(keys)
-    promote = desk.cache.promote_many
+def test_what_stops_the_batch_is_found_and_the_others_go_in(under, monkeypatch):
+    keys = [under.add(f"b{number}", FILES) for number in range(3)]
+    under.downloads.download(keys)
+    promote = under.cache.promote_many
 
     def refuse_one(items, *, settle):
         if any(item.listing.key == keys[1] for item in items):
             raise StorageError("a name too long")
         return promote(items, settle=settle)
 
-    monkeypatch.setattr(desk.cache, "promote_many", refuse_one)
-    outcomes = desk.downloads.verify(keys)
+    monkeypatch.setattr(under.cache, "promote_many", refuse_one)
+    outcomes = under.downloads.verify(keys)
     assert [outcomes[key].state.value for key in keys] == ["done", "failed", "done"]
     assert outcomes[keys[1]].error_type == "StorageError"
-    assert desk.staging == []
+    assert under.staging == []
 
 
-def test_an_interrupted_verification_leaves_what_is_staged_staged(desk, monkeypatch):
-    key = desk.add("later", FILES)
-    desk.downloads.download([key])
+def test_an_interrupted_verification_leaves_what_is_staged_staged(under, monkeypatch):
+    key = under.add("later", FILES)
+    under.downloads.download([key])
     with monkeypatch.context() as patch:
         patch.setattr("core.scripts.downloads.verify_staged", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            desk.downloads.verify([key])
-    sent = desk.bytes_sent()
-    assert desk.downloads.verify([key])[key].state is OutcomeState.DONE
-    assert desk.bytes_sent() == sent
+            under.downloads.verify([key])
+    sent = under.bytes_sent()
+    assert under.downloads.verify([key])[key].state is OutcomeState.DONE
+    assert under.bytes_sent() == sent
 
 
 def _interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_every_file_is_durable_before_it_becomes_an_entry(desk, monkeypatch):
-    key = desk.add("vpc", FILES)
-    desk.downloads.download([key])
+def test_every_file_is_durable_before_it_becomes_an_entry(under, monkeypatch):
+    key = under.add("vpc", FILES)
+    under.downloads.download([key])
     synced: set[int] = set()
     fsync = os.fsync
-    promote = desk.cache.promote_many
+    promote = under.cache.promote_many
 
     def noted(fd):
         fsync(fd)
@@ -119,17 +119,17 @@ def test_every_file_is_durable_before_it_becomes_an_entry(desk, monkeypatch):
         return promote(items, settle=settle)
 
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(desk.cache, "promote_many", look_then_promote)
-    assert isinstance(verify(desk, key)[key], CacheHit)
+    monkeypatch.setattr(under.cache, "promote_many", look_then_promote)
+    assert isinstance(verify(under, key)[key], CacheHit)
 
 
-def test_what_can_not_be_synced_is_no_entry(desk, monkeypatch):
-    key = desk.add("vpc", FILES)
-    desk.downloads.download([key])
+def test_what_can_not_be_synced_is_no_entry(under, monkeypatch):
+    key = under.add("vpc", FILES)
+    under.downloads.download([key])
 
     def full(_fd):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert isinstance(verify(desk, key)[key], StorageError)
-    assert desk.cache.entries() == []
+    assert isinstance(verify(under, key)[key], StorageError)
+    assert under.cache.entries() == []
