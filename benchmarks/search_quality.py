@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.rag.collection import Conditions, Hit
 from core.rag.edge import EdgeCollection
 from core.rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
-from core.rag.points import IndexDocument, Terms, query_terms
+from core.rag.points import Conditions, Hit, IndexDocument, Terms, query_terms
 from core.rag.search import fuse, keyword_search
 
 POOL = 100

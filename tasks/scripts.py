@@ -1,4 +1,7 @@
-"""Flow 3 as tasks: bytes into staging, hashed again and promoted by a task of its own."""
+"""Flow 3 as tasks: bytes into staging, hashed again and promoted by a task of its own, evicted.
+
+The eviction keeps the cache within its size and age: hourly by beat, and at the end of a download.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,6 @@ def verify(
 
         workflows.go_again(make, still_waiting(outcomes), job_id, again=again)
     return outcomes
-
-
-# Keeping the script cache within its size and age: hourly by beat, and at the end of a download.
 
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.evict")

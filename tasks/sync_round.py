@@ -1,7 +1,12 @@
-"""Closes items of jobs whose work was done, or became impossible, without their own messages.
+"""Syncs with the workers: one at a time for a home, and what is to be done goes as messages.
 
-A command without `up` indexes in its own process, a version is deleted, a wish is withdrawn, a
-broker forgets a message: the journal knows what became of the version, the job's item does not.
+Whoever asks makes a job, then tries for the claim. The one that has it answers everybody: it goes
+round again while jobs were asked for during its round, and gives the claim back in the transaction
+that finds none.
+
+It also closes items of jobs whose work was done, or became impossible, without their own messages. A
+command without `up` indexes in its own process, a version is deleted, a wish is withdrawn, a broker
+forgets a message: the journal knows what became of the version, the job's item does not.
 """
 
 from __future__ import annotations
@@ -79,13 +84,6 @@ def _published(record: VersionRecord | None) -> Outcome | None:
             return Outcome(OutcomeState.FAILED, record.error_type, record.error)
         case _:
             return None
-
-
-# What a sync does with the workers: one at a time for a home, and the difference as messages.
-#
-# Whoever asks makes a job, then tries for the claim. The one that has it answers everybody: it goes
-# round again while jobs were asked for during its round, and gives the claim back in the transaction
-# that finds none.
 
 
 MAX_ROUNDS = 10  # of one task: those who go on asking are answered by another one

@@ -1,7 +1,10 @@
-"""Tells the supervisor that a worker consumes: a file that is there from ready to shutdown.
+"""What a worker of `up` does beside its tasks; loaded with ``-I tasks.worker_signals``.
 
-Workers of `up` load this with ``-I tasks.worker_signals``; without ``ESCHER_READY_FILE`` it does nothing.
-A file costs a ``stat`` to look at, where a remote-control ping costs a second and a broker.
+It tells the supervisor that it consumes: ``ESCHER_READY_FILE``, where it is set, is there from ready to
+shutdown. A file costs a ``stat`` to look at, where a remote-control ping costs a second and a broker.
+
+A worker of `control` has two threads that ask for a sync: soon after an edit on disk, and soon after
+a process died with work in its hands.
 """
 
 from __future__ import annotations
@@ -42,10 +45,6 @@ def _ready_file() -> Path | None:
     name = os.environ.get(READY_FILE_VARIABLE)
     return Path(name) if name else None
 
-
-# A sync soon after an edit on disk, and soon after a process died with work in its hands.
-#
-# Two threads beside each worker of `control`, while it runs.
 
 ASK_AGAIN_LOOKS = 10  # the sync that was asked for may have failed, or died as well
 

@@ -10,16 +10,17 @@ import uuid
 
 from core.errors import HomeMismatch
 from core.journal import tables
-from core.journal.conflicts import Conflicts, HeldEdits, WaitingChanges
+from core.journal.conflicts import Conflicts, HeldEdits
 from core.journal.database import Database
 from core.journal.executions import ExecutionRows
-from core.journal.facts import Counters, HomeFacts, PullState, Vectors
+from core.journal.facts import Counters, HomeFacts, Vectors
 from core.journal.folders import Intent, Intents, ScanRows
 from core.journal.jobs import Job, JobItem, Jobs
 from core.journal.leases import Leases
 from core.journal.migrations import migrate
 from core.journal.pins import Choices
 from core.journal.points import LibraryRows, PointStates, StalePoints
+from core.journal.pulls import PullState, WaitingChanges
 from core.journal.script_lookup import ScriptRows
 from core.journal.scripts import CacheFolders, Downloads, ProofRows
 from core.journal.tables import JobState
@@ -44,7 +45,7 @@ class Journal:
         self.jobs = Jobs(self.database)
         self.conflicts = Conflicts(self.database)
         self.waiting = WaitingChanges(self.database)
-        self.pull_state = PullState(self.facts)
+        self.pull_state = PullState(self.facts, self.waiting)
         self.executions = ExecutionRows(self.database)
         self.cache_folders = CacheFolders(self.database)
         self.downloads = Downloads(self.database, self.leases)

@@ -1,36 +1,24 @@
-"""What is undecided between this home and the server, and what was held or put off because of it.
+"""What is undecided between this home and the server, and the edits that wait because of it.
 
 ::
 
     conflicts        open: the user is to choose; kept: a rule chose, and ``folder`` has a copy of what
                      gave way; settled: nothing more to do
     held edits       edits of sensitive content, sealed beside the content that goes on being answered
-    waiting changes  changes of the server that were not taken in: the pull's cursor goes on, their
-                     names stay here
-        failed         it can't be read, or can't stand here; tried again by the next full pass, or
-                       when its revision changes
-        deletion       a deletion that is not carried out yet; ``held``: one of too many at once, it
-                       waits for the user
-
-Changes wait by name and revision, never by their bytes: whoever writes the feed must not fill this
-disk.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Delete,
-    Update,
     and_,
-    case,
     delete,
     func,
     insert,
@@ -43,15 +31,9 @@ from core.journal.rows import Rows, among, chunks, key, of_ref, same_ref
 from core.journal.tables import ConflictState, versions
 from core.journal.tables import conflicts as table
 from core.journal.tables import held_edits as held_table
-from core.journal.tables import waiting_changes as waiting_table
 from core.models import Ref
 
 KEEP_SETTLED_SECONDS = 90 * 86400
-FAILED, DELETION = "failed", "deletion"
-MAX_FAILED = 1000  # rows; of what failed beyond that, a sync's report gives the number
-MAX_REASON_CHARS = 300
-REMEMBERED_SECONDS = 15.0
-Name = tuple[str, str]  # (playbook_id, version) as the server wrote them, cut to the columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,108 +251,3 @@ class HeldEdits:
 
     def remove(self, ref: Ref) -> None:
         self._database.run(delete(held_table).where(of_ref(held_table, ref)))
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingChange:
-    """One change and why it waits; times are Unix seconds, the digest is the server's."""
-
-    name: Name
-    kind: str
-    reason: str
-    noted_at: int
-    revision: int | None = None
-    content_digest: str | None = None
-    updated_at: int = 0
-    held: bool = False
-
-    @property
-    def ref(self) -> Ref:
-        return Ref(*self.name)
-
-
-_WAITING = Rows(waiting_table, WaitingChange, Ref)
-
-
-class WaitingChanges:
-    """Rows of ``waiting_changes``; a version has one at most."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._held: set[Ref] = set()
-        self._read_at = float("-inf")
-
-    def put(self, items: Sequence[WaitingChange]) -> int:
-        """Keep these, each in place of an older one of its version; how many found no room."""
-        if not items:
-            return 0
-        left_out = 0
-        with self._database.write() as connection:
-            known = {
-                tuple(row)
-                for part in chunks([item.name for item in items])
-                for row in connection.execute(
-                    select(*key(waiting_table)).where(among(waiting_table, part))
-                )
-            }
-            count = select(func.count()).where(waiting_table.c.kind == FAILED)
-            room = MAX_FAILED - (connection.scalar(count) or 0)
-            for item in items:  # one by one: a page may name a version twice
-                if item.kind == FAILED and item.name not in known:
-                    if room <= 0:
-                        left_out += 1
-                        continue
-                    room -= 1
-                    known.add(item.name)
-                row = {**_WAITING.values(item), "reason": item.reason[:MAX_REASON_CHARS]}
-                self._database.put(waiting_table, [row], connection)
-        return left_out
-
-    def get_many(self, names: Sequence[Name]) -> dict[Name, WaitingChange]:
-        found: list[WaitingChange] = []
-        with self._database.read() as connection:
-            for part in chunks(names):
-                query = _WAITING.select(among(waiting_table, part))
-                found += _WAITING.records(connection.execute(query))
-        return {item.name: item for item in found}
-
-    def failed(self) -> list[WaitingChange]:
-        """What could not be taken in, by name."""
-        return self._select(waiting_table.c.kind == FAILED)
-
-    def deletions(self) -> list[WaitingChange]:
-        """Deletions that are not carried out yet, by name."""
-        return self._select(waiting_table.c.kind == DELETION)
-
-    def counts(self) -> dict[str, int]:
-        """How many there are of each: ``failed``, ``deletions`` (those that wait for the user)."""
-        failed = func.sum(case((waiting_table.c.kind == FAILED, 1), else_=0))
-        held = func.sum(case((waiting_table.c.held.is_(True), 1), else_=0))
-        [row] = self._database.rows(select(failed, held))
-        return {"failed": int(row[0] or 0), "deletions": int(row[1] or 0)}
-
-    def is_held(self, ref: Ref) -> bool:
-        """Whether a deletion of this version waits for the user's word; as of 15 s ago at most."""
-        if time.monotonic() - self._read_at >= REMEMBERED_SECONDS:
-            self._held = {item.ref for item in self._select(waiting_table.c.held.is_(True))}
-            self._read_at = time.monotonic()
-        return ref in self._held
-
-    def hold(self, names: Sequence[Name], *, held: bool = True) -> None:
-        """These deletions wait for the user, or (not ``held``) do no more."""
-        self._change(update(waiting_table).values(held=held), names)
-
-    def forget(self, names: Collection[Name]) -> None:
-        """They were taken in, or the server has gone on."""
-        if names:
-            self._change(delete(waiting_table), list(names))
-
-    def _change(self, statement: Update | Delete, names: Sequence[Name]) -> None:
-        self._read_at = float("-inf")
-        with self._database.write() as connection:
-            for part in chunks(names):
-                connection.execute(statement.where(among(waiting_table, part)))
-
-    def _select(self, where: ColumnElement[bool]) -> list[WaitingChange]:
-        query = _WAITING.select(where).order_by(*key(waiting_table))
-        return _WAITING.records(self._database.rows(query))

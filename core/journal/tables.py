@@ -21,6 +21,12 @@
                      refused by it again and again (failed); kept so that it counts once
     stale_points     versions that are gone and whose points may still be in the collection
     vectors          embeddings by digest of text and model, so nothing is embedded twice
+    library_versions  one row a version of the Escher Library's of which cache/library holds the
+                     metadata; it goes with it
+    cache_folders    one row a folder below cache/ that takes room: an entry, a download with the room
+                     it reserved, a copy, what is in quarantine (drawn in `core.journal.scripts`)
+    server_statuses  what the server said of versions that this home does not have, and when
+    proofs           the stat of a file above 1 MiB at its last hashing; it stands in for a day
     counters         hits, misses, evicted_bytes …: sums over all processes
     secret_scans     one row a content and syntax: what the scan found in it, by which scanner
     accepted_findings  one row a finding that somebody let pass; its key holds as long as the file's
@@ -312,26 +318,16 @@ Index(
 )  # fmt: skip
 
 
-# The table of the Escher Library's versions that were used here.
-#
-# ::
-#
-#     library_versions   one row a version of which cache/library holds the metadata; it goes with it
-#
-# ``digest`` is of the bytes of that ``metadata.json``, ``used_at`` (Unix seconds) the last use that is
-# known, ``indexed_digest`` the state in which its point was last written. They are no rows of
-# ``versions``: nothing lists, edits, publishes or deletes them, and as such they would have to be
-# kept out of 14 statements and 6 loops over the areas. What both have, the state of points, has one
-# SQL path: `core.journal.points`.
-
-
+# No rows of ``versions``: nothing lists, edits, publishes or deletes them, and as such they would have
+# to be kept out of 14 statements and 6 loops over the areas. The state of points, which both have, has
+# one SQL path: `core.journal.points`.
 library_versions = Table(
     "library_versions",
     metadata,
     *_ref(),
-    Column("digest", String(71), nullable=False),
-    Column("indexed_digest", String(160)),
-    Column("used_at", Float, nullable=False),
+    Column("digest", String(71), nullable=False),  # of the bytes of its metadata.json
+    Column("indexed_digest", String(160)),  # the state in which its point was last written
+    Column("used_at", Float, nullable=False),  # the last use that is known
 )
 
 scan_state = Table(
@@ -348,23 +344,8 @@ scan_state = Table(
 )
 
 
-# The script manager's tables: what stands below cache/, counters, and proofs of big files.
-#
-# ::
-#
-#     cache_folders  one row a folder below cache/ that takes room: an entry, a download with the room
-#                    it reserved, a copy, what is in quarantine (drawn in `core.journal.scripts`)
-#     counters       hits, misses, evicted_bytes …: sums over all processes
-#     server_statuses  what the server said of versions that this home does not have, and when
-#     proofs         the stat of a file above 1 MiB at its last hashing; it stands in for a day
-#
-# Size rule: Σ cache_folders.size_bytes is at most ``cache_max_size_mb``; room is reserved in one write
+# The size rule: Σ size_bytes is at most ``cache_max_size_mb``; room is reserved in one write
 # transaction, before a byte is written.
-#
-# ``files`` is JSON: ``[[path, size_bytes, checksum], …]``, paths relative to the version's folder.
-# Times are Unix seconds, ``*_ns`` nanoseconds, digests ``sha256:<hex>``.
-
-
 cache_folders = Table(
     "cache_folders",
     metadata,
@@ -380,7 +361,7 @@ cache_folders = Table(
     Column("last_used", Float, nullable=False),  # as last seen; the folder's mtime is the truth
     Column("source", String(16), nullable=False),  # tenant | library | partial
     Column("entry_point", Text, nullable=False),
-    Column("files", Text, nullable=False),
+    Column("files", Text, nullable=False),  # JSON: [[path, size_bytes, checksum], …]
     Column("attempts", Integer, nullable=False),  # at a download, until it is done
     Column("error_type", String(40), nullable=False),
     Column("reason", Text, nullable=False),  # why it failed, or was put aside

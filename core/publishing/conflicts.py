@@ -36,9 +36,10 @@ from core.errors import (
     UsageError,
 )
 from core.journal import Journal
-from core.journal.conflicts import ConflictRecord, KeptCopy, Name
+from core.journal.conflicts import ConflictRecord, KeptCopy
 from core.journal.leases import VERSION
 from core.journal.pins import SERVER
+from core.journal.pulls import Name
 from core.journal.versions import VersionRecord
 from core.models import RESERVED_PREFIX, Area, Ref, SyncState, check_id, parse_version
 from core.playbooks.remote_versions import RemoteVersions

@@ -23,15 +23,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from core.journal import Journal
-from core.journal.conflicts import DELETION, Name, WaitingChange
-from core.journal.facts import DAY_SECONDS
+from core.journal.pulls import DAY_SECONDS, DELETION, Name, WaitingChange
 from core.journal.versions import VersionRecord
 from core.models import Area, Ref, Strategy, SyncState
 from core.publishing.batch import NO_ERROR, set_rows
 from core.publishing.conflict_rules import There
 from core.publishing.feed import Theirs, failure
-from core.publishing.policy import forbidden
 from core.publishing.reconcile import Reconciled, Reconciler
+from core.publishing.steps import forbidden
 
 MANY = 10
 SHARE = 5  # a fifth

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from core.bounded_json import BadJson
 from core.errors import EscherError, InvalidPlaybook, NotEscherServer, ServerRejected
-from core.journal.conflicts import Name
+from core.journal.pulls import Name
 from core.journal.versions import VersionRecord
 from core.models import (
     Area,

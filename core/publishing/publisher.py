@@ -6,6 +6,15 @@
     policy,     files to   metadata    local/ → synced/,
     pending     storage    + vector    published
 
+What may be published, as `request` decides (`forbidden` is asked again before anything is sent)::
+
+    never       sensitive, Escher Library (using_default): whoever asks, however they ask
+    not yet     ai-generated without a decision, an open conflict, a deletion under way
+    a choice    local_only: only with a strategy given for this very publication
+    nothing     the server holds this content already
+
+::
+
     row          after request   after upload       after publish             after settle
     sync_state   pending         pending            pending                   published
     digests      —               uploaded_digest    published_digest,         —
@@ -22,10 +31,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.backoff import is_due
-from core.errors import EscherError
+from core.errors import EscherError, UsageError
 from core.handed_out import HandedOut
 from core.journal import Journal
 from core.journal.versions import VersionRecord
@@ -45,19 +55,35 @@ from core.publishing.batch import (
     set_rows,
 )
 from core.publishing.conflict_rules import Rule
-from core.publishing.policy import ALREADY_PUBLISHED, PublishPlan, check_choice, decide
-from core.publishing.steps import Commit, Context, Removal, Upload
+from core.publishing.steps import (
+    Commit,
+    Context,
+    Removal,
+    Upload,
+    forbidden,
+    is_published,
+)
 from core.rag.indexing import Indexing
 from core.secrets import SecretFinding
 from core.server.client import EscherServer
 from core.settings import Settings
 
+ALREADY_PUBLISHED = "already published"
+_ONE_BY_ONE = "Name each version that you trust: ID@VERSION; or publish as review."
 REQUESTED = frozenset({SyncState.PENDING, SyncState.DEFERRED})
 OnFindings = Callable[[Mapping[Ref, Sequence[SecretFinding]]], object]
 """Told what the scan found in versions before they are marked to be published."""
 
 _NOT_REQUESTED = NO_ERROR | {"publish_as": None, "publish_gate": None}
 SETTLED = _NOT_REQUESTED | {"sync_state": SyncState.PUBLISHED}
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPlan:
+    """The answer to a request to publish; ``left_out`` is ``{"id@version": reason}``."""
+
+    accepted: list[Ref] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Publisher:
@@ -373,3 +399,45 @@ def _is_there(record: VersionRecord) -> bool:
 
 def _before_delete(record: VersionRecord) -> Outcome | None:
     return None if record.deleting else SKIPPED
+
+
+# -- what may be published ---------------------------------------------------------------------
+def check_choice(as_: Strategy | None) -> None:
+    """Refuse a strategy under which nothing is uploaded."""
+    if as_ is not None and not as_.is_uploaded:
+        raise UsageError(f"{as_.value} uploads nothing.", "Publish --as review or --as trusted.")
+
+
+def check_trusted(names: Sequence[str] | None, unpublished: Callable[[str], int]) -> None:
+    """Refuse to publish as trusted what is not named one by one.
+
+    ``names``: ids and refs as they were asked for, None for all; ``unpublished`` counts an id's
+    versions that the server does not have. Raises `UsageError`.
+    """
+    if names is None:
+        raise UsageError("All at once can only go to review.", _ONE_BY_ONE)
+    for name in names:
+        if "@" not in name and (count := unpublished(name)) != 1:
+            raise UsageError(
+                f"{name} has {count} unpublished versions: `trusted` is for one.", _ONE_BY_ONE
+            )
+
+
+def decide(record: VersionRecord, as_: Strategy | None) -> tuple[Strategy | None, str]:
+    """Return ``(strategy, "")`` when the version may be published, else ``(None, reason)``.
+
+    ``as_`` is the caller's choice; without it an earlier choice counts, never a file's request.
+    """
+    reason = forbidden(record)
+    if reason is not None:
+        return None, reason
+    if record.deleting:
+        return None, "it is being deleted"
+    if is_published(record) and record.sync_state is SyncState.PUBLISHED:
+        return None, ALREADY_PUBLISHED
+    if record.sync_state is SyncState.CONFLICT:
+        return None, "open conflict: choose with escher-playbooks conflicts resolve"
+    strategy = as_ or record.chosen_strategy
+    if not strategy.is_uploaded:
+        return None, "local_only: choose with --as review or --as trusted"
+    return strategy, ""

@@ -36,7 +36,7 @@ from core.errors import (
 )
 from core.files import make_private_dir, read_bytes
 from core.journal import Journal
-from core.journal.conflicts import FAILED, MAX_FAILED, Name, WaitingChange
+from core.journal.pulls import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
 from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.conflicts import needs_full_pass, settle_what_is_over

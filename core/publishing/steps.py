@@ -34,11 +34,13 @@ from core.journal import Journal
 from core.journal.versions import VersionRecord
 from core.models import (
     DONE,
+    RESERVED_PREFIX,
     Area,
     FileEntry,
     Outcome,
     OutcomeState,
     Ref,
+    Strategy,
     SyncState,
     content_digest,
     executables,
@@ -57,7 +59,6 @@ from core.publishing.batch import (
     at_once_or_each,
 )
 from core.publishing.conflict_rules import Here, Rule, There, decide
-from core.publishing.policy import forbidden, is_published
 from core.secrets import named
 from core.server.answers import CHECK_URL, Published
 from core.server.client import EscherServer
@@ -406,3 +407,19 @@ def _not_deleted(
         "error": words,
     }
     return StepResult(Outcome(OutcomeState.FAILED, type_, words), facts, state)
+
+
+def forbidden(record: VersionRecord) -> str | None:
+    """Return why this content must not leave this machine, or None."""
+    if record.sensitive:
+        return "sensitive: a sensitive playbook never leaves this machine"
+    if record.strategy is Strategy.DEFAULT or record.ref.playbook_id.startswith(RESERVED_PREFIX):
+        return "using_default: it is the Escher Library's, there is nothing to send"
+    if record.area is Area.AI_GENERATED:
+        return "ai-generated: decide first (escher-playbooks decide ID@VERSION review|trusted)"
+    return None
+
+
+def is_published(record: VersionRecord) -> bool:
+    """Tell whether the server has committed exactly this content."""
+    return record.revision is not None and record.published_digest == record.content_digest

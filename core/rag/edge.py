@@ -24,16 +24,6 @@ from filelock import FileLock, Timeout
 from core.errors import EscherError, IndexBusy, IndexCorrupt, StorageError
 from core.files import fsync_dir, make_private_dir
 from core.models import Ref
-from core.rag.collection import (
-    HNSW_EF_CONSTRUCT,
-    HNSW_M,
-    INTEGER_INDEXES,
-    KEYWORD_INDEXES,
-    MAX_BATCH,
-    TERMS_VECTOR,
-    Conditions,
-    Hit,
-)
 from core.rag.edge_files import (
     Manifest,
     beside,
@@ -44,7 +34,22 @@ from core.rag.edge_files import (
     remove,
 )
 from core.rag.embedding import DIMENSIONS
-from core.rag.points import CHECK_FIELD, Payload, Point, Terms, point_check, point_id
+from core.rag.points import (
+    CHECK_FIELD,
+    HNSW_EF_CONSTRUCT,
+    HNSW_M,
+    INTEGER_INDEXES,
+    KEYWORD_INDEXES,
+    MAX_BATCH,
+    TERMS_VECTOR,
+    Conditions,
+    Hit,
+    Payload,
+    Point,
+    Terms,
+    point_check,
+    point_id,
+)
 
 if TYPE_CHECKING:
     import qdrant_edge as qe

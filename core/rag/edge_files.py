@@ -37,8 +37,7 @@ from typing import TYPE_CHECKING, Any
 from core.bounded_json import read_object
 from core.errors import StorageError, UnsafePath
 from core.files import CHUNK_BYTES, atomic_write, json_bytes, remove_tree, walk_files
-from core.rag.collection import TERMS_VECTOR
-from core.rag.points import CHECK_FIELD, point_check
+from core.rag.points import CHECK_FIELD, TERMS_VECTOR, point_check
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeShard

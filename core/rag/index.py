@@ -24,12 +24,15 @@ from typing import Any
 from core.errors import EscherError, IndexCorrupt, TransientError, faults_of
 from core.journal.facts import Vectors
 from core.models import DONE, Outcome, OutcomeState, Ref
-from core.rag.collection import MAX_BATCH, Collection, Conditions, Hit
 from core.rag.embedding import Embedder
 from core.rag.points import (
+    MAX_BATCH,
     PLAIN_FIELDS,
     SEALED_FIELD,
     STATE_FIELDS,
+    Collection,
+    Conditions,
+    Hit,
     IndexDocument,
     Payload,
     Point,

@@ -38,12 +38,12 @@ from core.models import (
     OutcomeState,
     Ref,
 )
-from core.rag.collection import Collection
 from core.rag.edge import EdgeCollection
 from core.rag.embedding import Embedder, SentenceTransformerEmbedder
 from core.rag.index import PlaybookIndex
 from core.rag.points import (
     MAX_SCRIPT_TEXT,
+    Collection,
     IndexDocument,
     ScriptText,
     Seal,

@@ -1,4 +1,4 @@
-"""Makes a playbook version one point of the collection: id, embedded text, words, payload.
+"""Defines the collection of points; makes a playbook version one: id, embedded text, words, payload.
 
 The plain payload holds what filters and results need, by the contract's list. Everything else,
 the full metadata, parameters, explain plan and script texts, is one sealed string.
@@ -18,10 +18,10 @@ import re
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from core.encryption import Envelope, Place
 from core.files import sha256_bytes
@@ -31,6 +31,16 @@ Payload = dict[str, Any]
 Seal = Callable[[Ref, bytes], str]
 """Seals bytes that belong to one version into a string that opens for that version only."""
 
+NAME = "user_playbooks"  # of the collection
+TERMS_VECTOR = "bm25"  # the sparse vector's name; the dense one is the unnamed default
+HNSW_M = 16
+HNSW_EF_CONSTRUCT = 100
+KEYWORD_INDEXES = (
+    "playbook_id", "version", "storage_strategy", "cloud_provider", "author", "status",
+    "health", "resource_types",  # filtered on, too: without an index 80 ms at 3,000 points
+)  # fmt: skip
+INTEGER_INDEXES = ("created_at",)
+MAX_BATCH = 64  # points a write: the embedded engine holds the GIL for it, some 40 ms
 SEALED_FIELD = "encrypted_data"
 METADATA_FIELDS = (
     "playbook_id", "version", "name", "description", "keywords", "cloud_provider",
@@ -240,3 +250,89 @@ def _term(word: str) -> int:
 def _sorted(weights: Mapping[int, float]) -> Terms:
     indices = sorted(weights)
     return Terms(indices, [weights[index] for index in indices])
+
+
+# -- the collection of points: one interface for the embedded engine and for a server ------------
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Which points count: every field of ``any_of`` has one of its values, none of ``none_of``.
+
+    A list in the payload matches when any of its members does.
+    """
+
+    any_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    none_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A point that a search found; a higher score is better."""
+
+    id: str
+    score: float
+    payload: Payload
+
+
+class Collection(Protocol):
+    """Points by id. A write is durable when it returns; ids that are not there are no error.
+
+    Raises `IndexCorrupt` when the data can't be trusted any more: `drop` it and build it again.
+    """
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """True from a start from nothing, for whatever reason, until `mark_rebuilt`."""
+        ...
+
+    def mark_rebuilt(self) -> None:
+        """Every point that belongs here is here."""
+        ...
+
+    def point_id(self, playbook_id: str, version: str) -> str:
+        """The id of a version's point."""
+        ...
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Write points, replacing those with the same id."""
+        ...
+
+    def delete(self, ids: Sequence[str]) -> None: ...
+
+    def set_payload(self, changes: Mapping[str, Payload]) -> set[str]:
+        """Change payload fields, ``{id: {field: value}}``; the ids that were there."""
+        ...
+
+    def search(
+        self,
+        vector: Sequence[float],
+        conditions: Conditions,
+        limit: int,
+        *,
+        fields: Sequence[str],
+    ) -> list[Hit]:
+        """Nearest by cosine among all points, best first; never approximate."""
+        ...
+
+    def search_terms(
+        self, terms: Terms, conditions: Conditions, limit: int, *, fields: Sequence[str]
+    ) -> list[Hit]:
+        """Best by BM25; only points that share a term."""
+        ...
+
+    def fetch(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+        """Payloads by id, of those that are there."""
+        ...
+
+    def scroll(
+        self, fields: Sequence[str], conditions: Conditions | None = None
+    ) -> Iterator[tuple[str, Payload]]:
+        """Every point as ``(id, payload)``, by id."""
+        ...
+
+    def count(self) -> int: ...
+
+    def close(self) -> None: ...
+
+    def drop(self) -> None:
+        """Remove every point of this home, and close."""
+        ...

@@ -22,7 +22,8 @@ from core.errors import (
     ServerUnreachable,
 )
 from core.models import Ref
-from core.rag.collection import (
+from core.rag.embedding import DIMENSIONS
+from core.rag.points import (
     HNSW_EF_CONSTRUCT,
     HNSW_M,
     INTEGER_INDEXES,
@@ -32,9 +33,11 @@ from core.rag.collection import (
     TERMS_VECTOR,
     Conditions,
     Hit,
+    Payload,
+    Point,
+    Terms,
+    point_id,
 )
-from core.rag.embedding import DIMENSIONS
-from core.rag.points import Payload, Point, Terms, point_id
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

@@ -15,8 +15,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.models import Status, parse_version
-from core.rag.collection import Conditions, Hit
-from core.rag.points import Payload, document_words, saturated, words
+from core.rag.points import Conditions, Hit, Payload, document_words, saturated, words
 from core.reports import PlaybookSearchResult
 
 MAX_LIMIT = 100

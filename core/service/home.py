@@ -21,10 +21,9 @@ from core.playbooks.store import PlaybookStore
 from core.publishing.conflicts import ConflictResolver
 from core.publishing.publisher import Publisher
 from core.publishing.pull import PublishedContents, Puller
-from core.rag.collection import Collection
 from core.rag.embedding import Embedder
 from core.rag.indexing import Indexing
-from core.rag.points import seal_with
+from core.rag.points import Collection, seal_with
 from core.scripts.cache import ScriptCache
 from core.scripts.downloads import ScriptDownloads
 from core.server.client import EscherServer

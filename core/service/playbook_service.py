@@ -46,8 +46,7 @@ from core.playbooks.store import StoreResult
 from core.playbooks.validation import Limits
 from core.playbooks.verify import adopt
 from core.publishing.conflicts import Choice, Resolution
-from core.publishing.policy import PublishPlan, check_trusted
-from core.publishing.publisher import OnFindings
+from core.publishing.publisher import OnFindings, PublishPlan, check_trusted
 from core.reports import (
     DeleteReport,
     ImportReport,
@@ -58,7 +57,7 @@ from core.scripts.models import Overrides, ResolvedScript, ResolveOptions
 from core.secrets import SecretFinding
 from core.service.home import Home
 from core.service.importing import Progress, import_path
-from core.service.status import pull_warnings, service_status, verify_home
+from core.service.status import service_status, verify_home
 from core.service.sync import BackgroundSync, SyncPlan, write_report
 from core.settings import Settings, load_settings
 
@@ -427,7 +426,7 @@ class PlaybookService(Home):
         """
         options = ResolveOptions(Overrides(allow_unreviewed, allow_deprecated), copy, ignore_state)
         found = self.script_manager.resolver.resolve(target, format, options)
-        more = pull_warnings(self.journal, found.ref)
+        more = self.journal.pull_state.warnings(found.ref)
         if not more:
             return found
         told = replace(found.info, warnings=(*found.info.warnings, *more))

@@ -8,18 +8,13 @@ from typing import Any
 from core.errors import EscherError
 from core.journal import Journal
 from core.journal.leases import SYNC
-from core.models import Ref
+from core.journal.pulls import STALE
 from core.playbooks.verify import verify
 from core.reports import Finding, VerifyReport
 from core.server.client import EscherServer
 from core.service.home import Home
 from core.service.sync import read_report
 from core.settings import Settings
-
-STALE = (
-    "What the server says was last read to its end more than 24 h ago: approvals, rejections and"
-    " deletions since then are not known here."
-)
 
 
 def service_status(settings: Settings, journal: Journal, server: EscherServer) -> dict[str, Any]:
@@ -44,19 +39,6 @@ def service_status(settings: Settings, journal: Journal, server: EscherServer) -
             **pull_status(journal),
         },
     }
-
-
-def pull_warnings(journal: Journal, ref: Ref) -> list[str]:
-    """What an answer about a version says of the last pulls; read anew every 15 s at most."""
-    warnings = []
-    if journal.waiting.is_held(ref):
-        warnings.append(
-            f"{ref} was deleted on the server, with many others: it is here until somebody accepts"
-            " that (`escher-playbooks sync --accept-deletions`)."
-        )
-    if journal.pull_state.is_stale(time.time()):
-        warnings.append(STALE)
-    return warnings
 
 
 def pull_status(journal: Journal) -> dict[str, Any]:

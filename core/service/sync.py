@@ -8,7 +8,8 @@
 
 Each part stands without the others: with the server away the disk is still looked at, with a broken
 playbook the feed is still read. Nothing here is remembered but in the journal, so a sync that was
-killed is simply done again.
+killed is simply done again. It leaves its report in ``cache/metadata/last_sync.json``, for people
+to read.
 """
 
 from __future__ import annotations
@@ -270,9 +271,6 @@ class BackgroundSync:
         """End it after the sync that may be running; waits for that, ``timeout`` seconds at most."""
         self._stopping.set()
         self._thread.join(timeout)
-
-
-# The report that a sync leaves behind: ``cache/metadata/last_sync.json``, for people to read.
 
 
 FORMAT_VERSION = 1

@@ -172,7 +172,8 @@ def journal(settings: Settings) -> Iterator[Finding]:
 def server_changes(settings: Settings) -> Iterator[Finding]:
     """How old what is known of the server is, and what of it waits for the user."""
     from core.journal import Journal
-    from core.service.status import STALE, pull_status
+    from core.journal.pulls import STALE
+    from core.service.status import pull_status
 
     if settings.journal_url is None and not (settings.home / "journal.db").exists():
         return

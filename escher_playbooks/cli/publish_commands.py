@@ -16,7 +16,7 @@ from escher_playbooks.cli.session import open_service
 if TYPE_CHECKING:
     from core.journal import Job
     from core.models import Ref
-    from core.publishing.policy import PublishPlan
+    from core.publishing.publisher import PublishPlan
     from core.secrets import SecretFinding
     from core.service import PlaybookService
 
@@ -164,7 +164,7 @@ def _say_nothing_to_do(told: Mapping[str, Any], *, as_json: bool) -> None:
 def _refuse(plan: PublishPlan) -> None:
     """Raise when something asked for by name is left out for another reason than being done."""
     from core.errors import Refused
-    from core.publishing.policy import ALREADY_PUBLISHED
+    from core.publishing.publisher import ALREADY_PUBLISHED
 
     refused = {ref: why for ref, why in plan.left_out.items() if why != ALREADY_PUBLISHED}
     if refused:

@@ -35,7 +35,7 @@ Content = tuple[str, frozenset[tuple[str, str]]]
 
 
 class MemoryCollection:
-    """As much of `core.rag.collection.Collection` as a sync and `verify` ask for."""
+    """As much of `core.rag.points.Collection` as a sync and `verify` ask for."""
 
     needs_rebuild = False
 
@@ -90,15 +90,19 @@ class Home:
 
     def _open(self) -> PlaybookService:
         """As `PlaybookService.open`, with what a test replaces put in before anything runs."""
-        service = PlaybookService(self.settings)
+        service = PlaybookService(
+            self.settings,
+            embedder=WordEmbedder(),
+            server=EscherServer(
+                self.settings,
+                on_contact=lambda: service.bind(),  # noqa: PLW0108  it is made below
+                retrier=Retrier(RetryPolicy(tries=1)),
+            ),
+            collection=self.collection,  # type: ignore[arg-type]  # as much of one as is asked for
+        )
         try:
-            indexing = vars(service.indexing)
-            indexing["embedder"] = WordEmbedder()
-            indexing["_open_collection"] = lambda: self.collection
-            vars(service)["server"] = EscherServer(
-                self.settings, on_contact=service.bind, retrier=Retrier(RetryPolicy(tries=1))
-            )
             self.network.wrap(service.server._http)
+            # nobody runs what was handed out; and the dice are the seed's
             vars(service)["puller"] = Puller(
                 service.journal, service.server, service.pulled_folders
             )

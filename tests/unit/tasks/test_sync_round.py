@@ -107,7 +107,7 @@ def test_one_that_never_ends_to_be_asked_hands_on(
 def test_a_report_with_failures_is_a_partial_sync_and_a_retry_tries_them_again(
     service: PlaybookService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.journal.conflicts import FAILED, WaitingChange
+    from core.journal.pulls import FAILED, WaitingChange
 
     item = WaitingChange(("bad", "1.0.0"), FAILED, "It is malformed.", int(time.time()))
     service.journal.waiting.put([item])

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from core.journal import conflicts
-from core.journal.conflicts import DELETION, FAILED, MAX_REASON_CHARS, WaitingChange
+from core.journal import pulls
+from core.journal.pulls import DELETION, FAILED, MAX_REASON_CHARS, WaitingChange
 from core.models import Ref
 
 FIRST = WaitingChange(("a", "1.0.0"), FAILED, "why", 5, 1)
@@ -24,7 +24,7 @@ def test_the_last_change_of_each_version_is_kept_until_it_is_done(journal):
 
 
 def test_rows_and_words_are_bounded(journal, monkeypatch):
-    monkeypatch.setattr(conflicts, "MAX_FAILED", 5)
+    monkeypatch.setattr(pulls, "MAX_FAILED", 5)
     junk = [WaitingChange((f"junk-{n}", "1.0.0"), FAILED, "x" * 10_000, 5) for n in range(8)]
     assert journal.waiting.put(junk) == 3
     assert journal.waiting.put(junk[:5]) == 0, "those that are there are no new ones"

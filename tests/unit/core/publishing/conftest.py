@@ -1,4 +1,4 @@
-"""A shelf of versions in a real journal, and a publisher over the reference server."""
+"""A store of versions in a real journal, and a publisher over the reference server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.server.http import Retrier, RetryPolicy
 from core.settings import Settings
 
 
-class Shelf:
+class MemoryStore:
     """The store's side of publishing, in memory; the rows are in the journal."""
 
     def __init__(self, journal: Journal) -> None:
@@ -124,10 +124,10 @@ class Embedder:
 
 
 @dataclasses.dataclass
-class Desk:
+class PublisherUnderTest:
     """All of it together; ``now`` is the publisher's clock."""
 
-    shelf: Shelf
+    store: MemoryStore
     embedder: Embedder
     server: EscherServer
     publisher: Publisher
@@ -147,31 +147,31 @@ class Desk:
         return {ref: outcome.state.value for ref, outcome in self.publisher.settle(refs).items()}
 
     def state(self, ref: Ref) -> SyncState:
-        return self.shelf.record(ref).sync_state
+        return self.store.record(ref).sync_state
 
     def another_machine(self, tmp_path: Path) -> EscherServer:
         return EscherServer(self.settings.model_copy(update={"home": tmp_path / "other"}))
 
 
 @pytest.fixture
-def desk(tenant_settings: Settings, tmp_path: Path):
+def under(tenant_settings: Settings, tmp_path: Path):
     journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
-    shelf, embedder, sleeps = Shelf(journal), Embedder(), []
+    store, embedder, sleeps = MemoryStore(journal), Embedder(), []
     retrier = Retrier(RetryPolicy(), sleep=sleeps.append, random=lambda: 1.0)
     server = EscherServer(tenant_settings, retrier=retrier)
-    desk = Desk(
-        shelf, embedder, server, None, journal, tenant_settings, sleeps, time.time()  # type: ignore[arg-type]
+    under = PublisherUnderTest(
+        store, embedder, server, None, journal, tenant_settings, sleeps, time.time()  # type: ignore[arg-type]
     )  # fmt: skip
-    desk.publisher = Publisher(
+    under.publisher = Publisher(
         journal,
         server,
-        shelf,
+        store,
         embedder,
         tenant_settings,
-        folders=shelf,
-        clock=lambda: desk.now,
+        folders=store,
+        clock=lambda: under.now,
         random=lambda: 1.0,
     )
-    yield desk
+    yield under
     server.close()
     journal.close()

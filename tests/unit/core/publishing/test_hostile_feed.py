@@ -11,7 +11,7 @@ from support.hostile_server import HostileServer, running_hostile
 from support.machines import Machine
 
 from core.errors import NotEscherServer, NotFound
-from core.journal import conflicts
+from core.journal import pulls
 from core.models import Ref, Strategy, SyncState
 from core.publishing import feed
 from core.settings import Settings
@@ -86,7 +86,7 @@ def test_one_bad_item_is_named_and_stops_no_other(hostile, here, text):
     assert here.journal.versions.refs() == GOOD
     [waiting] = here.journal.waiting.failed()
     assert waiting.ref == BAD
-    assert len(waiting.reason) <= conflicts.MAX_REASON_CHARS
+    assert len(waiting.reason) <= pulls.MAX_REASON_CHARS
     assert here.journal.pull_state.last_complete() is not None
     assert here.pull().failed == {}, "the cursor has gone on"
 
@@ -180,7 +180,7 @@ def test_a_page_of_17_mib_is_asked_for_in_smaller_pieces(hostile, here):
 
 
 def test_junk_does_not_fill_the_journal(hostile, here, monkeypatch):
-    monkeypatch.setattr(conflicts, "MAX_FAILED", 100)
+    monkeypatch.setattr(pulls, "MAX_FAILED", 100)
     for ref in GOOD:
         hostile.add(ref)
     for number in range(601):

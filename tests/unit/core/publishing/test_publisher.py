@@ -17,260 +17,260 @@ FOREVER = {"count": None}
 DOWN = {"action": "reset", **FOREVER}
 
 
-def test_flow_two_ends_in_synced_with_the_servers_word(desk):
-    refs = [desk.shelf.add(f"p{number}", b"echo %d\n" % number) for number in range(20)]
-    assert set(desk.publish(*refs).values()) == {"done"}
+def test_flow_two_ends_in_synced_with_the_servers_word(under):
+    refs = [under.store.add(f"p{number}", b"echo %d\n" % number) for number in range(20)]
+    assert set(under.publish(*refs).values()) == {"done"}
     for ref in refs:
-        record = desk.shelf.record(ref)
+        record = under.store.record(ref)
         assert (record.area, record.sync_state) == (Area.SYNCED, SyncState.PUBLISHED)
         assert (record.revision, record.status.value) == (1, "pending_review")
         assert record.published_digest == record.uploaded_digest == record.content_digest
         assert record.metadata["updated_at"] == record.published_at
         assert record.publish_as is None
-    assert desk.embedder.calls == [20]
-    stats = desk.server.reference_stats()
+    assert under.embedder.calls == [20]
+    stats = under.server.reference_stats()
     assert (stats["versions"], stats["revisions"]) == (20, 20)
 
 
-def test_a_member_who_asks_for_trusted_gets_review(desk):
-    ref = desk.shelf.add("kept", storage_strategy="local_only")
-    desk.publisher.request([ref], Strategy.TRUSTED)
-    desk.run(ref)
-    record = desk.shelf.record(ref)
+def test_a_member_who_asks_for_trusted_gets_review(under):
+    ref = under.store.add("kept", storage_strategy="local_only")
+    under.publisher.request([ref], Strategy.TRUSTED)
+    under.run(ref)
+    record = under.store.record(ref)
     assert (record.strategy, record.status.value) == (Strategy.REVIEW, "pending_review")
 
 
-def test_every_step_twice_does_nothing_more(desk):
-    ref = desk.shelf.add("twice")
-    desk.publisher.request([ref])
-    for step in (desk.publisher.upload, desk.publisher.publish, desk.publisher.settle):
+def test_every_step_twice_does_nothing_more(under):
+    ref = under.store.add("twice")
+    under.publisher.request([ref])
+    for step in (under.publisher.upload, under.publisher.publish, under.publisher.settle):
         assert step([ref, ref])[ref].state is OutcomeState.DONE
-        requests = desk.server.reference_stats()["requests"]
+        requests = under.server.reference_stats()["requests"]
         assert step([ref])[ref].state is OutcomeState.DONE
-        assert desk.server.reference_stats()["requests"] == requests + 1  # the question itself
-    assert desk.run(ref) == {ref: "done"}
-    assert desk.server.reference_stats()["revisions"] == 1
-    assert len(desk.shelf.moves) == 1
+        assert under.server.reference_stats()["requests"] == requests + 1  # the question itself
+    assert under.run(ref) == {ref: "done"}
+    assert under.server.reference_stats()["revisions"] == 1
+    assert len(under.store.moves) == 1
 
 
-def test_the_order_is_in_the_rows(desk):
-    ref = desk.shelf.add("early")
-    steps = (desk.publisher.upload, desk.publisher.publish, desk.publisher.settle)
+def test_the_order_is_in_the_rows(under):
+    ref = under.store.add("early")
+    steps = (under.publisher.upload, under.publisher.publish, under.publisher.settle)
     assert {step([ref])[ref].state for step in steps} == {OutcomeState.SKIPPED}
-    desk.publisher.request([ref])
-    assert desk.publisher.settle([ref])[ref].state is OutcomeState.WAITING
-    assert desk.publisher.publish([ref])[ref].state is OutcomeState.WAITING
-    desk.publisher.upload([ref])
-    desk.embedder.missing.add(ref)
-    assert desk.publisher.publish([ref])[ref].state is OutcomeState.WAITING
-    assert desk.state(ref) is SyncState.PENDING
+    under.publisher.request([ref])
+    assert under.publisher.settle([ref])[ref].state is OutcomeState.WAITING
+    assert under.publisher.publish([ref])[ref].state is OutcomeState.WAITING
+    under.publisher.upload([ref])
+    under.embedder.missing.add(ref)
+    assert under.publisher.publish([ref])[ref].state is OutcomeState.WAITING
+    assert under.state(ref) is SyncState.PENDING
 
 
-def test_what_is_gone_is_skipped(desk):
+def test_what_is_gone_is_skipped(under):
     ref = Ref("gone", "1.0.0")
-    assert desk.run(ref) == {ref: "skipped"}
-    assert desk.publisher.upload([]) == {}
+    assert under.run(ref) == {ref: "skipped"}
+    assert under.publisher.upload([]) == {}
 
 
-def test_a_lost_answer_is_one_revision(desk, reference):
-    ref = desk.shelf.add("lost")
-    desk.publisher.request([ref])
-    desk.publisher.upload([ref])
+def test_a_lost_answer_is_one_revision(under, reference):
+    ref = under.store.add("lost")
+    under.publisher.request([ref])
+    under.publisher.upload([ref])
     reference.faults({"action": "lose_answer_after_commit", "path": "publish$", "count": 4})
-    outcome = desk.publisher.publish([ref])[ref]
+    outcome = under.publisher.publish([ref])[ref]
     assert (outcome.state, outcome.error_type) == (OutcomeState.DEFERRED, "ServerUnreachable")
-    desk.now += 60
-    assert desk.run(ref) == {ref: "done"}
-    assert desk.server.reference_stats()["revisions"] == 1
+    under.now += 60
+    assert under.run(ref) == {ref: "done"}
+    assert under.server.reference_stats()["revisions"] == 1
 
 
-def test_transient_failures_are_due_later_and_later(desk, reference):
-    ref = desk.shelf.add("later")
-    desk.publisher.request([ref])
+def test_transient_failures_are_due_later_and_later(under, reference):
+    ref = under.store.add("later")
+    under.publisher.request([ref])
     reference.faults(DOWN)
     for failures, seconds in enumerate([5, 10, 20], start=1):
-        outcome = desk.publisher.upload([ref])[ref]
+        outcome = under.publisher.upload([ref])[ref]
         assert outcome.state is OutcomeState.DEFERRED
-        assert outcome.next_attempt_at == math.ceil(desk.now + seconds)
-        record = desk.shelf.record(ref)
+        assert outcome.next_attempt_at == math.ceil(under.now + seconds)
+        record = under.store.record(ref)
         assert (record.sync_state, record.attempts) == (SyncState.DEFERRED, failures)
         assert record.error_type == "ServerUnreachable"
-        assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-        assert desk.journal.versions.wanting_publish(desk.now) == []
-        desk.now = outcome.next_attempt_at
-        assert [due.ref for due in desk.journal.versions.wanting_publish(desk.now)] == [ref]
+        assert under.publisher.upload([ref])[ref].state is OutcomeState.WAITING
+        assert under.journal.versions.wanting_publish(under.now) == []
+        under.now = outcome.next_attempt_at
+        assert [due.ref for due in under.journal.versions.wanting_publish(under.now)] == [ref]
     reference.faults()
-    assert desk.run(ref) == {ref: "done"}
-    record = desk.shelf.record(ref)
+    assert under.run(ref) == {ref: "done"}
+    record = under.store.record(ref)
     assert (record.attempts, record.error, record.next_attempt_at) == (0, None, None)
 
 
-def test_the_servers_patience_counts_up_to_an_hour(desk, reference):
-    ref = desk.shelf.add("busy")
-    desk.publisher.request([ref])
+def test_the_servers_patience_counts_up_to_an_hour(under, reference):
+    ref = under.store.add("busy")
+    under.publisher.request([ref])
     for asked, waits in ((300, 300), (86400, 3600)):
         reference.faults({"action": "status", "status": 503, "retry_after": asked, "count": 4})
-        outcome = desk.publisher.upload([ref])[ref]
-        assert outcome.next_attempt_at == math.ceil(desk.now + waits)
-        desk.now = outcome.next_attempt_at
+        outcome = under.publisher.upload([ref])[ref]
+        assert outcome.next_attempt_at == math.ceil(under.now + waits)
+        under.now = outcome.next_attempt_at
 
 
 def test_what_was_put_off_while_the_clock_was_years_ahead_goes_out_when_it_is_right(
-    desk, reference
+    under, reference
 ):
-    ref = desk.shelf.add("ahead")
-    desk.publisher.request([ref])
-    desk.now += 10 * 365 * 86400
+    ref = under.store.add("ahead")
+    under.publisher.request([ref])
+    under.now += 10 * 365 * 86400
     reference.faults(DOWN)
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.DEFERRED
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.DEFERRED
     reference.faults()
-    desk.now -= 10 * 365 * 86400
-    assert [due.ref for due in desk.journal.versions.wanting_publish(desk.now)] == [ref]
-    assert desk.run(ref) == {ref: "done"}
+    under.now -= 10 * 365 * 86400
+    assert [due.ref for due in under.journal.versions.wanting_publish(under.now)] == [ref]
+    assert under.run(ref) == {ref: "done"}
 
 
-def test_one_bad_item_never_holds_back_its_batch(desk, reference):
-    refs = [desk.shelf.add(f"p{number}", b"echo %d\n" % number) for number in range(12)]
+def test_one_bad_item_never_holds_back_its_batch(under, reference):
+    refs = [under.store.add(f"p{number}", b"echo %d\n" % number) for number in range(12)]
     bad, odd, worse = refs[3], refs[5], refs[7]
-    desk.publisher.request(refs)
-    desk.shelf.broken[bad] = IntegrityError(f"{bad} is not what it was")
-    desk.shelf.contents[odd] = None  # a mistake of ours: a TypeError
-    outcomes = desk.publisher.upload(refs)
+    under.publisher.request(refs)
+    under.store.broken[bad] = IntegrityError(f"{bad} is not what it was")
+    under.store.contents[odd] = None  # a mistake of ours: a TypeError
+    outcomes = under.publisher.upload(refs)
     assert outcomes[bad].error_type == "IntegrityError"
     assert outcomes[odd].error_type == "TypeError"
     assert "12" not in (outcomes[odd].error or "")[:20]
     reference.faults({"action": "status", "status": 410, "path": "publish$"})
-    desk.publisher.publish(refs[7:8])
-    desk.publisher.publish(refs)
-    desk.shelf.broken[refs[9]] = IntegrityError("no move")
-    outcomes = desk.publisher.settle(refs)
+    under.publisher.publish(refs[7:8])
+    under.publisher.publish(refs)
+    under.store.broken[refs[9]] = IntegrityError("no move")
+    outcomes = under.publisher.settle(refs)
     failed = {ref for ref, outcome in outcomes.items() if outcome.state is OutcomeState.FAILED}
     assert failed == {bad, odd, worse, refs[9]}
-    assert desk.state(refs[0]) is SyncState.PUBLISHED
-    assert desk.shelf.record(worse).error_type == "ServerRejected"
+    assert under.state(refs[0]) is SyncState.PUBLISHED
+    assert under.store.record(worse).error_type == "ServerRejected"
     # what was committed and only failed to move settles when asked again
-    desk.shelf.broken.clear()
-    assert desk.publish(refs[9]) == {refs[9]: "done"}
-    assert desk.server.reference_stats()["revisions"] == 9
+    under.store.broken.clear()
+    assert under.publish(refs[9]) == {refs[9]: "done"}
+    assert under.server.reference_stats()["revisions"] == 9
 
 
-def test_when_nothing_answers_the_rest_of_the_batch_is_not_tried(desk):
-    desk.publisher._threads = 2
-    refs = [desk.shelf.add(f"p{number}") for number in range(40)]
-    desk.publisher.request(refs)
+def test_when_nothing_answers_the_rest_of_the_batch_is_not_tried(under):
+    under.publisher._threads = 2
+    refs = [under.store.add(f"p{number}") for number in range(40)]
+    under.publisher.request(refs)
     asked: list[Ref] = []
-    desk.shelf.before_read = asked.append
-    desk.server._url = "http://127.0.0.1:9"
-    outcomes = desk.publisher.upload(refs)
+    under.store.before_read = asked.append
+    under.server._url = "http://127.0.0.1:9"
+    outcomes = under.publisher.upload(refs)
     assert {outcome.state for outcome in outcomes.values()} == {OutcomeState.DEFERRED}
     assert len(asked) <= 4
 
 
-def test_files_that_got_lost_are_uploaded_again(desk, reference):
-    ref = desk.shelf.add("lost-files")
-    desk.publisher.request([ref])
-    desk.publisher.upload([ref])
+def test_files_that_got_lost_are_uploaded_again(under, reference):
+    ref = under.store.add("lost-files")
+    under.publisher.request([ref])
+    under.publisher.upload([ref])
     reference.faults({"action": "status", "status": 424, "path": "publish$"})
-    outcome = desk.publisher.publish([ref])[ref]
+    outcome = under.publisher.publish([ref])[ref]
     assert (outcome.state, outcome.error_type) == (OutcomeState.DEFERRED, "FilesMissing")
-    assert desk.shelf.record(ref).uploaded_digest is None
-    desk.now += 10
-    assert desk.run(ref) == {ref: "done"}
+    assert under.store.record(ref).uploaded_digest is None
+    under.now += 10
+    assert under.run(ref) == {ref: "done"}
 
 
-def test_a_sign_in_page_defers_and_says_what_to_check(desk, reference):
-    ref = desk.shelf.add("hotel")
-    desk.publisher.request([ref])
+def test_a_sign_in_page_defers_and_says_what_to_check(under, reference):
+    ref = under.store.add("hotel")
+    under.publisher.request([ref])
     reference.faults({"action": "html", **FOREVER})
-    outcome = desk.publisher.upload([ref])[ref]
+    outcome = under.publisher.upload([ref])[ref]
     assert (outcome.state, outcome.error_type) == (OutcomeState.DEFERRED, "NotEscherServer")
     assert "server_url" in (outcome.error or "")
 
 
 # -- what others do meanwhile ---------------------------------------------------------------------
-def test_a_leased_version_waits(desk):
-    ref = desk.shelf.add("leased")
-    desk.publisher.request([ref])
-    with desk.journal.leases.holding(VERSION, [ref]):
-        assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.DONE
-    assert desk.journal.leases.take(VERSION, [ref])  # and it was given back
+def test_a_leased_version_waits(under):
+    ref = under.store.add("leased")
+    under.publisher.request([ref])
+    with under.journal.leases.holding(VERSION, [ref]):
+        assert under.publisher.upload([ref])[ref].state is OutcomeState.WAITING
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.DONE
+    assert under.journal.leases.take(VERSION, [ref])  # and it was given back
 
 
-def test_a_lost_lease_writes_nothing(desk):
-    ref = desk.shelf.add("slow")
-    desk.publisher.request([ref])
+def test_a_lost_lease_writes_nothing(under):
+    ref = under.store.add("slow")
+    under.publisher.request([ref])
 
     def lose(_: Ref) -> None:
-        with desk.journal.database.write() as connection:
+        with under.journal.database.write() as connection:
             connection.exec_driver_sql("UPDATE leases SET token = 'another'")
 
-    desk.shelf.before_read = lose
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-    assert desk.shelf.record(ref).uploaded_digest is None
+    under.store.before_read = lose
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.WAITING
+    assert under.store.record(ref).uploaded_digest is None
 
 
-def test_an_edit_during_the_upload_is_not_taken_for_it(desk):
-    ref = desk.shelf.add("edited")
-    desk.publisher.request([ref])
-    desk.shelf.before_read = lambda _: desk.shelf.edit(ref, b"echo edited\n")
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.WAITING
-    assert desk.state(ref) is SyncState.PENDING
-    desk.shelf.before_read = lambda _: None
-    assert desk.run(ref) == {ref: "done"}
+def test_an_edit_during_the_upload_is_not_taken_for_it(under):
+    ref = under.store.add("edited")
+    under.publisher.request([ref])
+    under.store.before_read = lambda _: under.store.edit(ref, b"echo edited\n")
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.WAITING
+    assert under.state(ref) is SyncState.PENDING
+    under.store.before_read = lambda _: None
+    assert under.run(ref) == {ref: "done"}
 
 
-def test_an_edit_after_the_commit_stays_pending(desk):
-    ref = desk.shelf.add("edited")
-    desk.publisher.request([ref])
-    desk.publisher.upload([ref])
-    desk.publisher.publish([ref])
-    desk.shelf.edit(ref, b"echo edited\n")
-    assert desk.publisher.settle([ref])[ref].state is OutcomeState.WAITING
-    assert desk.state(ref) is SyncState.PENDING
-    assert desk.shelf.moves == []
+def test_an_edit_after_the_commit_stays_pending(under):
+    ref = under.store.add("edited")
+    under.publisher.request([ref])
+    under.publisher.upload([ref])
+    under.publisher.publish([ref])
+    under.store.edit(ref, b"echo edited\n")
+    assert under.publisher.settle([ref])[ref].state is OutcomeState.WAITING
+    assert under.state(ref) is SyncState.PENDING
+    assert under.store.moves == []
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_an_edit_during_the_commit_is_neither_failed_nor_settled(desk, reference, refused):
-    ref = desk.shelf.add("edited")
-    desk.publisher.request([ref])
-    desk.publisher.upload([ref])
-    desk.embedder.before = lambda: desk.shelf.edit(ref, b"echo edited\n")
+def test_an_edit_during_the_commit_is_neither_failed_nor_settled(under, reference, refused):
+    ref = under.store.add("edited")
+    under.publisher.request([ref])
+    under.publisher.upload([ref])
+    under.embedder.before = lambda: under.store.edit(ref, b"echo edited\n")
     if refused:
         reference.faults({"action": "status", "status": 410, "path": "publish$"})
-    assert desk.publisher.publish([ref])[ref].state is OutcomeState.WAITING
-    record = desk.shelf.record(ref)
+    assert under.publisher.publish([ref])[ref].state is OutcomeState.WAITING
+    record = under.store.record(ref)
     assert (record.sync_state, record.error) == (SyncState.PENDING, None)
     assert record.revision == (None if refused else 1)  # what the server did is kept all the same
     assert record.published_digest != record.content_digest
 
 
-def test_files_that_do_not_make_the_digest_are_not_sent(desk):
-    ref = desk.shelf.add("tampered")
-    desk.publisher.request([ref])
-    desk.shelf.contents[ref] = {"shell/run.sh": b"rm -rf /\n"}
-    assert desk.publisher.upload([ref])[ref].error_type == "IntegrityError"
-    assert desk.server.reference_stats()["objects"] == 0
+def test_files_that_do_not_make_the_digest_are_not_sent(under):
+    ref = under.store.add("tampered")
+    under.publisher.request([ref])
+    under.store.contents[ref] = {"shell/run.sh": b"rm -rf /\n"}
+    assert under.publisher.upload([ref])[ref].error_type == "IntegrityError"
+    assert under.server.reference_stats()["objects"] == 0
 
 
-def test_two_publishers_at_once_make_one_revision_each(desk):
-    refs = [desk.shelf.add(f"p{number}", b"echo %d\n" % number) for number in range(10)]
-    desk.publisher.request(refs)
-    threads = [threading.Thread(target=desk.run, args=refs) for _ in range(3)]
+def test_two_publishers_at_once_make_one_revision_each(under):
+    refs = [under.store.add(f"p{number}", b"echo %d\n" % number) for number in range(10)]
+    under.publisher.request(refs)
+    threads = [threading.Thread(target=under.run, args=refs) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    desk.run(*refs)
-    assert {desk.state(ref) for ref in refs} == {SyncState.PUBLISHED}
-    assert desk.server.reference_stats()["revisions"] == 10
+    under.run(*refs)
+    assert {under.state(ref) for ref in refs} == {SyncState.PUBLISHED}
+    assert under.server.reference_stats()["revisions"] == 10
 
 
 # -- conflicts ------------------------------------------------------------------------------------
-def publish_elsewhere(desk, ref: Ref, script: bytes, server) -> None:
+def publish_elsewhere(under, ref: Ref, script: bytes, server) -> None:
     """Another machine publishes the same id and version with ``script``."""
-    metadata = {**desk.shelf.record(ref).metadata, "storage_strategy": "uploaded_for_review"}
+    metadata = {**under.store.record(ref).metadata, "storage_strategy": "uploaded_for_review"}
     entry = FileEntry("shell/run.sh", len(script), sha256_bytes(script))
     server.publish(
         ref,
@@ -283,33 +283,33 @@ def publish_elsewhere(desk, ref: Ref, script: bytes, server) -> None:
     )
 
 
-def test_the_same_content_is_no_conflict(desk, tmp_path):
-    ref = desk.shelf.add("same", b"echo same\n")
-    publish_elsewhere(desk, ref, b"echo same\n", desk.another_machine(tmp_path))
-    assert desk.publish(ref) == {ref: "done"}
-    record = desk.shelf.record(ref)
+def test_the_same_content_is_no_conflict(under, tmp_path):
+    ref = under.store.add("same", b"echo same\n")
+    publish_elsewhere(under, ref, b"echo same\n", under.another_machine(tmp_path))
+    assert under.publish(ref) == {ref: "done"}
+    record = under.store.record(ref)
     assert (record.sync_state, record.revision) == (SyncState.PUBLISHED, 1)
-    assert desk.server.reference_stats()["revisions"] == 1
+    assert under.server.reference_stats()["revisions"] == 1
 
 
-def test_other_content_is_an_open_conflict_and_nothing_is_overwritten(desk, tmp_path):
-    ref = desk.shelf.add("both", b"echo mine\n")
-    publish_elsewhere(desk, ref, b"echo theirs\n", desk.another_machine(tmp_path))
-    assert desk.publish(ref) == {ref: "failed"}
-    record = desk.shelf.record(ref)
+def test_other_content_is_an_open_conflict_and_nothing_is_overwritten(under, tmp_path):
+    ref = under.store.add("both", b"echo mine\n")
+    publish_elsewhere(under, ref, b"echo theirs\n", under.another_machine(tmp_path))
+    assert under.publish(ref) == {ref: "failed"}
+    record = under.store.record(ref)
     assert (record.sync_state, record.error_type) == (SyncState.CONFLICT, "Conflict")
     assert "already holds both@1.0.0 with other content" in (record.error or "")
-    assert desk.shelf.contents[ref] == {"shell/run.sh": b"echo mine\n"}
-    assert desk.journal.versions.wanting_publish(desk.now + 1e6) == []
+    assert under.store.contents[ref] == {"shell/run.sh": b"echo mine\n"}
+    assert under.journal.versions.wanting_publish(under.now + 1e6) == []
 
 
 # -- the gate -------------------------------------------------------------------------------------
 LEAK = b"export AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLQ\n"
 
 
-def wish(desk, ref, gate):
+def wish(under, ref, gate):
     """As a caller with this setting asks for it."""
-    return desk.publisher.request([ref], gate=gate)
+    return under.publisher.request([ref], gate=gate)
 
 
 @pytest.mark.parametrize(
@@ -324,33 +324,33 @@ def wish(desk, ref, gate):
         ("block", "warn", False),
     ],
 )
-def test_the_stricter_of_the_callers_and_the_workers_gate_counts(desk, callers, workers, passes):
-    ref = desk.shelf.add("leaky", LEAK)
-    desk.settings.secrets_gate = "off"
-    wish(desk, ref, callers)
-    desk.journal.versions.set(ref, publish_as=Strategy.REVIEW, publish_gate=callers,
+def test_the_stricter_of_the_callers_and_the_workers_gate_counts(under, callers, workers, passes):
+    ref = under.store.add("leaky", LEAK)
+    under.settings.secrets_gate = "off"
+    wish(under, ref, callers)
+    under.journal.versions.set(ref, publish_as=Strategy.REVIEW, publish_gate=callers,
                               sync_state=SyncState.PENDING)  # fmt: skip
-    desk.settings.secrets_gate = workers
-    outcome = desk.publisher.upload([ref])[ref]
+    under.settings.secrets_gate = workers
+    outcome = under.publisher.upload([ref])[ref]
     assert outcome.state is (OutcomeState.DONE if passes else OutcomeState.FAILED)
-    assert bool(desk.server.reference_stats()["bytes_received"]) == passes
+    assert bool(under.server.reference_stats()["bytes_received"]) == passes
     if not passes:
-        record = desk.shelf.record(ref)
+        record = under.store.record(ref)
         assert (record.sync_state, record.error_type) == (SyncState.FAILED, "Refused")
         assert "shell/run.sh:1: AWS Access Key (certain" in (record.error or "")
         assert "AKIA" not in (record.error or "")
 
 
 @pytest.mark.parametrize("gate", ["off", "warn", "block"])
-def test_findings_are_told_before_anything_is_marked(desk, gate):
-    ref, clean = desk.shelf.add("leaky", LEAK), desk.shelf.add("clean")
+def test_findings_are_told_before_anything_is_marked(under, gate):
+    ref, clean = under.store.add("leaky", LEAK), under.store.add("clean")
     told = []
 
     def listen(found):
         told.append({ref: [f.as_json() for f in every] for ref, every in found.items()})
-        assert desk.state(ref) is SyncState.LOCAL
+        assert under.state(ref) is SyncState.LOCAL
 
-    plan = desk.publisher.request([ref, clean], gate=gate, on_findings=listen)
+    plan = under.publisher.request([ref, clean], gate=gate, on_findings=listen)
     assert clean in plan.accepted
     assert (ref in plan.accepted) == (gate != "block")
     [found] = told
@@ -360,143 +360,145 @@ def test_findings_are_told_before_anything_is_marked(desk, gate):
     }  # fmt: skip
     if gate == "block":
         assert "AWS Access Key" in plan.left_out[str(ref)]
-        assert desk.state(ref) is SyncState.LOCAL
+        assert under.state(ref) is SyncState.LOCAL
 
 
-def test_a_stricter_asker_stops_what_a_laxer_one_had_asked_for(desk):
-    ref = desk.shelf.add("leaky", LEAK)
-    wish(desk, ref, "warn")
-    assert str(ref) in wish(desk, ref, "block").left_out
-    assert desk.state(ref) is SyncState.FAILED
-    assert desk.publisher.upload([ref])[ref].state is not OutcomeState.DONE
-    assert wish(desk, ref, "warn").accepted == [ref]  # a new wish of his own
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.DONE
+def test_a_stricter_asker_stops_what_a_laxer_one_had_asked_for(under):
+    ref = under.store.add("leaky", LEAK)
+    wish(under, ref, "warn")
+    assert str(ref) in wish(under, ref, "block").left_out
+    assert under.state(ref) is SyncState.FAILED
+    assert under.publisher.upload([ref])[ref].state is not OutcomeState.DONE
+    assert wish(under, ref, "warn").accepted == [ref]  # a new wish of his own
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.DONE
 
 
-def test_nobody_laxer_loosens_an_open_wish(desk):
-    ref = desk.shelf.add("clean")
-    wish(desk, ref, "block")
-    wish(desk, ref, "off")
-    desk.publisher.request([ref])
-    assert desk.shelf.record(ref).publish_gate == "block"
-    desk.publisher.tighten([ref], "warn")
-    assert desk.shelf.record(ref).publish_gate == "block"
-    desk.run(ref)
-    assert (desk.state(ref), desk.shelf.record(ref).publish_gate) == (SyncState.PUBLISHED, None)
+def test_nobody_laxer_loosens_an_open_wish(under):
+    ref = under.store.add("clean")
+    wish(under, ref, "block")
+    wish(under, ref, "off")
+    under.publisher.request([ref])
+    assert under.store.record(ref).publish_gate == "block"
+    under.publisher.tighten([ref], "warn")
+    assert under.store.record(ref).publish_gate == "block"
+    under.run(ref)
+    assert (under.state(ref), under.store.record(ref).publish_gate) == (SyncState.PUBLISHED, None)
 
 
-def test_somebody_stricter_tightens_what_waits(desk):
-    ref, private = desk.shelf.add("leaky", LEAK), desk.shelf.add("private", LEAK)
-    wish(desk, ref, "warn")
-    desk.publisher.tighten([ref, private], "block")
-    assert desk.shelf.record(ref).publish_gate == "block"
-    assert desk.shelf.record(private).publish_gate is None
-    assert desk.publisher.upload([ref])[ref].state is OutcomeState.FAILED
+def test_somebody_stricter_tightens_what_waits(under):
+    ref, private = under.store.add("leaky", LEAK), under.store.add("private", LEAK)
+    wish(under, ref, "warn")
+    under.publisher.tighten([ref, private], "block")
+    assert under.store.record(ref).publish_gate == "block"
+    assert under.store.record(private).publish_gate is None
+    assert under.publisher.upload([ref])[ref].state is OutcomeState.FAILED
 
 
-def test_an_accepted_finding_passes_until_its_file_changes(desk):
-    ref = desk.shelf.add("leaky", LEAK)
-    desk.settings.secrets_gate = "block"
-    [finding] = desk.publisher.findings([desk.shelf.record(ref)])[ref]
+def test_an_accepted_finding_passes_until_its_file_changes(under):
+    ref = under.store.add("leaky", LEAK)
+    under.settings.secrets_gate = "block"
+    [finding] = under.publisher.findings([under.store.record(ref)])[ref]
     with pytest.raises(NotFound, match="no finding"):
-        desk.publisher.accept_findings([ref], {finding.key: "docs", "0" * 16: "?"}, "me")
+        under.publisher.accept_findings([ref], {finding.key: "docs", "0" * 16: "?"}, "me")
     with pytest.raises(UsageError, match="reason"):
-        desk.publisher.accept_findings([ref], {finding.key: " "}, "me")
-    assert str(ref) in desk.publisher.request([ref]).left_out
-    desk.publisher.accept_findings([ref], {finding.key: "AWS's own example"}, "me")
-    [accepted] = desk.publisher.findings([desk.shelf.record(ref)])[ref]
+        under.publisher.accept_findings([ref], {finding.key: " "}, "me")
+    assert str(ref) in under.publisher.request([ref]).left_out
+    under.publisher.accept_findings([ref], {finding.key: "AWS's own example"}, "me")
+    [accepted] = under.publisher.findings([under.store.record(ref)])[ref]
     assert (accepted.key, accepted.accepted.by, accepted.accepted.reason) == (
         finding.key, "me", "AWS's own example",
     )  # fmt: skip
-    assert desk.publish(ref) == {ref: "done"}
-    other = desk.shelf.add("other", LEAK + b"# changed\n")
-    assert str(other) in desk.publisher.request([other]).left_out
-    same = desk.shelf.add("same", LEAK)
-    assert desk.publisher.request([same]).accepted == [same]
+    assert under.publish(ref) == {ref: "done"}
+    other = under.store.add("other", LEAK + b"# changed\n")
+    assert str(other) in under.publisher.request([other]).left_out
+    same = under.store.add("same", LEAK)
+    assert under.publisher.request([same]).accepted == [same]
 
 
-def test_findings_of_earlier_versions_of_the_service_leave_the_warnings(desk):
-    ref = desk.shelf.add("leaky", LEAK)
-    desk.journal.versions.set(ref, warnings=("kept", "may hold a secret: old:1 gone"))
-    desk.publish(ref)
-    assert desk.shelf.record(ref).warnings == ("kept",)
+def test_findings_of_earlier_versions_of_the_service_leave_the_warnings(under):
+    ref = under.store.add("leaky", LEAK)
+    under.journal.versions.set(ref, warnings=("kept", "may hold a secret: old:1 gone"))
+    under.publish(ref)
+    assert under.store.record(ref).warnings == ("kept",)
 
 
 # -- deleting -------------------------------------------------------------------------------------
-def test_deleting_asks_the_server_first(desk, reference):
-    published, private = desk.shelf.add("published"), desk.shelf.add("private")
-    desk.publish(published)
-    assert desk.publisher.delete([published])[published].state is OutcomeState.SKIPPED
-    assert desk.publisher.request_delete([published, private]) == [published]
-    assert desk.journal.versions.wanting_publish(desk.now) == []
-    assert [record.ref for record in desk.journal.versions.wanting_delete(desk.now)] == [published]
-    assert desk.run(published) == {published: "skipped"}
-    assert "deleted" in desk.publisher.request([published]).left_out[str(published)]
+def test_deleting_asks_the_server_first(under, reference):
+    published, private = under.store.add("published"), under.store.add("private")
+    under.publish(published)
+    assert under.publisher.delete([published])[published].state is OutcomeState.SKIPPED
+    assert under.publisher.request_delete([published, private]) == [published]
+    assert under.journal.versions.wanting_publish(under.now) == []
+    assert [record.ref for record in under.journal.versions.wanting_delete(under.now)] == [
+        published
+    ]
+    assert under.run(published) == {published: "skipped"}
+    assert "deleted" in under.publisher.request([published]).left_out[str(published)]
     reference.faults(DOWN)
-    assert desk.publisher.delete([published])[published].state is OutcomeState.DEFERRED
-    assert desk.journal.versions.wanting_delete(desk.now) == []
-    assert published in desk.shelf.contents
+    assert under.publisher.delete([published])[published].state is OutcomeState.DEFERRED
+    assert under.journal.versions.wanting_delete(under.now) == []
+    assert published in under.store.contents
     reference.faults()
-    desk.now += 60
-    assert desk.publisher.delete([published])[published].state is OutcomeState.DONE
-    assert desk.journal.versions.get(published) is None
-    assert desk.publisher.delete([published])[published].state is OutcomeState.DONE
-    assert desk.server.reference_stats()["versions"] == 0
+    under.now += 60
+    assert under.publisher.delete([published])[published].state is OutcomeState.DONE
+    assert under.journal.versions.get(published) is None
+    assert under.publisher.delete([published])[published].state is OutcomeState.DONE
+    assert under.server.reference_stats()["versions"] == 0
 
 
-def test_a_deletion_that_the_disk_refuses_is_asked_again(desk):
-    good, bad = desk.shelf.add("good"), desk.shelf.add("bad")
-    desk.publish(good, bad)
-    desk.publisher.request_delete([good, bad])
-    desk.shelf.broken[bad] = EscherError("stuck")
-    outcomes = desk.publisher.delete([good, bad])
+def test_a_deletion_that_the_disk_refuses_is_asked_again(under):
+    good, bad = under.store.add("good"), under.store.add("bad")
+    under.publish(good, bad)
+    under.publisher.request_delete([good, bad])
+    under.store.broken[bad] = EscherError("stuck")
+    outcomes = under.publisher.delete([good, bad])
     assert outcomes[good].state is OutcomeState.DONE
     assert outcomes[bad].state is OutcomeState.DEFERRED
-    desk.shelf.broken.clear()
-    desk.now += 60
-    assert desk.publisher.delete([bad])[bad].state is OutcomeState.DONE
+    under.store.broken.clear()
+    under.now += 60
+    assert under.publisher.delete([bad])[bad].state is OutcomeState.DONE
 
 
-def test_a_change_there_wins_over_a_deletion_here(desk, reference):
+def test_a_change_there_wins_over_a_deletion_here(under, reference):
     from escher_server.tenants import ensure_tenant
 
-    ref = desk.shelf.add("approved")
-    desk.publish(ref)
-    ensure_tenant(reference.data_dir, desk.settings.tenant_id, "reviewer", "REVIEWER-2")
+    ref = under.store.add("approved")
+    under.publish(ref)
+    ensure_tenant(reference.data_dir, under.settings.tenant_id, "reviewer", "REVIEWER-2")
     from core.models import Status
     from core.server.client import EscherServer
 
-    token = type(desk.settings.server_token)("REVIEWER-2")
-    reviewer = EscherServer(desk.settings.model_copy(update={"server_token": token}))
+    token = type(under.settings.server_token)("REVIEWER-2")
+    reviewer = EscherServer(under.settings.model_copy(update={"server_token": token}))
     reviewer.set_status(ref, Status.REJECTED)
-    desk.publisher.request_delete([ref])
-    outcome = desk.publisher.delete([ref])[ref]
+    under.publisher.request_delete([ref])
+    outcome = under.publisher.delete([ref])[ref]
     assert (outcome.state, outcome.error_type) == (OutcomeState.FAILED, "Conflict")
-    record = desk.shelf.record(ref)
+    record = under.store.record(ref)
     assert (record.sync_state, record.deleting, record.revision) == (SyncState.PUBLISHED, False, 2)
-    assert desk.publisher.delete([ref])[ref].state is OutcomeState.SKIPPED
-    desk.publisher.request_delete([ref])
-    assert desk.publisher.delete([ref])[ref].state is OutcomeState.DONE
+    assert under.publisher.delete([ref])[ref].state is OutcomeState.SKIPPED
+    under.publisher.request_delete([ref])
+    assert under.publisher.delete([ref])[ref].state is OutcomeState.DONE
 
 
-def test_deleting_after_a_lost_answer_leaves_nothing_there(desk):
-    ref = desk.shelf.add("lost")
-    desk.publisher.request([ref])
-    desk.publisher.upload([ref])
-    desk.publisher.publish([ref])
-    desk.journal.versions.set(ref, revision=None, published_digest=None)
-    assert desk.publisher.request_delete([ref]) == [ref]
-    assert desk.publisher.delete([ref])[ref].state is OutcomeState.DONE
-    assert desk.server.reference_stats()["versions"] == 0
+def test_deleting_after_a_lost_answer_leaves_nothing_there(under):
+    ref = under.store.add("lost")
+    under.publisher.request([ref])
+    under.publisher.upload([ref])
+    under.publisher.publish([ref])
+    under.journal.versions.set(ref, revision=None, published_digest=None)
+    assert under.publisher.request_delete([ref]) == [ref]
+    assert under.publisher.delete([ref])[ref].state is OutcomeState.DONE
+    assert under.server.reference_stats()["versions"] == 0
 
 
-def test_deleting_an_open_conflict_leaves_theirs_alone(desk, tmp_path):
-    ref = desk.shelf.add("both", b"echo mine\n")
-    publish_elsewhere(desk, ref, b"echo theirs\n", desk.another_machine(tmp_path))
-    desk.publish(ref)
-    desk.publisher.request_delete([ref])
-    assert desk.publisher.delete([ref])[ref].state is OutcomeState.DONE
-    assert desk.server.reference_stats()["versions"] == 1
+def test_deleting_an_open_conflict_leaves_theirs_alone(under, tmp_path):
+    ref = under.store.add("both", b"echo mine\n")
+    publish_elsewhere(under, ref, b"echo theirs\n", under.another_machine(tmp_path))
+    under.publish(ref)
+    under.publisher.request_delete([ref])
+    assert under.publisher.delete([ref])[ref].state is OutcomeState.DONE
+    assert under.server.reference_stats()["versions"] == 1
 
 
 # -- nothing leaks ----------------------------------------------------------------------------------
@@ -512,13 +514,13 @@ def test_deleting_an_open_conflict_leaves_theirs_alone(desk, tmp_path):
         {"action": "truncate_body"},
     ],
 )
-def test_no_script_token_or_signature_in_rows_outcomes_and_logs(desk, reference, caplog, fault):
+def test_no_script_token_or_signature_in_rows_outcomes_and_logs(under, reference, caplog, fault):
     caplog.set_level("DEBUG")
-    ref = desk.shelf.add("canary", CANARY + os.urandom(8).hex().encode())
-    desk.publisher.request([ref])
+    ref = under.store.add("canary", CANARY + os.urandom(8).hex().encode())
+    under.publisher.request([ref])
     reference.faults({**fault, **FOREVER})
-    outcome = desk.publisher.upload([ref])[ref]
+    outcome = under.publisher.upload([ref])[ref]
     assert outcome.error
-    said = f"{outcome} {dataclasses.asdict(desk.shelf.record(ref))} {caplog.text}"
+    said = f"{outcome} {dataclasses.asdict(under.store.record(ref))} {caplog.text}"
     for secret in ("CANARY", "signature", "Bearer"):
         assert secret not in said

@@ -6,8 +6,8 @@ import pytest
 from support.feed import change_item
 
 from core.errors import Refused, ServerUnreachable, StorageError, UsageError
-from core.journal.facts import CURSOR
 from core.journal.leases import VERSION
+from core.journal.pulls import CURSOR
 from core.journal.tables import pins
 from core.models import Area, OutcomeState, Ref, Status, Strategy, SyncState
 from core.playbooks.verify import adopt

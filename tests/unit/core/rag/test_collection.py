@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.rag import make_point
 
-from core.rag.collection import Collection, Conditions
 from core.rag.edge import EdgeCollection
+from core.rag.points import Collection, Conditions
 from core.rag.qdrant import RemoteCollection, Scope, connect
 
 MODEL = "sha256:" + "a" * 64

@@ -11,9 +11,9 @@ import pytest
 from support.rag import make_point
 
 from core.errors import IndexBusy, IndexCorrupt
-from core.rag.collection import Conditions
 from core.rag.edge import EdgeCollection
 from core.rag.edge_files import file_sums, is_as_left
+from core.rag.points import Conditions
 
 MODEL = "sha256:" + "a" * 64
 ROOT = Path(__file__).resolve().parents[4]

@@ -77,8 +77,8 @@ def new_indexing(
 
     def make(model: Any = embedder, **changes: Any) -> Indexing:
         home = settings.model_copy(update=changes)
-        indexing = Indexing(home, journal, contents, lambda ref, _: f"sealed {ref}", library)
-        vars(indexing)["embedder"] = model
+        seal = lambda ref, _: f"sealed {ref}"  # noqa: E731  nobody reads it
+        indexing = Indexing(home, journal, contents, seal, library, embedder=model)
         made.append(indexing)
         return indexing
 

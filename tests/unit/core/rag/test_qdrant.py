@@ -19,7 +19,7 @@ from core.errors import (
     ServerRejected,
     ServerUnreachable,
 )
-from core.rag.collection import NAME, Conditions
+from core.rag.points import NAME, Conditions
 from core.rag.qdrant import RemoteCollection, Scope, _by_status, connect
 
 SCOPE = Scope("tenant", "home", "sha256:a")

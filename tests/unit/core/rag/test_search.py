@@ -7,8 +7,7 @@ from support.rag import metadata
 
 from core.errors import UsageError
 from core.models import Status
-from core.rag.collection import Hit
-from core.rag.points import words
+from core.rag.points import Hit, words
 from core.rag.search import (
     SearchFilters,
     check_request,

@@ -27,7 +27,7 @@ from core.errors import (
     UsageError,
 )
 from core.files import sha256_bytes
-from core.journal.conflicts import DELETION, WaitingChange
+from core.journal.pulls import DELETION, WaitingChange
 from core.models import Ref, ScriptKey, Strategy
 from core.scripts.cache import ScriptCache
 from core.scripts.models import Source
