@@ -17,7 +17,8 @@ CLOUDS = {"aws", "azure", "gcp"}
 REQUIRED = {
     "playbook_id": str, "version": str, "name": str, "description": str, "purpose": str,
     "use_cases": list, "keywords": list, "prerequisites": list, "cloud_provider": list,
-    "resource_types": list, "author": str, "storage_strategy": str, "status": str, "tags": dict,
+    "resource_types": list, "author": str, "storage_strategy": str, "status": str,
+    "entry_points": dict, "tags": dict,
     "estimated_impact": dict, "sensitive": bool, "created_at": int, "updated_at": int,
 }  # fmt: skip
 PARAMETER_FIELDS = {
@@ -96,9 +97,21 @@ def test_parameters_and_plan_keep_the_rules(folder: Path) -> None:
 def test_nothing_but_known_files_and_one_entry_point_a_format(folder: Path) -> None:
     known = FORMATS | {"metadata.json", "parameters.json", "explain_plan.json"}
     assert {path.name for path in folder.iterdir()} <= known
-    formats = [path.split("/")[0] for path in _scripts(folder)]
-    assert formats
-    assert len(formats) == len(set(formats))
+    formats = {path.split("/")[0] for path in _scripts(folder)}
+    named = _json(folder / "metadata.json")["entry_points"]
+    assert formats == set(named)
+    assert all(entry in _scripts(folder) for entry in named.values())
+
+
+def test_they_show_what_a_playbook_may_have() -> None:
+    """An executable helper, a module with folders of its own, a name that is not English."""
+    scripts = [(folder, path) for folder in VERSIONS for path in _scripts(folder)]
+    helpers = [folder / path for folder, path in scripts if path.startswith("shell/lib/")]
+    assert helpers
+    assert all(path.stat().st_mode & 0o100 for path in helpers)
+    assert all(helper.read_text().startswith("#!") for helper in helpers)
+    assert any(path.startswith("terraform/modules/") for _, path in scripts)
+    assert any(not _json(folder / "metadata.json")["name"].isascii() for folder in VERSIONS)
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=_id)
