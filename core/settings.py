@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     encryption_key_source: Literal["file", "keyring", "env", "command"] = "file"
     encryption_key: SecretStr | None = None
     encryption_key_command: str | None = None
-    secrets_gate: Literal["off", "warn", "block"] = "warn"
+    secrets_gate: Literal["off", "warn", "block"] = "block"
     run_policy: Literal["approved", "own", "any"] = "own"
     reviewer_token: SecretStr | None = None
     trash_days: float = Field(30, gt=0)

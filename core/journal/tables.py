@@ -408,7 +408,7 @@ secret_scans = Table(
     "secret_scans",
     metadata,
     Column("checksum", String(71), primary_key=True),
-    Column("syntax", String(8), primary_key=True),  # bare | quoted: what a value looks like there
+    Column("syntax", String(8), primary_key=True),  # braced | yaml | program | plain
     Column("scanner_version", String(40), nullable=False),
     Column("spots", Json(), nullable=False),  # [[line, kind, degree, marked, member], …]
     Column("scanned_at", BigInteger, nullable=False),

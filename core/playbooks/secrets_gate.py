@@ -246,7 +246,7 @@ class SecretsGate:
 
 
 def _syntax(path: str) -> str:
-    return "bare" if scanner.takes_bare_values(path) else "quoted"
+    return scanner.syntax_of(path)
 
 
 def _keys(item: Item) -> list[tuple[str, tuple[str, str]]]:

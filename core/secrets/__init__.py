@@ -2,10 +2,10 @@
 
 ::
 
-    bytes ──► contents (encodings, archives) ──► scanner (patterns, assignments, line by line)
-                                                                                      │
-    SecretsGate: scans each file's content once, keeps the result by checksum  ◄──────┘
-                 off · warn · block, with what the user accepted
+    bytes ──► contents (encodings, archives) ──► scanner ──► tokens · assignments · commands · structure
+                                                    │             by names and values; needles finds where
+    SecretsGate: scans each file's content once,  ◄─┘
+                 keeps the result by checksum; off · warn · block, with what the user accepted
 
 Here is what a scan finds and how sure it is, never the secret itself; `core.models` needs no more, so
 nothing that scans is imported.

@@ -1,14 +1,17 @@
-"""Finds what looks like a secret in a content: forms by detect-secrets' plugins, values by their names.
+"""Scans one content to its end: its texts, the documents and the base64 in them.
 
-The plugins are called directly, not through `detect_secrets.core.scan`: that one works on files
-on disk, keeps its settings in globals of the process, loads its plugins again for every setting
-and may ask the network whether a key works. The plugin objects themselves are compiled patterns
-without state, so one set serves all threads. Detectors by entropy are left out: over 2,998 real
-playbooks they found resource ids and digests.
+::
 
-`password = "…"` is a secret by the name it is given to. The keyword detector finds such assignments;
-alone, it is wrong in 400 lines of the corpus for every 20 right ones (`ApiKeyRequired: true`,
-`secretsmanager:GetSecretValue`, …), so what is no secret is sorted out (`Assignments`).
+    content ─► contents.texts ─┬─► tokens        forms that only a secret has
+                               ├─► assignments   values given to names that say so
+                               ├─► commands      flags, SQL, pipes, sign-in calls
+                               ├─► structure     JSON, YAML, HCL: name and value apart
+                               └─► base64 in it, once more the same
+
+The rules are our own, each looked at only where one of its words stands (`needles`, one pattern of
+keywords): a third less time than detect-secrets' plugins over every line took, for twice the forms
+(`benchmarks/secrets.py` measures it). Detectors by entropy alone are left out: over 2,998 real playbooks they
+found resource ids and digests.
 
 A scan is bounded in processor time, not by the clock on the wall: what is found is kept, and must not
 depend on what else the machine does.
@@ -16,99 +19,37 @@ depend on what else the machine does.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import time
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from core.secrets import Degree, Spot
+from core.secrets.assignments import KEYWORD, assigned, may_hold
+from core.secrets.commands import COMMAND, in_lines, on_command_lines
 from core.secrets.contents import BINARY, Opaque, texts
+from core.secrets.structure import PLAIN, YAML, apart, documents, syntax_of
+from core.secrets.tokens import forms_in
 
-if TYPE_CHECKING:
-    from detect_secrets.plugins.base import BasePlugin, RegexBasedDetector
-    from detect_secrets.plugins.keyword import KeywordDetector
-
-KEYWORD = "Secret Keyword"
+__all__ = ["scan_content", "scanner_version", "search", "syntax_of"]
 
 # Raise it with every change of what is found, here or in the modules beside: what was kept of
 # earlier scans is then scanned again.
-_RULES = 2
+_RULES = "3"
 
-# Some plugins' patterns are cubic in a line's length, so long lines go in overlapping pieces.
-_PIECE_CHARS = 600
-_OVERLAP_CHARS = 150
-
-_NOT_USED = frozenset(
-    {
-        "Base64 High Entropy String", "Hex High Entropy String",  # resource ids, digests
-        "Public IP (ipv4)",  # 1,926 in the corpus; an address is no secret
-        "Secret Keyword",  # through `Assignments`, which keeps names and values apart
-    }
-)  # fmt: skip
-
-# A plugin need not run over a file that has none of these (lower case). Without an entry it
-# always runs.
-_NEEDS = {
-    "AWS Access Key": ("akia", "asia", "abia", "acca", "a3t", "aws"),
-    "Azure Storage Account access key": ("accountkey=",),
-    "Basic Auth Credentials": ("://",),
-    "Cloudant Credentials": ("cl",),
-    "GitHub Token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    "GitLab Token": ("gl", "gr1348941"),
-    "IBM COS HMAC Credentials": ("secret",),
-    "IBM Cloud IAM Key": ("key", "pwd", "pass", "token"),
-    "JSON Web Token": ("eyj",),
-    "Mailchimp Access Key": ("-us",),
-    "NPM tokens": ("_authtoken",),
-    "OpenAI Token": ("t3blbkfj",),
-    "Private Key": ("private key", "putty-user-key-file"),
-    "PyPI Token": ("pypi-",),
-    "SendGrid API Key": ("sg.",),
-    "Slack Token": ("xox", "hooks.slack.com"),
-    "SoftLayer Credentials": ("sl", "softlayer"),
-    "Square OAuth Secret": ("sq0csp-",),
-    "Stripe Access Key": ("k_live_",),
-}
-# These run only over a piece of a line that holds a word of this length.
-_LONG_WORD = re.compile(r"(?<![\w-])[\w-]{22}")
-_LONG = 22
-_OF_LONG_WORDS = frozenset(
-    {
-        "Discord Bot Token", "IBM Cloud IAM Key", "Telegram Bot Token", "Twilio API Key",
-        "SoftLayer Credentials", "Cloudant Credentials", "IBM COS HMAC Credentials",
-    }
-)  # fmt: skip
-
-# What the three clouds and GitHub have and detect-secrets 1.5 has no plugin for.
-_OURS = {
-    "Google API Key": ("aiza", re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
-    "Google OAuth Client Secret": ("gocspx-", re.compile(r"\bGOCSPX-[0-9A-Za-z_-]{28}\b")),
-    "Encrypted Private Key": (
-        "begin encrypted private key",
-        re.compile(r"BEGIN ENCRYPTED PRIVATE KEY"),
-    ),
-    "Azure Shared Access Signature": ("sig=", re.compile(r"[?&]sig=[0-9A-Za-z%/+]{40,}")),
-    "GitHub Fine-Grained Token": ("github_pat_", re.compile(r"\bgithub_pat_\w{40,}")),
-}
-# Nor over a piece of a line without one of these, as they are written.
-_NEEDS_IN_PIECE = {
-    "Artifactory Credentials": ("AKC", "AP"),
-    "Telegram Bot Token": (":",),
-    "Twilio API Key": ("AC", "SK"),
-}
-# Forms that other things have, too: an id, a hash, a number beside a word.
-_WEAK = frozenset(
-    {
-        "Cloudant Credentials", "Discord Bot Token", "IBM COS HMAC Credentials",
-        "IBM Cloud IAM Key", "Mailchimp Access Key", "SoftLayer Credentials",
-        "Telegram Bot Token", "Twilio API Key",
-    }
-)  # fmt: skip
+MAX_BYTES = 1024 * 1024
+MAX_SPOTS = 100
+DEADLINE_SECONDS = 5.0
+TOO_LARGE = "not scanned: larger than 1 MiB"
+TOO_SLOW = f"not scanned to its end: took longer than {DEADLINE_SECONDS:.0f} s"
+TOO_MANY = f"not scanned to its end: {MAX_SPOTS} findings"
+_LOOK_AT_CLOCK_EVERY = 16  # looks at a place
 _ALLOWED = re.compile(r"pragma: ?(?:allow|white)list[ -]secret")
-_REFERENCE_IN_URL = re.compile(r"[$<{%*]|(?:password|passwd|pass|pwd|token|secret)$", re.IGNORECASE)
+_ESCAPED_SIGN = re.compile(r"\\u00([2-7][0-9a-fA-F])")
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class Match(NamedTuple):
@@ -120,251 +61,30 @@ class Match(NamedTuple):
     marked: bool
 
 
-@lru_cache(maxsize=1)
+class _TooSlow(Exception):
+    """The scan took too long."""
+
+
+class _Clock:
+    """Raises `_TooSlow` when the time is over; looked at where a finder has looked at a place."""
+
+    def __init__(self) -> None:
+        self._end = time.thread_time() + DEADLINE_SECONDS
+        self._looks = 0
+
+    def tick(self) -> None:
+        self._looks += 1
+        if self._looks % _LOOK_AT_CLOCK_EVERY == 0:
+            self.look()
+
+    def look(self) -> None:
+        if time.thread_time() > self._end:
+            raise _TooSlow
+
+
 def scanner_version() -> str:
     """Return the scanner's version, which changes whenever the same content may be found to hold something else."""
-    return f"{_RULES}/{version('detect-secrets')}"
-
-
-def search(text: str, syntax_of: str, *, is_binary: bool = False) -> Iterator[Match | None]:
-    """Yield matches in a text, line by line, and None after each piece of a line, to look at the clock.
-
-    ``syntax_of``: the file's path; its suffix tells whether a bare word may be a value. Of a binary
-    file the lines mean nothing, and words in it are no assignment: only forms are certain there.
-    """
-    lowered = text.lower()
-    plugins = [
-        _Form(kind, plugin, _NEEDS_IN_PIECE.get(kind, ()))
-        for kind, plugin in _plugins()
-        if kind not in _NEEDS or any(need in lowered for need in _NEEDS[kind])
-    ]
-    forms = [form for form in plugins if form.kind not in _OF_LONG_WORDS]
-    long_forms = [form for form in plugins if form.kind in _OF_LONG_WORDS]
-    ours = [(kind, pattern) for kind, (need, pattern) in _OURS.items() if need in lowered]
-    assignments = Assignments(syntax_of) if Assignments.may_be_in(lowered) else None
-    for number, line in enumerate(text.split("\n"), start=1):
-        marked = "list" in line and _ALLOWED.search(line) is not None and not is_binary
-        at = 0 if is_binary else number
-        for piece in _pieces(line):
-            kinds = [kind for kind, pattern in ours if pattern.search(piece)]
-            kinds += [form.kind for form in forms if form.is_in(piece)]
-            if len(piece) >= _LONG and _LONG_WORD.search(piece):
-                kinds += [form.kind for form in long_forms if form.is_in(piece)]
-            for kind in kinds:
-                degree = Degree.POSSIBLE if kind in _WEAK else Degree.CERTAIN
-                yield Match(at, kind, degree, marked)
-            if assignments is not None and assignments.holds_secret(piece):
-                degree = Degree.POSSIBLE if is_binary else Degree.CERTAIN
-                yield Match(at, KEYWORD, degree, marked)
-            yield None
-
-
-class _Form(NamedTuple):
-    """A plugin, and what a piece must hold, as it is written, for the plugin to be asked."""
-
-    kind: str
-    plugin: RegexBasedDetector
-    needs: tuple[str, ...]
-
-    def is_in(self, piece: str) -> bool:
-        for need in self.needs:
-            if need in piece:
-                break
-        else:
-            if self.needs:
-                return False
-        return any(_counts(self.kind, secret) for secret in self.plugin.analyze_string(piece))
-
-
-def _counts(kind: str, secret: str) -> bool:
-    """A URL's `user:$PASSWORD@` is no secret, and neither is `user:<password>@`."""
-    return kind != "Basic Auth Credentials" or not _REFERENCE_IN_URL.match(secret)
-
-
-def _pieces(line: str) -> Iterator[str]:
-    if len(line) <= _PIECE_CHARS:
-        if line:
-            yield line
-        return
-    for start in range(0, len(line), _PIECE_CHARS - _OVERLAP_CHARS):
-        yield line[start : start + _PIECE_CHARS]
-
-
-@lru_cache(maxsize=1)
-def _plugins() -> tuple[tuple[str, RegexBasedDetector], ...]:
-    # here, not above: it imports some thirty modules and requests
-    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
-    from detect_secrets.plugins.base import RegexBasedDetector as Detector
-
-    classes: Mapping[str, type[BasePlugin]] = get_mapping_from_secret_type_to_class()
-    return tuple(
-        (kind, plugin())
-        for kind, plugin in sorted(classes.items())
-        if kind not in _NOT_USED and issubclass(plugin, Detector)
-    )
-
-
-# -- values by their names ---------------------------------------------------------------------
-
-MIN_SECRET_CHARS = 6
-
-# Suffixes of formats in which a bare word after = or : is a value; elsewhere it is a name.
-_BARE_VALUES = frozenset(
-    {"", ".sh", ".bash", ".env", ".ini", ".cfg", ".properties", ".yaml", ".yml"}
-)
-
-_KEYWORD = re.compile(
-    r"(?<!by)pass(?:word|wd|phrase)?|pwd|secret|contrase[nñ]a"
-    r"|(?:api|auth|service|account|access|db|database|priv|private|client)[_-]?key",
-    re.IGNORECASE,
-)
-_KEYWORD_PARTS = ("pass", "pwd", "secret", "contrase", "key")  # one of them is in each
-# The name in front of a value: the identifier before = or :
-_NAME = re.compile(r"([A-Za-z_][\w.-]*)['\"\])]*\s*(?:[:=!]=*>?|=>)\s*[@!\w]*\s*['\"`]?$")
-# `secret_name`, `PasswordLength`: words after the keyword that make it something else
-_ABOUT = frozenset(
-    {
-        "name", "names", "arn", "arns", "id", "ids", "type", "required", "length", "age",
-        "days", "port", "enabled", "version", "versions", "policy", "uri", "url", "ref",
-        "path", "file", "prefix", "source", "count", "expires", "expiration", "validity",
-        "authentication", "manager", "smanager", "rotation", "rotate", "reuse", "extension",
-        "extensions", "http", "template", "kind", "store", "provider", "parameter", "param",
-        "env", "variable", "label", "description", "hint", "title", "prompt", "field",
-        "attribute", "column", "permissions", "vault", "group", "role", "class", "auth",
-        "login", "min", "max",
-    }
-)  # fmt: skip
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-
-# AWS' own way to name a secret without holding it
-_DYNAMIC = re.compile(r"\{\{resolve:.*|arn:aws[\w-]*:secretsmanager:.*")
-
-# Values that point at a secret or stand for one.
-_REFERENCE = re.compile(
-    r"[\[$<{(!%*&]|arn:|https?://|projects/|/subscriptions/|privatesettingsref:"
-    r"|(?:var|local|data|module|each|self|os|process|random_\w+|[a-z]+_[a-z_]+\.\w+)\."
-    r"|.*\{\{|.*\$\{|.*<[\w -]+>$",
-    re.IGNORECASE,
-)
-_PLACEHOLDER = re.compile(
-    r"(?:value|secret|password|passwd|string|text|example|sample|dummy|placeholder|replaced?"
-    r"|redacted|changed|todo|none|null|true|false|yes|no|header|required|optional|enabled|disabled"
-    r"|x+|\.+|\*+|-+|_+)\d*|your[-_ ].*|\d[\d.]*",
-    re.IGNORECASE,
-)
-_IAM_ACTION = re.compile(r"(?:[A-Z][a-z]+)+\*?")  # GetSecretValue, DescribeSecret
-_BARE = re.compile(r"[^\s'\"`(){}\[\],;|&<>]+")
-
-# A parameter's default stands some lines below its name.
-_DEFAULT = re.compile(r"^\s*-?\s*[\"']?default(?:value)?[\"']?\s*[:=]\s*(.+?),?\s*$", re.IGNORECASE)
-_DECLARED = re.compile(
-    r"^\s*(?:\{\s*)?[\"']?name[\"']?\s*:\s*[\"']([\w-]+)[\"']"  # parameters.json
-    r"|^\s*variable\s+\"([\w-]+)\"\s*\{"  # terraform
-    r"|^\s*[\"']?([A-Za-z][\w-]*)[\"']?\s*:\s*\{?\s*$"  # CloudFormation, ARM
-)
-_DECLARATION_REACHES = 8
-
-
-def takes_bare_values(path: str) -> bool:
-    """Whether a word without quotes is a value in such a file: all that a path is looked at for."""
-    return PurePosixPath(path).suffix in _BARE_VALUES
-
-
-class Assignments:
-    """Finds values given to names that say secret; reads one file's lines in their order."""
-
-    def __init__(self, path: str) -> None:
-        self._bare = takes_bare_values(path)
-        self._declared, self._lines_since = "", 0
-
-    @staticmethod
-    def may_be_in(lowered: str) -> bool:
-        """Whether a text, in lower case, may have a word that a secret is given to.
-
-        `_KEYWORD` without regard to case takes a third of a scan's time; most texts and lines have
-        none of its words.
-        """
-        return any(word in lowered for word in _KEYWORD_PARTS)
-
-    def holds_secret(self, line: str) -> bool:
-        """Whether the line gives a secret to a name that says so."""
-        self._lines_since += 1
-        if "secretsmanager" in line or "{{resolve" in line:
-            line = _DYNAMIC.sub("", line)
-        declared = _DECLARED.match(line)
-        if declared:
-            self._declared = next(name for name in declared.groups() if name)
-            self._lines_since = 0
-        elif self._lines_since <= _DECLARATION_REACHES and _KEYWORD.search(self._declared):
-            default = _DEFAULT.match(line)
-            if default and _is_secret(self._declared, default[1].strip("\"'")):
-                return True
-        if not self.may_be_in(line.lower()):
-            return False
-        return bool(_KEYWORD.search(line)) and self._assigns(line)
-
-    def _assigns(self, line: str) -> bool:
-        from detect_secrets.filters.heuristic import is_indirect_reference
-        from detect_secrets.plugins import keyword
-
-        if is_indirect_reference(line):
-            return False
-        quoted = _detector().analyze_string(line, keyword.QUOTES_REQUIRED_DENYLIST_REGEX_TO_GROUP)
-        if any(_is_secret(_name_before(line, value), value) for value in quoted):
-            return True
-        if not self._bare:
-            return False
-        bare = _detector().analyze_string(line, keyword.CONFIG_DENYLIST_REGEX_TO_GROUP)
-        for value in bare:
-            word = _BARE.match(value)
-            if word and "$" not in word[0] and _is_secret(_name_before(line, value), word[0]):
-                return True
-        return False
-
-
-def _name_before(line: str, value: str) -> str:
-    before = line[: line.find(value)]
-    found = _NAME.search(before)
-    return found[1] if found else ""
-
-
-def _is_secret(name: str, value: str) -> bool:
-    """Whether `value` may be a secret, given to `name` ("" where no name was recognised)."""
-    if name and _is_about(name):
-        return False
-    if len(value) < MIN_SECRET_CHARS or not re.search(r"[A-Za-z]", value):
-        return False
-    if _REFERENCE.match(value) or _PLACEHOLDER.fullmatch(value):
-        return False
-    # words of a sentence; a passphrase of words is written without blanks or with a quote
-    return value.count(" ") < 2 and not (  # noqa: PLR2004 - three words and more
-        _IAM_ACTION.fullmatch(value) and _KEYWORD.search(value) and not name
-    )
-
-
-def _is_about(name: str) -> bool:
-    """Whether a name tells something about a secret (`secretArn`) and does not hold it."""
-    keywords = list(_KEYWORD.finditer(name))
-    after = name[keywords[-1].end() :] if keywords else ""
-    return any(word.lower() in _ABOUT for word in _WORDS.findall(after))
-
-
-@lru_cache(maxsize=1)
-def _detector() -> KeywordDetector:
-    from detect_secrets.plugins.keyword import KeywordDetector as Detector
-
-    return Detector()
-
-
-# -- one content, to its end or with a word that it was not -----------------------------------
-
-MAX_BYTES = 1024 * 1024
-MAX_SPOTS = 100
-DEADLINE_SECONDS = 5.0
-TOO_LARGE = "not scanned: larger than 1 MiB"
-TOO_SLOW = f"not scanned to its end: took longer than {DEADLINE_SECONDS:.0f} s"
-TOO_MANY = f"not scanned to its end: {MAX_SPOTS} findings"
-_LOOK_AT_CLOCK_EVERY = 16  # pieces of lines
+    return _RULES
 
 
 def scan_content(path: str, content: bytes) -> list[Spot]:
@@ -377,39 +97,123 @@ def scan_content(path: str, content: bytes) -> list[Spot]:
         return [Spot(0, TOO_LARGE, Degree.CERTAIN)]
     found: dict[tuple[str, int, str], Spot] = {}
     end = None
-    for spot in _spots(path, content):
-        known = found.get((spot.member, spot.line, spot.kind))
-        if known is None or spot.degree is Degree.CERTAIN:
-            found[spot.member, spot.line, spot.kind] = spot
-        if spot.kind == TOO_SLOW or len(found) >= MAX_SPOTS:
-            end = Spot(0, TOO_SLOW if spot.kind == TOO_SLOW else TOO_MANY, Degree.CERTAIN)
-            break
+    try:
+        for spot in _spots(path, content):
+            known = found.get((spot.member, spot.line, spot.kind))
+            if known is None or spot.degree is Degree.CERTAIN:
+                found[spot.member, spot.line, spot.kind] = spot
+            if len(found) >= MAX_SPOTS:
+                end = Spot(0, TOO_MANY, Degree.CERTAIN)
+                break
+    except _TooSlow:
+        end = Spot(0, TOO_SLOW, Degree.CERTAIN)
     spots = sorted(_without_wholes(list(found.values())))
-    if end is not None:
-        spots = [spot for spot in spots if spot.kind != TOO_SLOW] + [end]
-    return spots
+    return spots if end is None else [*spots, end]
 
 
 def _spots(path: str, content: bytes) -> Iterator[Spot]:
-    deadline = time.thread_time() + DEADLINE_SECONDS
-    pieces = 0
+    clock = _Clock()
     for part in texts(content):
         if isinstance(part, Opaque):
             yield Spot(0, part.kind, Degree.CERTAIN, member=part.member)
             continue
         if part.is_binary:
             yield Spot(0, BINARY, Degree.POSSIBLE, member=part.member)
-        for match in search(part.text, part.member or path, is_binary=part.is_binary):
-            if match is not None:
-                marked = match.marked and not part.member
-                yield Spot(match.line, match.kind, match.degree, marked, part.member)
-            pieces += 1
-            if pieces % _LOOK_AT_CLOCK_EVERY == 0 and time.thread_time() > deadline:
-                yield Spot(0, TOO_SLOW, Degree.CERTAIN)
-                return
-        if time.thread_time() > deadline:
-            yield Spot(0, TOO_SLOW, Degree.CERTAIN)
-            return
+        syntax = syntax_of(part.member or path)
+        for match in search(part.text, syntax, clock, is_binary=part.is_binary):
+            marked = match.marked and not part.member
+            yield Spot(match.line, match.kind, match.degree, marked, part.member)
+        clock.look()
+
+
+def search(
+    text: str, syntax: str, clock: _Clock | None = None, *, is_binary: bool = False
+) -> Iterator[Match]:
+    """Yield what looks like a secret in a text that is read in a syntax (`syntax_of` its path).
+
+    Of a binary file the lines mean nothing, and words in it are no assignment: only forms are
+    certain there.
+    """
+    clock = clock or _Clock()
+    lines = [match.end() for match in re.finditer("\n", text)]
+    lowered = text.lower()
+    marks = _marked_lines(text, lowered, lines)
+
+    def match(line: int, kind: str, degree: Degree) -> Match:
+        if is_binary:
+            return Match(
+                0, kind, degree if kind not in {KEYWORD, COMMAND} else Degree.POSSIBLE, marked=False
+            )
+        return Match(line, kind, degree, line in marks)
+
+    for at, kind, degree in _in_text(text, syntax, clock):
+        yield match(bisect_right(lines, at) + 1, kind, degree)
+    if not is_binary:
+        for found in apart(documents(syntax, text, lowered, clock.look)):
+            clock.tick()
+            if found is not None:
+                yield match(found[0], KEYWORD, found[1])
+    if "\\u00" in text:  # signs that JSON's writers escape: `=`, `&`, `<`
+        unescaped = _ESCAPED_SIGN.sub(lambda found: chr(int(found[1], 16)), text)
+        if unescaped != text:
+            ends = [found.end() for found in re.finditer("\n", unescaped)]
+            for at, kind, degree in _in_text(unescaped, syntax, clock):
+                yield match(bisect_right(ends, at) + 1, kind, degree)
+    for at, decoded in _base64(text):
+        clock.tick()
+        for _, kind, degree in _in_text(decoded, PLAIN, clock):
+            yield match(bisect_right(lines, at) + 1, kind, degree)
+
+
+def _in_text(text: str, syntax: str, clock: _Clock) -> Iterator[tuple[int, str, Degree]]:
+    """(offset, kind, degree) of what is found by its place in a text alone."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a letter whose small one has more characters
+        lowered = text.translate(_ASCII_LOWER)
+    for form in forms_in(text):
+        clock.tick()
+        if form is not None:
+            yield form
+    if may_hold(lowered):
+        for given in assigned(text, lowered, bare=syntax in {PLAIN, YAML}):
+            clock.tick()
+            if given is not None:
+                yield given[0], KEYWORD, given[1]
+    for finder in (on_command_lines(text), in_lines(text, lowered)):
+        for given in finder:
+            clock.tick()
+            if given is not None:
+                yield given[0], COMMAND, given[1]
+
+
+def _marked_lines(text: str, lowered: str, lines: list[int]) -> set[int]:
+    if "pragma" not in lowered:
+        return set()
+    return {bisect_right(lines, match.start()) + 1 for match in _ALLOWED.finditer(text)}
+
+
+# -- base64 ------------------------------------------------------------------------------------
+
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/]{24,}+={0,2}(?![A-Za-z0-9_-])")
+_PROBE = 24
+_PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]*")
+
+
+def _base64(text: str) -> Iterator[tuple[int, str]]:
+    """(offset, text) of each base64 that is a text again, UTF-16 as PowerShell's commands too."""
+    for run in _BASE64.finditer(text):
+        try:
+            start = base64.b64decode(run[0][:_PROBE])
+            if not (
+                _PRINTABLE.fullmatch(start)
+                or (_PRINTABLE.fullmatch(start[::2]) and not any(start[1::2]))
+            ):
+                continue
+            content = base64.b64decode(run[0] + "=" * (-len(run[0]) % 4))
+        except (binascii.Error, ValueError):
+            continue
+        wide = content[1:2] == b"\0"
+        yield run.start(), content.decode("utf-16-le" if wide else "utf-8", "replace")
 
 
 def _without_wholes(spots: list[Spot]) -> list[Spot]:

@@ -17,7 +17,7 @@ from core.rag import edge_files
 OURS = ("core", "tasks", "escher_playbooks", "escher_server", "celeryconfig", "flowerconfig")
 THEIRS = (
     "celery", "kombu", "redis", "vine", "billiard", "flower", "tornado", "sqlalchemy", "pydantic",
-    "requests", "urllib3", "numpy", "torch", "transformers", "qdrant_edge", "detect_secrets",
+    "requests", "urllib3", "numpy", "torch", "transformers", "qdrant_edge", "ahocorasick_rs",
     "keyring", "uvicorn", "fastapi", "psutil", "watchfiles", "sitecustomize", "usercustomize",
 )  # fmt: skip
 PROGRAMS = ("valkey-server", "redis-server", "bash", "getkey")

@@ -19,7 +19,7 @@ from core.models import Area, Ref, Strategy, SyncState
 @pytest.fixture(scope="module")
 def office(module_home: MakeService) -> ServiceUnderTest:
     """A running service that this file shares; no sync takes a test's tampering for an edit."""
-    made = module_home(edit_quiet_seconds="3600")
+    made = module_home(edit_quiet_seconds="3600", secrets_gate="warn")
     made.up()
     return made
 
@@ -100,7 +100,7 @@ def test_workers_apply_the_stricter_secrets_gate_of_whoever_asked(
 ) -> None:
     service = office
     before = service.server_stats()
-    leak = b"export AWS_ACCESS_KEY_ID=" + b"AKIA" + b"IOSFODNN7EXAMPLE\n"
+    leak = b"export AWS_ACCESS_KEY_ID=" + b"AKIA" + b"Q3EGZ7XN5LWTM2RB\n"
     refs = [Ref(f"leaky-thing-{number}", "1.0.0") for number in range(3)]
     # of the commands; the workers' own is `warn`
     monkeypatch.setitem(service.env, "ESCHER_SECRETS_GATE", "block")

@@ -13,7 +13,7 @@ from core.models import Ref, Strategy
 from core.service import PlaybookService
 from core.settings import Settings
 
-AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"
+AWS_ID = "AKIA" + "Q3EGZ7XN5LWTM2RB"
 MARKED = f"#!/bin/sh\nkey={AWS_ID}  # pragma: allowlist secret\n".encode()
 REF = Ref("stop-idle-databases", "1.0.0")
 LATER = Ref(REF.playbook_id, "1.0.1")
@@ -23,7 +23,7 @@ LATER = Ref(REF.playbook_id, "1.0.1")
 def service(
     open_home: Callable[..., PlaybookService], tenant_settings: Settings
 ) -> PlaybookService:
-    return open_home(tenant_settings, edit_quiet_seconds=0)
+    return open_home(tenant_settings, edit_quiet_seconds=0, secrets_gate="warn")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from core.playbooks.secrets_gate import SecretsGate, metadata_content, stricter
 from core.secrets import Degree, SecretFinding, scanner
 from core.settings import Settings
 
-AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"
+AWS_ID = "AKIA" + "Q3EGZ7XN5LWTM2RB"
 LEAK = f"key={AWS_ID}\n".encode()
 MARKED = f"key={AWS_ID}  # pragma: allowlist secret\n".encode()
 

@@ -23,7 +23,7 @@ from core.secrets.contents import (
 )
 from core.secrets.scanner import scan_content
 
-AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"
+AWS_ID = "AKIA" + "Q3EGZ7XN5LWTM2RB"
 LEAK = f"import boto3\nkey = '{AWS_ID}'\n".encode()
 
 

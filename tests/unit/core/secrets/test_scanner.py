@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -13,27 +13,39 @@ from core.secrets import Degree, SecretFinding, Spot
 from core.secrets.contents import BINARY
 from core.secrets.scanner import MAX_BYTES, TOO_LARGE, scan_content
 
-AWS_ID = "AKIA" + "IOSFODNN7EXAMPLE"  # AWS's own documentation example, in two halves for scanners
-AWS_KEY = "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
+AWS_ID = (
+    "AKIA" + "Q3EGZ7XN5LWTM2RB"
+)  # drawn, never AWS's; in two halves for scanners of this project
+AWS_KEY = "kq7Zc1WmR0vXh2/PsTgB" + "9uYd4LfEoNj6AiKx3SpM"
+DOCUMENTED_ID = "AKIA" + "IOSFODNN7EXAMPLE"
+DOCUMENTED_KEY = "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
 
 SECRETS = [
     ("shell/a.sh", f"export AWS_ACCESS_KEY_ID={AWS_ID}"),
     ("shell/a.sh", f"aws_secret_access_key = {AWS_KEY}"),
     ("shell/a.sh", f"curl --user {AWS_ID}:{AWS_KEY} https://x.on.aws/"),
     ("shell/a.sh", "PASSWORD=correcthorse1"),
-    ("shell/a.sh", 'password="Pa$$w0rD-$randomIdentifier"'),
+    ("shell/a.sh", "password='burrito-guacamole-extra-1dollar'"),
     ("shell/a.sh", "git clone https://bob:hunter2hunter2@example.com/x.git"),
     ("python/a.py", "client_secret = 'zH3q-8vTt21'"),
-    ("python/a.py", '"-----BEGIN RSA PRIVATE' + ' KEY-----"'),
-    ("terraform/a.tf", 'root_password    = "abcABC123!"'),
-    ("terraform/a.tf", 'variable "db_password" {\n  type = string\n  default = "abcABC123!"\n}'),
-    ("cloudformation/a.yaml", "      MasterUserPassword: SuperSecret99"),
-    ("cloudformation/a.yaml", "  DBPassword:\n    Type: String\n    Default: SuperSecret99"),
-    ("arm/a.json", '"adminPassword": "P@ssw0rd-1234"'),
+    ("python/a.py", '"-----BEGIN RSA PRIVATE' + ' KEY-----\\nMIIEowIBAAKCAQEAxY"'),
+    ("terraform/a.tf", 'root_password    = "vK8!wq2Lr"'),
+    ("terraform/a.tf", 'variable "db_password" {\n  type = string\n  default = "vK8!wq2Lr"\n}'),
+    ("cloudformation/a.yaml", "      MasterUserPassword: Tr0ub4dor3x"),
+    ("cloudformation/a.yaml", "  DBPassword:\n    Type: String\n    Default: Tr0ub4dor3x"),
+    ("arm/a.json", '"adminPassword": "Ember71!tk-Vw"'),
     ("arm/a.json", '"adminPassword": {\n "type": "string",\n "defaultValue": "P@ss-1234"\n}'),
     ("parameters.json", '{"name": "db_password",\n "type": "string",\n "default": "P@ss-1234"}'),
     ("python/a.py", "key = 'AIza" + "SyD-9tSrke72PouQMnMX-a7eZSW0jkFMBWY'"),
     ("shell/a.sh", "azcopy cp x 'https://a.blob.core.windows.net/c?sv=1&sig=" + "aB3%2F" * 9 + "'"),
+]
+SAMPLES = [
+    ("shell/a.sh", 'password="Pa$$w0rD-$randomIdentifier"'),
+    ("terraform/a.tf", 'root_password    = "abcABC123!"'),
+    ("cloudformation/a.yaml", "      MasterUserPassword: SuperSecret99"),
+    ("arm/a.json", '"adminPassword": "P@ssw0rd-1234"'),
+    ("shell/a.sh", "# Example of a password: vK8!wq2Lr"),
+    ("shell/a.sh", "grep -q 'BEGIN RSA PRIVATE" + ' KEY\' "$1"'),
 ]
 HARMLESS = [
     ("shell/a.sh", 'PASSWORD="$(openssl rand -base64 24)"'),
@@ -55,6 +67,11 @@ HARMLESS = [
     ("arm/a.json", '"adminPassword": "[parameters(\'adminPassword\')]"'),
     ("arm/a.json", '"disablePasswordAuthentication": true'),
     ("arm/a.json", '"Password": "PrivateSettingsRef:AdminPassword"'),
+    ("shell/a.sh", f"export AWS_ACCESS_KEY_ID={DOCUMENTED_ID}"),
+    ("shell/a.sh", f"aws_secret_access_key = {DOCUMENTED_KEY}"),
+    ("shell/a.sh", "AdminPassword=ChangeYourAdminPassword1"),
+    ("python/a.py", "aws_secret_access_key = 'HEAoMK2.../...ku8'"),
+    ("python/a.py", '"""-----BEGIN RSA PRIVATE' + ' KEY-----\\nMIIE...\\n-----END"""'),
     ("arm/a.json", '"bypass": {\n "type": "string",\n "defaultValue": "AzureServices"\n}'),
 ]
 
@@ -70,6 +87,11 @@ def test_a_secret_is_found_at_its_line(path: str, text: str) -> None:
     at = 0 if len(lines) == 1 else next(n for n, line in enumerate(lines) if "efault" in line)
     assert {spot.line for spot in found} == {3 + at}
     assert {spot.degree for spot in found} == {Degree.CERTAIN}
+
+
+@pytest.mark.parametrize(("path", "text"), SAMPLES)
+def test_what_samples_are_made_of_is_possible(path: str, text: str) -> None:
+    assert [spot.degree for spot in scan_content(path, text.encode())] == [Degree.POSSIBLE]
 
 
 @pytest.mark.parametrize(("path", "text"), HARMLESS)
@@ -160,20 +182,35 @@ def test_a_file_full_of_secrets_ends_with_a_word_that_there_are_more() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"://:" * 250_000 + b"@",
-        b"password" * 130_000,
-        b"password='" * 100_000,
-        b"eyJ" * 340_000 + b".",
-        b"aws key " * 130_000,
-        b"password = \n" * 85_000,
-        b'"a' * 500_000,
-        b"a" * MAX_BYTES,
-        b"\xff\xfe" + b"p\0a\0s\0s\0w\0d\0=\0" * 70_000,
-        b"\0\1" * 500_000,
-        b"PK\5\6" * 250_000,
-        b"PK\1\2" * 200_000 + b"PK\5\6" + b"\xff" * 18,
-        b"\x1f\x8b" * 500_000,
-        b"\n" * MAX_BYTES,
+        b"://:" * 62_500 + b"@",
+        b"password" * 32_500,
+        b"password='" * 25_000,
+        b"eyJ" * 85_000 + b".",
+        b"aws key " * 32_500,
+        b"password = \n" * 21_250,
+        b'"a' * 125_000,
+        b"a" * (MAX_BYTES // 4),
+        b"\xff\xfe" + b"p\0a\0s\0s\0w\0d\0=\0" * 17_500,
+        b"\0\1" * 125_000,
+        b"PK\5\6" * 62_500,
+        b"PK\1\2" * 50_000 + b"PK\5\6" + b"\xff" * 18,
+        b"\x1f\x8b" * 125_000,
+        b"\n" * (MAX_BYTES // 4),
+        b'{"a":' * 50_000,
+        b'"\\' * 125_000,
+        b"<<A\npassword" * 20_000,
+        b"password: {" * 22_500,
+        b"- - - password" * 17_500,
+        b"${PASSWORD:-" * 20_000,
+        b"mysql -p " * 27_500,
+        b"curl -u " * 30_000,
+        b"echo x | " * 27_500,
+        b"QUFB" * 62_500,
+        b"-----BEGIN PRIVATE KEY" * 11_250,
+        b"/* password " * 20_000,
+        b"token=" + b"{{" * 125_000,
+        b"Q~" * 125_000,
+        b"IDENTIFIED BY " * 17_500,
     ],
     ids=lambda content: repr(content[:10]),
 )
@@ -181,10 +218,10 @@ def test_a_file_full_of_secrets_ends_with_a_word_that_there_are_more() -> None:
 def test_hostile_text_takes_bounded_time(
     path: str, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.secrets.scanner.DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr("core.secrets.scanner.DEADLINE_SECONDS", 0.2)
     started = time.thread_time()  # the machine may have other things to do
     scan_content(path, content)
-    assert time.thread_time() - started < 3
+    assert time.thread_time() - started < 1.5
 
 
 def test_a_secret_far_into_a_long_line_is_found() -> None:
@@ -205,23 +242,16 @@ CORPUS = Path(__file__).parents[5] / "shared/corpus"
 
 @pytest.mark.corpus
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="no ../shared/corpus")
-def test_the_known_secret_lines_of_the_corpus_are_found() -> None:
+def test_the_sample_passwords_of_the_corpus_are_possible_and_its_placeholders_none() -> None:
     known = json.loads((CORPUS / "secrets_examples.json").read_text())
-    wanted = {
-        (f"{example['playbook_id']}/{example['file']}", example["line"])
-        for example in known["in_corpus"]
-    }
-    paths = {path for path, _ in wanted}
-    files = {}
-    with tarfile.open(CORPUS / "corpus.tar.gz") as archive:
-        for member in archive:
-            path = member.name.removeprefix("playbooks/")
-            content = archive.extractfile(member)
-            if path in paths and content is not None:
-                files[path] = content.read()
-    assert wanted <= set(found_in(files))
+    found = Counter()
+    for example in known["in_corpus"]:
+        spots = scan_content(example["file"], example["text"].encode())
+        found[max((spot.degree.value for spot in spots), default="none")] += 1
+    # certain: a passphrase of four words, which no rule can tell from a real one
+    assert found == {"possible": 14, "none": 5, "certain": 1}
     for example in known["elsewhere"]:
-        assert scan_content("shell/a.sh", example["text"].encode())
+        assert scan_content("shell/a.sh", example["text"].encode()) == []
 
 
 @pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])

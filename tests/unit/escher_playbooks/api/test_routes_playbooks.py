@@ -155,7 +155,7 @@ def test_status(client):
     assert client.post(path, json={"status": "great"}).status_code in {400, 422}
 
 
-LEAK = "export AWS_ACCESS_KEY_ID=" + "AKIA" + "IOSFODNN7EXAMPLE\n"
+LEAK = "export AWS_ACCESS_KEY_ID=" + "AKIA" + "Q3EGZ7XN5LWTM2RB\n"
 
 
 def test_findings_of_the_secrets_scan_are_in_the_answers(client):
