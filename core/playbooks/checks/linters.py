@@ -152,7 +152,16 @@ def cfn_lint(argument: dict[str, Any], content: bytes) -> list[Complaint]:
     text = content.decode("utf-8-sig", "replace")
     if not holds_template(str(argument["path"]), text):
         return []
-    from cfnlint.api import ManualArgs, lint
+    from cfnlint.decode.decode import decode_str
 
-    found = lint(text, config=ManualArgs(regions=["us-east-1"], ignore_checks=["I"]))
+    template, errors = decode_str(text)
+    found = errors or _cfn_runner().validate_template(template)
     return [Complaint(one.linenumber, f"{one.rule.id} {one.rule.shortdesc}") for one in found]
+
+
+@lru_cache(maxsize=1)
+def _cfn_runner() -> Any:
+    """The rules, loaded once a child: that takes longer than most templates."""
+    from cfnlint.api import ConfigMixIn, Runner
+
+    return Runner(ConfigMixIn(regions=["us-east-1"], ignore_checks=["I"]))

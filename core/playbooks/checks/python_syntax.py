@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 RUNNING = sys.version_info[:2]
 _IN_COMPREHENSION = re.compile(r"unpacking cannot be used in (?:dict )?comprehension")
 _CLAUSE = re.compile(r"\s*(else|elif|except|finally)\b")
+_GENERIC = re.compile(
+    rb"(?:^|(?<=[:;]))[ \t]*(?:(?P<alias>type)[ \t]+\w+|(?:async[ \t]+)?(?:def|class)[ \t]+\w+)[ \t]*(?P<open>\[)?",
+    re.MULTILINE,
+)
+_BRACKET = re.compile(rb"[\[\]]")
+_MOST_OF_A_LIST = 4096
+_ALIAS_VALUE = re.compile(rb"[ \t\\\n]*=(?!=)")
+_PARENTHESIS = re.compile(rb"[ \t]*\(")
 _LAZY = re.compile(rb"^([ \t]*)lazy[ \t]+(?=(?:import|from)\b)", re.MULTILINE)
 
 
 # Where none of these stands nothing is newer, and the grammar need not be asked.
 _MAY_BE_NEWER = re.compile(
-    rb"^[ \t]*(?:lazy|type)[ \t]+\w|\b(?:def|class)[ \t]+\w+[ \t]*\[|\b[rR]?[fFtT][rR]?['\"]"
+    rb"^[ \t]*lazy[ \t]+\w|\btype[ \t]+\w|\b(?:def|class)[ \t]+\w+[ \t]*\[|\b[rR]?[fFtT][rR]?['\"]"
     rb"|\bexcept\b[^:\n]*,",
     re.MULTILINE,
 )
@@ -65,7 +73,9 @@ def _refused(content: bytes) -> Complaint | None:
             ast.parse(content)
     except SyntaxError as error:
         said = error.msg or "invalid syntax"
-        if "encoding" in said or "codec can't decode" in said:
+        if "unicodeescape" in said:
+            said = "an escape in a string that Unicode does not know"
+        elif "encoding" in said or "codec can't decode" in said:
             # these name the encoding that the script asked for
             said = "an unknown or wrong source encoding"
         elif said.startswith("Missing parentheses in call to"):
@@ -98,6 +108,7 @@ def _newer(content: bytes) -> list[_Newer]:
         _Newer(match.start(), match.end(), match[1], (3, 15), "lazy imports")
         for match in _LAZY.finditer(content)
     ]
+    found += _generics(content)
     pending = [parser.parse(content).root_node]
     while pending:
         node = pending.pop()
@@ -118,27 +129,42 @@ def _newer(content: bytes) -> list[_Newer]:
 def _pieces(node: Node, content: bytes) -> Iterator[_Newer]:
     start, end = node.start_byte, node.end_byte
     text = content[start:end]
-    if node.type == "type_alias_statement":
-        head, _, value = text.partition(b"=")
-        lines = b"\n" * head.count(b"\n")
-        yield _Newer(start, end, b"_ = (" + lines + value + b")", (3, 12), "type aliases")
-    elif node.type == "type_parameter" and node.parent is not None:
-        if node.parent.type in {"function_definition", "class_definition"}:
-            version = (3, 13) if re.search(rb"[\w\]]\s*=", text) else (3, 12)
-            yield _type_parameters(node, content, version)
-    elif node.type == "string":
+    if node.type == "string":
         yield from _strings(node, text)
     elif node.type == "except_clause":
         yield from _except(node, content)
 
 
-def _type_parameters(node: Node, content: bytes, version: tuple[int, int]) -> _Newer:
-    """Taken out; their line breaks go behind the next parenthesis."""
-    start, end = node.start_byte, node.end_byte
-    lines = b"\n" * content.count(b"\n", start, end)
-    follows = re.compile(rb"[ \t]*\(").match(content, end)
-    text = b"(" + lines if follows else b"(" + lines + b")"
-    return _Newer(start, follows.end() if follows else end, text, version, "type parameters")
+def _generics(content: bytes) -> Iterator[_Newer]:
+    """Type parameters and aliases, by their brackets: the grammar knows no defaults in them."""
+    for match in _GENERIC.finditer(content):
+        closed = _closing(content, match.end()) if match["open"] else match.end()
+        if closed is None:
+            continue
+        inside = content[match.end() : closed]
+        lines = inside.count(b"\n")
+        version = (3, 13) if re.search(rb"[\w\]]\s*=", inside) else (3, 12)
+        if match["alias"]:
+            follows = _ALIAS_VALUE.match(content, closed)
+            if follows:
+                older = b"_" + b" \\\n" * lines
+                yield _Newer(match.start("alias"), closed, older, version, "type aliases")
+        elif match["open"]:
+            # their line breaks go behind the next parenthesis
+            follows = _PARENTHESIS.match(content, closed)
+            older = b"(" + b"\n" * lines + (b"" if follows else b")")
+            end = follows.end() if follows else closed
+            yield _Newer(match.start("open"), end, older, version, "type parameters")
+
+
+def _closing(content: bytes, at: int) -> int | None:
+    """Where the bracket ends that was opened just before ``at``."""
+    depth = 1
+    for match in _BRACKET.finditer(content, at, at + _MOST_OF_A_LIST):
+        depth += 1 if match[0] == b"[" else -1
+        if not depth:
+            return match.end()
+    return None
 
 
 def _strings(node: Node, text: bytes) -> Iterator[_Newer]:

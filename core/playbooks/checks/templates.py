@@ -55,7 +55,7 @@ _SECTIONS: Final = frozenset({
 _ATTRIBUTES: Final = frozenset({
     "Type", "Properties", "DependsOn", "Condition", "Metadata", "CreationPolicy", "UpdatePolicy",
     "UpdateReplacePolicy", "DeletionPolicy", "Description", "Version", "Connectors", "IgnoreGlobals",
-    "Comment", "ForEach",
+    "Comment", "ForEach", "Controls",  # the last of AWS's conformance packs
 })  # fmt: skip
 TAGS: Final = frozenset({
     "!Ref", "!Sub", "!GetAtt", "!Join", "!Select", "!Split", "!If", "!Equals", "!And", "!Or",

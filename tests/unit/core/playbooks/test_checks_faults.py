@@ -52,6 +52,8 @@ def test_a_sound_script_gets_no_warning(form: str) -> None:
 
 NEWER = {
     "type aliases": (b"type X[T] = list[T]\n", 1),
+    "aliases in a line": (b"class X: type Y = int; type Z = str\n", 1),
+    "defaults of type parameters": (b"class A[\n  T = int\n]: pass\ntype X[U = str] = A[U]\n", 1),
     "type parameters": (
         b"x = 1\ndef f[T: int](a: T) -> T:\n    return a\nclass A[\n  T\n]:\n  pass\n",
         2,
