@@ -23,11 +23,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
+from core.limits import METADATA_BYTES
+
 MAX_DEPTH: Final = 32
 """Levels of objects and arrays of what comes in at a door."""
 STORED_DEPTH: Final = 256
 """Levels of what homes from before the limit may hold; deeper was never stored."""
-MAX_METADATA_BYTES: Final = 1 << 20
+MAX_METADATA_BYTES: Final = METADATA_BYTES
 MAX_DOCUMENT_BYTES: Final = 16 << 20
 """Of a whole document: ``parameters.json``, a plan, a page of the server's changes."""
 

@@ -12,23 +12,32 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core.errors import UnsafePath, storage_error
+from core.limits import NAME_BYTES, PATH_BYTES
 
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
+PRIVATE_PROGRAM = 0o700
 UMASK = 0o077  # of every process of the service
 CHUNK_BYTES = 1 << 20
-MAX_PATH_BYTES = 1024
-MAX_NAME_BYTES = 255
 DIGEST_RE = re.compile(r"^sha256:[0-9a-f]{64}$")
 _PATH_REMEDY = "Use a relative path with / and plain names, such as shell/stop.sh."
+# Control and format characters, line separators, lone surrogates (a name that is not UTF-8) …
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# … but for the joiners of Persian, Indic and emoji names, and for number signs that are seen.
+_JOINERS = frozenset("\u200c\u200d")
+_VISIBLE = frozenset(
+    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
+_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{1,8}\U000e007f")  # of a region: Scotland's
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -46,24 +55,22 @@ def sha256_file(path: Path) -> str:
 def check_relative_path(path: str) -> str:
     """Return ``path`` when it is a safe relative POSIX path, else raise `UnsafePath`.
 
-    Its Unicode form is no matter of safety: `check_nfc` is for what comes in anew.
+    Its Unicode form is no matter of safety: `core.content` changes it in what comes in anew.
     """
     if not path or path.startswith("/") or re.match(r"^[A-Za-z]:", path):
         raise UnsafePath(f"Path {path!r} is absolute or empty.", _PATH_REMEDY)
-    if "\\" in path or any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in path):
+    if "\\" in path or (not (path.isascii() and path.isprintable()) and _has_control(path)):
         raise UnsafePath(f"Path {path!r} holds a backslash or control character.", _PATH_REMEDY)
-    if len(path.encode()) > MAX_PATH_BYTES:
-        raise UnsafePath(
-            f"Path {path[:60]!r}… is longer than {MAX_PATH_BYTES} bytes.", "Shorten it."
-        )
+    if len(path.encode()) > PATH_BYTES:
+        raise UnsafePath(f"Path {path[:60]!r}… is longer than {PATH_BYTES} bytes.", "Shorten it.")
     for name in path.split("/"):
         if name in {"", ".", ".."}:
             raise UnsafePath(
                 f"Path {path!r} climbs out of its folder or has an empty part.", _PATH_REMEDY
             )
-        if len(name.encode()) > MAX_NAME_BYTES:
+        if len(name.encode()) > NAME_BYTES:
             raise UnsafePath(
-                f"A name in {path[:60]!r}… is longer than {MAX_NAME_BYTES} bytes.", "Shorten it."
+                f"A name in {path[:60]!r}… is longer than {NAME_BYTES} bytes.", "Shorten it."
             )
         if name != name.strip() or name.endswith("."):
             raise UnsafePath(
@@ -72,10 +79,12 @@ def check_relative_path(path: str) -> str:
     return path
 
 
-def check_nfc(path: str) -> None:
-    """Raise `UnsafePath` for a name that is not in Unicode NFC form."""
-    if unicodedata.normalize("NFC", path) != path:
-        raise UnsafePath(f"Path {path!r} is not in Unicode NFC form.", "Rename the file.")
+def _has_control(path: str) -> bool:
+    """Whether a control or format character stands in it that no name needs."""
+    return any(
+        unicodedata.category(c) in _REFUSED_CATEGORIES and c not in _JOINERS and c not in _VISIBLE
+        for c in _FLAG.sub("", path)
+    )
 
 
 def check_distinct(paths: list[str]) -> None:
@@ -131,10 +140,22 @@ def make_private_dir(path: Path) -> Path:
     return path
 
 
+def file_mode(executable: bool) -> int:
+    """The mode of a file of a home."""
+    return PRIVATE_PROGRAM if executable else PRIVATE_FILE
+
+
+def is_executable(found: os.stat_result) -> bool:
+    """Whether a file's mode lets its owner execute it."""
+    return bool(found.st_mode & stat.S_IXUSR)
+
+
 def write_new_file(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
     """Write a file that must not exist yet (in a staging folder) and sync it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "wb") as file:
+        if mode != PRIVATE_FILE:
+            os.fchmod(fd, mode)  # whatever the umask is
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -165,10 +186,11 @@ def atomic_write(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
         raise storage_error(error, f"Writing {path}") from error
 
 
-def write_tree(root: Path, files: dict[str, bytes]) -> None:
+def write_tree(root: Path, files: Mapping[str, bytes], executable: Collection[str] = ()) -> None:
     """Write ``{relative path: content}`` under the new folder ``root`` and sync all of it.
 
-    On failure the folder is removed again; one that was there already is left as it is.
+    Files are 0600, those that are ``executable`` 0700. On failure the folder is removed again; one
+    that was there already is left as it is.
     """
     try:
         root.mkdir(parents=True, mode=PRIVATE_DIR)
@@ -181,7 +203,7 @@ def write_tree(root: Path, files: dict[str, bytes]) -> None:
             for parent in reversed(target.relative_to(root).parents[:-1]):
                 (root / parent).mkdir(mode=PRIVATE_DIR, exist_ok=True)
                 folders.add(root / parent)
-            write_new_file(target, content)
+            write_new_file(target, content, file_mode(path in executable))
         for folder in folders:
             fsync_dir(folder)
     except BaseException as error:
@@ -216,11 +238,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 def walk_files(
-    root: Path, skip: Callable[[str], bool] = lambda _path: False
+    root: Path, skip: Callable[[str], bool] = lambda _path: False, *, links: bool = False
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files below ``root`` as ``(relative path, lstat)``, by name; a link raises.
+    """Files below ``root`` as ``(relative path, stat)``, by name; what is neither raises `UnsafePath`.
 
-    ``skip(path)`` of a file, link or folder: it is not looked at.
+    ``skip(path)`` of a file, or of a link or folder, then ending with ``/``: it is not looked at.
+    ``links``: a link to a file below ``root`` is that file; any other one, and without it every one,
+    raises.
     """
     stack = [(root, "")]
     while stack:
@@ -229,15 +253,36 @@ def walk_files(
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
             path = prefix + entry.name
-            if skip(path):
+            is_link = entry.is_symlink()
+            if skip(f"{path}/" if is_link or entry.is_dir(follow_symlinks=False) else path):
                 continue
-            if entry.is_symlink():
-                raise UnsafePath(
-                    f"{path!r} in {root} is a symbolic link.", "Replace the link by a file."
-                )
-            if entry.is_dir(follow_symlinks=False):
+            if is_link:
+                if not links:
+                    raise UnsafePath(
+                        f"{path!r} in {root} is a symbolic link.", "Replace the link by a file."
+                    )
+                yield path, inner_file(root, path).lstat()
+            elif entry.is_dir(follow_symlinks=False):
                 stack.append((Path(entry.path), path + "/"))
             elif entry.is_file(follow_symlinks=False):
                 yield path, entry.stat(follow_symlinks=False)
             else:
                 raise UnsafePath(f"{path!r} in {root} is not a regular file.", "Remove it.")
+
+
+def inner_file(root: Path, path: str) -> Path:
+    """The file below ``root`` that the link at ``path`` leads to; any other link is `UnsafePath`."""
+    link = root / path
+    try:
+        target = Path(os.path.realpath(link, strict=True))
+        inside = target.is_relative_to(os.path.realpath(root, strict=True))
+        if inside and stat.S_ISREG(target.lstat().st_mode):
+            return target
+        why = "is no file" if inside else f"is not in {root.name}/"
+    except OSError:  # a loop, or nothing there
+        why = "is not there"
+    name, aim = f"{root.name}/{path}", str(link.readlink())
+    raise UnsafePath(
+        f"{name!r} in {root.parent} is a symbolic link to {aim!r}, which {why}.",
+        "Replace the link by a file; only one to a file in the same format folder is taken.",
+    )

@@ -307,6 +307,10 @@ class FileEntry:
     def as_json(self) -> dict[str, Any]:
         return {"path": self.path, "size_bytes": self.size_bytes, "checksum": self.checksum}
 
+    def as_row(self) -> list[Any]:
+        """As a list, which its constructor takes again; only of an executable one it says so."""
+        return [self.path, self.size_bytes, self.checksum, *([True] if self.executable else [])]
+
 
 def file_entries(
     contents: Mapping[str, bytes], executable: Collection[str] = ()
@@ -346,13 +350,18 @@ class PlaybookDraft:
     """What a caller hands in: raw metadata, and ``{relative path: clear bytes}`` for all else.
 
     ``files`` holds the scripts and, where there are any, ``parameters.json`` and
-    ``explain_plan.json``.
+    ``explain_plan.json``. ``executable`` are the paths with that mode; None: the source knows no
+    modes. ``renamed`` and ``linked`` are paths that stand in the source under another Unicode form,
+    and as a link to a file beside them.
     """
 
     metadata: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()  # names in the folder that are no part of a playbook
     asked: dict[str, Any] = field(default_factory=dict)  # what the file asked for in vain
+    executable: frozenset[str] | None = None
+    renamed: tuple[str, ...] = ()
+    linked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

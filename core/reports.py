@@ -66,6 +66,7 @@ class ImportReport:
     warnings: int = 0
     findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
     kept_private: int = 0  # whose files asked for something else than to stay here
+    left_out: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # no part of a playbook
 
     @property
     def total(self) -> int:
@@ -78,6 +79,7 @@ class ImportReport:
             "warnings": self.warnings,
             "findings": findings_json(self.findings)[:MAX_FINDINGS],
             "kept_private": self.kept_private,
+            "left_out": {str(ref): list(names) for ref, names in self.left_out.items()},
             "failed": [
                 {"name": name, "type": error.type, "detail": str(error)}
                 for name, error in self.failed

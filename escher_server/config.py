@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
+from core import limits
+
 Role = Literal["member", "reviewer"]
 TenantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Member = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")]
@@ -69,9 +71,10 @@ class ServerConfig(BaseModel):
 
     upload_url_ttl_seconds: int = 900
     download_url_ttl_seconds: int = 3600
-    max_file_bytes: int = 1024 * MEBIBYTE
-    max_files_per_upload: int = 1000
-    max_json_bytes: int = 4 * MEBIBYTE
+    max_file_bytes: int = limits.FILE_BYTES
+    """Of one file; clients have a setting of their own (``max_script_size_mb``)."""
+    max_files_per_upload: int = limits.ANNOUNCED_FILES
+    max_json_bytes: int = limits.BODY_BYTES
     max_executions_per_member_day: int = 10_000
     multipart_over_bytes: int = 8 * MEBIBYTE
     part_bytes: int = 8 * MEBIBYTE

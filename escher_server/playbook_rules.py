@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, V
 from pydantic.types import StrictBool, StrictInt
 from semver import Version
 
+from core.errors import UnsafePath
+from core.files import check_relative_path
+from core.limits import METADATA_BYTES
 from escher_server.problems import Problem
 
 LIBRARY_PREFIX = "escher-"
@@ -32,9 +35,7 @@ SERVER_OWNED = frozenset(
     }
 )
 _MAX_VERSION_CHARS = 64
-_MAX_PATH_BYTES = 1024
 _MAX_LIST = 50
-_JOINERS = frozenset({"\u200c", "\u200d"})  # of Persian and Indic names
 _ENTRY_STEMS = ("main.", "template.", "azuredeploy.")
 
 Status = Literal[
@@ -74,19 +75,10 @@ def _check_version(version: str) -> str:
 
 
 def _check_path(path: str) -> str:
-    if (
-        path.startswith("/")
-        or "\\" in path
-        or len(path.encode()) > _MAX_PATH_BYTES
-        or any(part in {"", ".", ".."} for part in path.split("/"))
-        or any(
-            unicodedata.category(character) in {"Cc", "Cf", "Cs"} and character not in _JOINERS
-            for character in path
-        )
-        or path[1:2] == ":"
-    ):
-        raise ValueError("not a plain relative path such as shell/stop.sh")
-    return path
+    try:
+        return check_relative_path(path)
+    except UnsafePath as error:
+        raise ValueError(error.detail) from error
 
 
 def _at_most_fifty(values: list[str] | None) -> list[str] | None:
@@ -134,6 +126,11 @@ def check_metadata(metadata: Mapping[str, Any], playbook_id: str, version: str) 
         raise Problem(403, "A sensitive playbook can't be uploaded.")
     if metadata.get("storage_strategy") in {"local_only", "using_default"}:
         raise Problem(403, f"A {metadata['storage_strategy']} playbook is not for publishing.")
+    size = len(
+        json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    )
+    if size > METADATA_BYTES:
+        raise Problem(413, f"metadata has {size} bytes; at most {METADATA_BYTES} are taken here.")
     try:
         known = _Metadata.model_validate(metadata)
     except ValidationError as error:

@@ -9,12 +9,15 @@ import sqlite3
 import time
 from array import array
 from collections import ChainMap
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StrictInt
 
+from core.limits import FILES, VERSION_BYTES
 from escher_server.places import tenant_base
 from escher_server.playbook_rules import (
     Checksum,
@@ -36,6 +39,7 @@ from escher_server.versions import conflict, find, holds_other_content, immutabl
 router = APIRouter()
 _ANSWERS_KEPT_SECONDS = 30 * 86400
 _MAX_DIMENSIONS = 4096
+_MAX_CANDIDATES = 64  # of what several clients announced, put together
 _MAX_KEY_CHARS = 200
 _PROMOTABLE = frozenset({"pending_review", "rejected", "needs_update"})
 _INSERT = """
@@ -190,9 +194,12 @@ def _not_arrived(services: Services, tenant_id: str, files: Files) -> list[str]:
 def _announced(services: Services, body: Publication) -> Files:
     """The files of ``s3_paths`` as announced.
 
-    Two clients may have announced different content for the same version: the newest of each
-    path counts, unless one earlier announcement alone makes the digest.
+    Announcements add up: a version of many files comes in pieces. Two clients may have announced
+    different content for the same version: the newest of each path counts, unless an earlier
+    announcement, or earlier pieces together, make the digest.
     """
+    if len(body.s3_paths) > FILES:
+        raise Problem(413, f"A version may have {FILES} files, and this one has more.")
     announced = announced_files(services, body.tenant_id, body.playbook_id, body.version)
     newest = dict(ChainMap(*announced))
     unknown = sorted(path for path in body.s3_paths if path not in newest)
@@ -200,13 +207,25 @@ def _announced(services: Services, body: Publication) -> Files:
         known = {path: newest[path] for path in body.s3_paths if path in newest}
         missing = sorted([*unknown, *_not_arrived(services, body.tenant_id, known)])
         raise Problem(424, "Files were never announced.", missing=missing)
-    for candidate in (newest, *announced):
+    for candidate in (newest, *islice(_together(announced), _MAX_CANDIDATES)):
         if not body.s3_paths.keys() <= candidate.keys():
             continue
         files = {path: candidate[path] for path in sorted(body.s3_paths)}
         if content_digest(body.metadata, files.values()) == body.content_digest:
+            if sum(file.size_bytes for file in files.values()) > VERSION_BYTES:
+                raise Problem(413, f"A version may have {VERSION_BYTES >> 20} MiB of files.")
             return files
     raise Problem(400, "content_digest is not that of the metadata and the announced files.")
+
+
+def _together(announced: list[Files]) -> Iterator[Files]:
+    """Each announcement, with one of each other set of paths: what one client may have sent."""
+    alternatives: dict[frozenset[str], list[Files]] = {}
+    for files in announced:
+        alternatives.setdefault(frozenset(files), []).append(files)
+    for chosen in product(*alternatives.values()):
+        yield dict(ChainMap(*chosen))
+    yield from announced
 
 
 def _insert(

@@ -24,7 +24,8 @@ from escher_server.problems import Problem
 from escher_server.services import CallerDep, Services, ServicesDep, expiry
 
 router = APIRouter()
-_ANNOUNCEMENTS_KEPT = 8  # of one version: several clients may be about to publish different content
+# Of one version: several clients may be about to publish different content, each in a few pieces.
+_ANNOUNCEMENTS_KEPT = 16
 
 
 class AnnouncedFile(BaseModel):
@@ -87,7 +88,11 @@ def _target(
 
 def _check_files(files: Sequence[AnnouncedFile], services: Services) -> None:
     if len(files) > services.config.max_files_per_upload:
-        raise Problem(400, f"More than {services.config.max_files_per_upload} files in one call.")
+        raise Problem(
+            413,
+            f"More than {services.config.max_files_per_upload} files in one call: announce them in"
+            " pieces.",
+        )
     if len({file.path for file in files}) != len(files):
         raise Problem(400, "A path is named twice.")
     for file in files:

@@ -360,4 +360,11 @@ def _to_6(connection: Connection) -> None:
     connection.execute(text("DROP TABLE IF EXISTS scan_waiting"))  # such edits wait anew
 
 
-STEPS = (Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5), Step(6, _to_6))
+def _to_7(connection: Connection) -> None:
+    """Which versions say of their files that they are executable: none from before does."""
+    _add_columns(connection, tables.versions, "modes_known")
+
+
+STEPS = (
+    Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5), Step(6, _to_6), Step(7, _to_7),
+)  # fmt: skip

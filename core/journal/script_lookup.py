@@ -39,7 +39,8 @@ SELECT EXISTS (SELECT 1 FROM files f WHERE f.playbook_id = v.playbook_id
 FROM versions v WHERE v.playbook_id = :id
 """  # noqa: S608  one constant in another
 _ROWS = f"""
-SELECT v.sensitive, v.generation, v.metadata, f.path, f.size_bytes, f.checksum, {_FACTS}
+SELECT v.sensitive, v.generation, v.metadata, f.path, f.size_bytes, f.checksum, f.executable,
+{_FACTS}
 FROM versions v LEFT JOIN files f
   ON f.playbook_id = v.playbook_id AND f.version = v.version
   AND substr(f.path, 1, :length) = :prefix
@@ -217,7 +218,7 @@ def _row(ask: _Ask, key: _Key) -> ScriptRow | None:
     if not rows:
         return None
     sensitive, generation, metadata, *_ = rows[0]
-    files = [FileEntry(row[3], row[4], row[5]) for row in rows if row[3]]
+    files = [FileEntry(row[3], row[4], row[5], bool(row[6])) for row in rows if row[3]]
     if len(files) > 1:
         files.sort(key=attrgetter("path"))
     return ScriptRow(
@@ -226,7 +227,7 @@ def _row(ask: _Ask, key: _Key) -> ScriptRow | None:
         generation,
         _entry_points(metadata),
         tuple(files),
-        _facts(rows[0][6:], has_format=bool(files)),
+        _facts(rows[0][7:], has_format=bool(files)),
     )
 
 

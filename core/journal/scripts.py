@@ -434,7 +434,7 @@ def _values(row: CacheFolder) -> dict[str, Any]:
         "last_used": row.last_used,
         "source": row.source,
         "entry_point": row.entry_point,
-        "files": json.dumps([[file.path, file.size_bytes, file.checksum] for file in row.files]),
+        "files": json.dumps([file.as_row() for file in row.files]),
         "attempts": row.attempts,
         "error_type": row.error_type,
         "reason": row.reason,

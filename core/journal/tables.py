@@ -1,4 +1,4 @@
-"""The journal's tables, drawn once; format version 6 (`core.journal.migrations` leads there).
+"""The journal's tables, drawn once; format version 7 (`core.journal.migrations` leads there).
 
 ::
 
@@ -59,7 +59,7 @@ from sqlalchemy import (
 from core.journal.rows import Json, one_of
 from core.models import Area, Strategy, SyncState
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 metadata = MetaData()
 
@@ -137,6 +137,8 @@ versions = Table(
     Column("next_attempt_at", BigInteger),
     # who may run it
     Column("made_here", Boolean, nullable=False, server_default=false()),  # by a user of this home
+    # its files say which of them are executable; false: its folder may have other modes
+    Column("modes_known", Boolean, nullable=False, server_default=false()),
     # create | update | edit | import | ai | adopt | pull; None: before 2
     Column("intake", String(12)),
     Column("asked", Json(dict)),  # what its file asked for and was not followed
@@ -346,6 +348,7 @@ scan_state = Table(
 
 # The size rule: Σ size_bytes is at most ``cache_max_size_mb``; room is reserved in one write
 # transaction, before a byte is written.
+# ``files`` is JSON: ``[[path, size_bytes, checksum, true?], …]`` (executable).
 cache_folders = Table(
     "cache_folders",
     metadata,

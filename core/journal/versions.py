@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,14 @@ from sqlalchemy import (
     Select,
     String,
     and_,
+    case,
     cast,
     delete,
+    false,
     func,
     or_,
     select,
+    true,
     type_coerce,
     update,
 )
@@ -65,6 +68,7 @@ class VersionRecord:
     published_at: int | None = None
     deleting: bool = False  # the server is to be asked, then the folder goes
     made_here: bool = False  # by a command, a call or an edit of this home
+    modes_known: bool = False  # its files say which are executable; False: from before format 7
     # create | update | edit | import | ai | adopt | pull; None: not known
     intake: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)  # what its file asked for in vain
@@ -372,6 +376,25 @@ class Versions:
                     self.pins.put([pinned], PUBLISHED, connection)
                 results.append(written)
         return results
+
+    def set_modes(
+        self, ref: Ref, executable: Collection[str], content_digest: str, *, lease: str
+    ) -> bool:
+        """Say which files of a version are executable, with the digest that this makes.
+
+        False where ``lease`` is lost or the row is gone.
+        """
+        marked = files_table.c.path.in_(list(executable))
+        with self._database.write() as connection:
+            if ref not in held_versions(connection, {ref: lease}):
+                return False
+            values = {"content_digest": content_digest, "modes_known": True}
+            connection.execute(
+                update(files_table)
+                .where(of_ref(files_table, ref))
+                .values(executable=case((marked, true()), else_=false()))
+            )
+            return _update(connection, ref, values)
 
     def delete(self, refs: Sequence[Ref], connection: Connection) -> None:
         for part in chunks(refs):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import stat
 import tarfile
 import time
 import zlib
@@ -29,6 +30,8 @@ MIB = 1 << 20
 MAX_HEADER_BYTES = 64 << 10  # of a long name or pax header; parsing takes its square
 MAX_CHAIN = 8  # extended headers before one member; each is a recursion of tarfile's
 MAX_NAME_CHARS = 2048  # longer ones are refused anyway, and are cut
+LINK, HARD_LINK = "link", "hard link"  # kinds of members
+LINKS = frozenset({LINK, HARD_LINK})
 PART_BYTES = MIB
 _PAGE = 500
 _PAGE_SECONDS = 1.0
@@ -52,13 +55,15 @@ def members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, by
 
     ::
 
-        {path, max_bytes, max_members}  ──►  {"members": [[name, size, kind], …]} and the next bytes, …
+        {path, max_bytes, max_members}  ──►  {"members": [[name, size, kind, executable, target], …]}
+                                             and the next bytes, …
                                              at a fault, last: {"error": [kind, detail, remedy]}
 
-    A member's ``kind`` is ``file``, ``folder`` or ``other``; only files have bytes.
+    A member's ``kind`` is ``file``, ``folder``, ``link``, ``hard link`` or ``other``; only files have
+    bytes, only links a ``target``: from the archive's top that of a hard link, else from its folder.
     """
     path, most = Path(argument["path"]), int(argument["max_members"])
-    page: list[tuple[str, int, str]] = []
+    page: list[tuple[str, int, str, bool, str]] = []
     content = bytearray()
     count, told = 0, time.monotonic()
     failure: list[Any] | None = None
@@ -71,7 +76,10 @@ def members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, by
                     raise Untrusted(f"{path.name} has more than {most} members.", "Split it.")
                 if not 0 <= info.size <= _MAX_SIZE:  # a pax header may name any number
                     raise Untrusted("The archive has a member of unreasonable size.", _DAMAGED)
-                page.append((info.name[:MAX_NAME_CHARS], info.size, _kind(info)))
+                kind = _kind(info)
+                target = info.linkname[:MAX_NAME_CHARS] if kind in LINKS else ""
+                runs = bool(info.mode & stat.S_IXUSR)
+                page.append((info.name[:MAX_NAME_CHARS], info.size, kind, runs, target))
                 for piece in _pieces(archive, info):
                     content += piece
                     late = time.monotonic() - told > _PAGE_SECONDS
@@ -92,6 +100,10 @@ def members(argument: dict[str, Any], _content: bytes) -> Iterator[tuple[Any, by
 def _kind(info: tarfile.TarInfo) -> str:
     if info.isreg() and not info.issparse():
         return "file"
+    if info.issym():
+        return LINK
+    if info.islnk():
+        return HARD_LINK
     return "folder" if info.isdir() else "other"
 
 

@@ -24,10 +24,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.content import KNOWN_FILES, is_leftover
+from core.content import KNOWN_FILES, is_leftover, is_program, left_out_name
 from core.encryption import Envelope, is_sealed
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of, storage_error
-from core.files import read_bytes, sha256_bytes
+from core.files import inner_file, is_executable, read_bytes, sha256_bytes
 from core.journal import VersionRecord
 from core.models import (
     FORMATS,
@@ -87,9 +87,14 @@ class FolderStat:
         """The paths of the content; leftovers are none unless they are ``known``."""
         return {
             path
-            for path in self.files
-            if path != METADATA_FILE and (path in known or not is_leftover(path))
+            for path, found in self.files.items()
+            if path != METADATA_FILE and (path in known or not _is_left_out(path, found))
         }
+
+    def left_out(self, known: Collection[str] = ()) -> list[str]:
+        """What editors, tools and runs left, as a report names it."""
+        left = {p for p, found in self.files.items() if p not in known and _is_left_out(p, found)}
+        return sorted(set(map(left_out_name, left)))
 
     @property
     def is_bare(self) -> bool:
@@ -104,6 +109,11 @@ class FolderStat:
         ]
 
     @property
+    def links(self) -> list[str]:
+        """Paths of links."""
+        return [path for path, found in self.files.items() if stat.S_ISLNK(found.st_mode)]
+
+    @property
     def is_conclusive(self) -> bool:
         """Whether a later change must show in the stats.
 
@@ -111,10 +121,21 @@ class FolderStat:
         racily clean. And the paths must be such that `parallel_stat` can be told them.
         """
         last = max(found.st_ctime_ns for found in self.stats.values())
-        return last + CLOCK_NS < self.taken_at_ns and all(
-            path.isprintable()
-            for path in self.stats  # no "\n", and nothing that is not UTF-8
-        )
+        return last + CLOCK_NS < self.taken_at_ns and all(map(_can_be_told, self.stats))
+
+
+def _is_left_out(path: str, found: os.stat_result) -> bool:
+    return is_leftover(f"{path}/" if stat.S_ISLNK(found.st_mode) else path)
+
+
+def _can_be_told(path: str) -> bool:
+    """Whether a path has no line break and is UTF-8; joiners are fine, and not printable."""
+    if path.isprintable():
+        return True
+    try:
+        return "\n" not in path and bool(path.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def stat_folder(folder: Path, now_ns: int, *, with_parent: bool) -> FolderStat | None:
@@ -185,6 +206,7 @@ class Comparison:
     seen: FolderStat | None = None
     beside: tuple[str, ...] = ()
     error: EscherError | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class Comparer:
@@ -207,14 +229,15 @@ class Comparer:
         try:
             with faults_of(str(folder)):
                 known = {row.path for row in rows}
-                metadata = self._metadata(folder, seen, known)
+                metadata = self._metadata(folder, seen, rows)
                 state = self._content(folder, record, rows, seen)
         except EscherError as error:
             return Comparison(record, State.EDITED, seen, error=error)
         if state is not State.EDITED:
             state = max(state, _metadata_state(metadata, record), key=list(State).index)
         beside = sorted(seen.content(known) - known) if state is State.BESIDE else ()
-        return Comparison(record, state, seen, tuple(beside))
+        left_out = tuple(seen.left_out(known))
+        return Comparison(record, state, seen, tuple(beside), left_out=left_out)
 
     def look(self, folder: Path, area: Area) -> FolderStat | None:
         """The stats of a version's folder; None when it is not there."""
@@ -222,16 +245,21 @@ class Comparer:
         with_parent = area is not Area.AI_GENERATED
         return stat_folder(folder, time.time_ns(), with_parent=with_parent)
 
-    def _metadata(self, folder: Path, seen: FolderStat, known: set[str]) -> dict[str, Any]:
+    def _metadata(
+        self, folder: Path, seen: FolderStat, rows: tuple[FileEntry, ...]
+    ) -> dict[str, Any]:
         if METADATA_FILE not in seen.files:
             raise InvalidPlaybook(f"{folder} holds no {METADATA_FILE}.", "Put it back.")
-        files = seen.files
-        content = {*seen.content(known), METADATA_FILE}
-        self._limits.check((path, files[path].st_size) for path in content)
-        if irregular := seen.irregular(known):
-            raise UnsafePath(
-                f"{irregular[0]!r} in {folder} is not a regular file.", "Replace it by a file."
-            )
+        files, known = seen.files, {row.path: row.size_bytes for row in rows}
+        # what is listed already is no matter of today's limits
+        sizes = {path: files[path].st_size for path in seen.content(known)}
+        if sizes != known:
+            self._limits.check(sizes.items())
+        for path in seen.irregular(known):
+            if stat.S_ISLNK(files[path].st_mode) and "/" in path:
+                inner_file(folder / path.partition("/")[0], path.partition("/")[2])
+            else:
+                raise UnsafePath(f"{path!r} in {folder} is not a regular file.", "Replace it.")
         return read_metadata(folder)
 
     def _content(
@@ -248,26 +276,45 @@ class Comparer:
             return State.SAME if seen.is_bare or not known else State.OWNED
         if found != known and not (record.is_published and found > known):
             return State.EDITED
+        if any(path in known for path in seen.links):
+            return State.EDITED  # a link in a file's place, whatever it leads to
         state = State.SAME if found == known else State.BESIDE
         for row in rows:
             content = read_bytes(folder / row.path)
-            if self._digest(row.path, content, record) != row.checksum:
+            clear = self._in_clear(row.path, content, record)
+            if published_digest(row.path, clear) != row.checksum:
+                return State.EDITED
+            if self._has_other_mode(row, clear, seen.files[row.path], record):
                 return State.EDITED
             if _lies_clear(row.path, content, record):
                 state = State.CLEAR
         return state
 
-    def _digest(self, path: str, content: bytes, record: VersionRecord) -> str:
-        if record.sensitive:
-            content = to_clear(
-                {path: content},
-                record.ref,
-                record.generation,
-                self._envelope,
-                sensitive=True,
-                edited=True,
-            )[path]
-        return published_digest(path, content)
+    @staticmethod
+    def _has_other_mode(
+        row: FileEntry, clear: bytes, found: os.stat_result, record: VersionRecord
+    ) -> bool:
+        """Whether somebody changed a mode that is content.
+
+        Of what is published a mode alone is no edit: a share or a backup may have changed all of
+        them, and `resolve` sets them. Of a version from before its modes say nothing.
+        """
+        if record.is_published or not record.modes_known:
+            return False
+        is_on_disk = is_executable(found)
+        return is_on_disk != row.executable and is_program(clear)
+
+    def _in_clear(self, path: str, content: bytes, record: VersionRecord) -> bytes:
+        if not record.sensitive:
+            return content
+        return to_clear(
+            {path: content},
+            record.ref,
+            record.generation,
+            self._envelope,
+            sensitive=True,
+            edited=True,
+        )[path]
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

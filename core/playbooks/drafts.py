@@ -14,6 +14,7 @@ What is small waits in memory; the file is gone however this process ends.
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, NamedTuple
 
 from core import sandbox
-from core.content import KNOWN_FILES, is_leftover, is_part, leftovers_but
+from core.content import KNOWN_FILES, is_leftover, left_out_name, leftovers_but
 from core.errors import (
     EscherError,
     InvalidPlaybook,
@@ -34,20 +35,22 @@ from core.errors import (
     faults_of,
     storage_error,
 )
-from core.files import check_relative_path, walk_files
+from core.files import check_relative_path, inner_file, is_executable, walk_files
+from core.limits import MIB
 from core.models import (
     FORMATS,
     METADATA_FILE,
     PlaybookDraft,
     parse_json_object,
 )
-from core.playbooks.archive import Damaged, Untrusted
-from core.playbooks.validation import MAX_DEPTH, MIB, Limits
+from core.playbooks.archive import HARD_LINK, LINKS, Damaged, Untrusted
+from core.playbooks.validation import MAX_DEPTH, Limits
 
 MAX_MEMBERS = 200_000
 MAX_ARCHIVE_BYTES = 1024 * MIB  # uncompressed
 STALL_SECONDS = 60.0  # the longest that a part of an archive may take
 READING_SECONDS = 300.0  # of waiting for the whole archive
+MAX_LINKS = 40  # followed one after the other, as Linux does
 IN_MEMORY_BYTES = 32 * MIB  # of an archive's files; what has more waits on disk
 _BAD_MEMBER = "Make the archive anew from plain files."
 
@@ -88,49 +91,44 @@ def draft_from_folder(
 ) -> PlaybookDraft:
     """Read the folder of one playbook; nothing is followed out of it.
 
-    Leftovers of editors, tools and runs are named in ``ignored``, unless they are ``known``.
-    ``stored``: it stands in the home already, maybe since before the limits on JSON.
+    Leftovers of editors, tools and runs are named in ``ignored``, unless they are ``known``; a link
+    to a file in the same format folder is that file. ``stored``: it stands in the home already,
+    maybe since before the limits on JSON.
 
-    Raises `InvalidPlaybook` (no or wrong ``metadata.json``, too large), `UnsafePath` (a symbolic
+    Raises `InvalidPlaybook` (no or wrong ``metadata.json``, too large), `UnsafePath` (any other
     link, a device) or `StorageError`.
     """
     limits = limits or Limits()
     if not path.is_dir():
         raise NotFound(f"{path} is not a folder.", f"Give the folder that holds {METADATA_FILE}.")
     try:
-        sizes, ignored = _survey(path, known)
-        if METADATA_FILE not in sizes:
+        found, ignored = _survey(path, known)
+        if METADATA_FILE not in found:
             raise InvalidPlaybook(
                 f"{path} holds no {METADATA_FILE}.", "Write one; see docs/file-structure.md."
             )
-        limits.check(sizes.items(), path.name)
-        files = {name: _read_capped(path / name, size) for name, size in sizes.items()}
+        limits.check(((name, seen.st_size) for name, seen in found.items()), path.name)
+        linked = [name for name in found if (path / name).is_symlink()]
+        files = {name: _read_capped(path, name, seen) for name, seen in found.items()}
     except OSError as error:
         raise storage_error(error, f"Reading {path}") from error
     metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE, stored=stored)
-    return PlaybookDraft(metadata, files, tuple(ignored))
+    marked = frozenset(name for name in files if is_executable(found[name]))
+    return PlaybookDraft(
+        metadata, files, tuple(ignored), executable=marked, linked=tuple(sorted(linked))
+    )
 
 
-def without_leftovers(draft: PlaybookDraft) -> PlaybookDraft:
-    """Return the draft without what editors, tools and runs leave; that is named in ``ignored``."""
-    is_left_out = leftovers_but(())
-    left_out = [path for path in draft.files if is_left_out(path)]
-    if not left_out:
-        return draft
-    files = {path: content for path, content in draft.files.items() if path not in left_out}
-    return PlaybookDraft(draft.metadata, files, (*draft.ignored, *left_out))
-
-
-def _survey(path: Path, known: Collection[str]) -> tuple[dict[str, int], list[str]]:
-    """Relative paths with sizes, and the names that are left aside."""
-    sizes: dict[str, int] = {}
+def _survey(path: Path, known: Collection[str]) -> tuple[dict[str, os.stat_result], list[str]]:
+    """Relative paths with the stats of their files, and the names that are left aside."""
+    survey: dict[str, os.stat_result] = {}
     ignored: list[str] = []
     is_left_out = leftovers_but(known)
 
     def skip(prefix: str, inside: str) -> bool:
         left_out = is_left_out(prefix + inside)
         if left_out:
-            ignored.append(prefix + inside)
+            ignored.append(left_out_name(prefix + inside))
         return left_out
 
     with os.scandir(path) as entries:
@@ -144,24 +142,37 @@ def _survey(path: Path, known: Collection[str]) -> tuple[dict[str, int], list[st
             )
         elif entry.name in FORMATS and entry.is_dir():
             prefix = f"{entry.name}/"
-            for name, found in walk_files(Path(entry.path), partial(skip, prefix)):
-                sizes[prefix + name] = found.st_size
+            for name, found in walk_files(Path(entry.path), partial(skip, prefix), links=True):
+                survey[prefix + name] = found
         elif entry.name in KNOWN_FILES and entry.is_file():
-            sizes[entry.name] = entry.stat().st_size
+            survey[entry.name] = entry.stat()
         else:
-            kind = "a file, and a format is a folder" if entry.name in FORMATS else "not a file"
-            raise InvalidPlaybook(f"{entry.name!r} in {path} is {kind}.", "Rename or remove it.")
-    return sizes, ignored
+            raise _wrong_kind(entry.name, str(path))
+    return survey, ignored
 
 
-def _read_capped(path: Path, size: int) -> bytes:
-    """Read a file that was ``size`` bytes long a moment ago; a swap for a link or pipe is refused."""
+def _wrong_kind(name: str, where: str) -> InvalidPlaybook:
+    """The refusal of a file that is called like a format, or a folder like a known file."""
+    kind = "a file, and a format is a folder" if name in FORMATS else "not a file"
+    return InvalidPlaybook(f"{name!r} in {where} is {kind}.", "Rename or remove it.")
+
+
+def _read_capped(root: Path, name: str, seen: os.stat_result) -> bytes:
+    """Read the file that was ``seen`` a moment ago; a swap for a link or pipe is refused.
+
+    A link to a file in the same format folder is read as that very file.
+    """
+    path, size = root / name, seen.st_size
+    if path.is_symlink():
+        format_, _, inside = name.partition("/")
+        path = inner_file(root / format_, inside)
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        now = os.fstat(fd)
+        if not stat.S_ISREG(now.st_mode):
             raise UnsafePath(f"{path} is not a regular file.", "Remove it.")
         content = file.read(size + 1)
-    if len(content) != size:
+    if len(content) != size or (now.st_ino, now.st_dev) != (seen.st_ino, seen.st_dev):
         raise InvalidPlaybook(f"{path} changed while it was read.", "Try again when it is quiet.")
     return content
 
@@ -188,7 +199,12 @@ def _playbook_folders(root: Path) -> Iterator[Path]:
             yield Path(folder)
         elif len(Path(folder).relative_to(root).parts) >= MAX_DEPTH:
             names.clear()
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        names[:] = sorted(filter(_is_looked_into, names))
+
+
+def _is_looked_into(folder: str) -> bool:
+    """Whether playbooks are looked for in a folder of that name: not in hidden ones or tools' own."""
+    return not folder.startswith(".") and not is_leftover(f"{folder}/")
 
 
 # -- archives ---------------------------------------------------------------------------------
@@ -201,6 +217,8 @@ class _Member(NamedTuple):
     size: int
     kind: str
     at: int
+    executable: bool = False
+    target: str = ""  # of a link
 
 
 @dataclass(slots=True)
@@ -209,6 +227,8 @@ class _Found:
 
     root: str  # its folder in the archive, "" for the archive itself
     members: dict[str, _Member] = field(default_factory=dict)  # by path in the folder
+    links: dict[str, _Member] = field(default_factory=dict)
+    left_out: dict[str, _Member] = field(default_factory=dict)  # files that a link may lead to
     ignored: set[str] = field(default_factory=set)
     error: EscherError | None = None
 
@@ -216,20 +236,66 @@ class _Found:
         """Count a member in; a hostile one makes the playbook an error."""
         path = member.name[len(self.root) :].lstrip("/")
         head, slash, _ = path.partition("/")
-        left_out = bool(slash) and is_leftover(path)
-        wrong = climbs
-        if wrong is None and not left_out and member.kind not in {"file", "folder"}:
+        is_link, is_folder = member.kind in LINKS, member.kind == "folder"
+        beside = head not in KNOWN_FILES and head not in FORMATS
+        left_out = not beside and is_leftover(f"{path}/" if is_link else path)
+        wrong: EscherError | None = None
+        if climbs is not None and (_leaves(member.name) or not (beside or left_out)):
+            wrong = climbs
+        elif beside or left_out:
+            if member.kind == "file":
+                self.left_out[path] = member
+            if not is_folder:
+                self.ignored.add(left_out_name(path) if left_out else head)
+            return
+        elif (slash or is_folder) if head in KNOWN_FILES else (not slash and member.kind == "file"):
+            wrong = _wrong_kind(head, self.root or "the archive")
+        elif member.kind == "other" or (is_link and not slash):
             text = f"{member.name!r} is a link, device or hole file."
             wrong = UnsafePath(text, _BAD_MEMBER)
-        elif member.kind == "file" and path in self.members:
+        elif not is_folder and (path in self.members or path in self.links):
             text = f"{self.root or '.'} holds {path!r} twice in the archive."
             wrong = UnsafePath(text, _BAD_MEMBER)
         if wrong is not None:
             self.error = self.error or wrong
-        elif member.kind == "file" and is_part(path) and not left_out:
-            self.members[path] = member
+        elif is_link:
+            self.links[path] = member
         elif member.kind == "file":
-            self.ignored.add(path if is_part(path) else head)
+            self.members[path] = member
+
+    def follow(self, path: str) -> _Member:
+        """The file in the same format folder that the link at ``path`` leads to; else `UnsafePath`."""
+        at, link = path, self.links[path]
+        for _ in range(MAX_LINKS):
+            member = self.links[at]
+            at = self._aim(at, member)
+            if at.partition("/")[0] != path.partition("/")[0]:
+                break
+            if (found := self.members.get(at) or self.left_out.get(at)) is not None:
+                return found
+            if at not in self.links:
+                break
+        raise UnsafePath(
+            f"{link.name!r} is a link to {link.target!r}, which is no file in the same format folder"
+            " of the archive.",
+            "Replace the link by a file; only one to a file in the same format folder is taken.",
+        )
+
+    def _aim(self, path: str, link: _Member) -> str:
+        """Where a link leads, as a path in the playbook's folder; "" for what is outside."""
+        if link.target.startswith("/"):
+            return ""
+        if link.kind == HARD_LINK:
+            name = link.target.removeprefix("./")
+            inside = name.removeprefix(f"{self.root}/") if self.root else name
+            return inside if inside != name or not self.root else ""
+        aim = posixpath.normpath(posixpath.join(posixpath.dirname(path), link.target))
+        return "" if aim.startswith("..") else aim
+
+
+def _leaves(name: str) -> bool:
+    """Whether a member's name climbs out of the archive's own folder."""
+    return name.startswith("/") or ".." in name.replace("\\", "/").split("/")
 
 
 def drafts_in_archive(
@@ -272,9 +338,10 @@ def _read_members(path: Path, contents: IO[bytes]) -> tuple[list[_Member], Damag
             if "error" in value:  # told below: a child that came to its end is used again
                 kind, detail, remedy = map(str, value["error"])
                 continue
-            for name, size, what in value["members"]:
-                members.append(_Member(str(name).removeprefix("./"), int(size), str(what), at))
-                at += int(size) if what == "file" else 0
+            for called, size, kind_, runs, target in value["members"]:
+                name = str(called).removeprefix("./")
+                members.append(_Member(name, int(size), str(kind_), at, bool(runs), str(target)))
+                at += int(size) if kind_ == "file" else 0
             contents.write(content)
             if contents.tell() > MAX_ARCHIVE_BYTES:  # which the child had to see to
                 raise ValueError
@@ -327,7 +394,8 @@ def _roots(members: list[_Member]) -> set[str]:
     candidates = set()
     for member in members:
         folder, _, file = ("/" + member.name).rpartition("/")
-        if member.kind == "file" and file == METADATA_FILE and folder.count("/") <= MAX_DEPTH:
+        is_near = folder.count("/") <= MAX_DEPTH and all(map(_is_looked_into, folder.split("/")))
+        if member.kind == "file" and file == METADATA_FILE and is_near:
             candidates.add(folder[1:])
     roots: set[str] = set()
     for root in sorted(candidates, key=lambda name: (name.count("/"), name)):
@@ -349,12 +417,17 @@ def _draft(playbook: _Found, contents: IO[bytes], limits: Limits) -> PlaybookDra
         return playbook.error
     try:
         with faults_of(name):
-            limits.check([(path, member.size) for path, member in playbook.members.items()], name)
-            files = {path: _content(contents, member) for path, member in playbook.members.items()}
+            members = playbook.members | {path: playbook.follow(path) for path in playbook.links}
+            limits.check([(path, member.size) for path, member in members.items()], name)
+            files = {path: _content(contents, member) for path, member in members.items()}
             metadata = parse_json_object(files.pop(METADATA_FILE), METADATA_FILE)
     except InvalidPlaybook as error:
         return error
-    return PlaybookDraft(metadata, files, tuple(sorted(playbook.ignored)))
+    marked = frozenset(path for path in files if members[path].executable)
+    return PlaybookDraft(
+        metadata, files, tuple(sorted(playbook.ignored)), executable=marked,
+        linked=tuple(sorted(playbook.links)),
+    )  # fmt: skip
 
 
 def _content(contents: IO[bytes], member: _Member) -> bytes:

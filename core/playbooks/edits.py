@@ -372,13 +372,13 @@ class Edits:
         """Write the row of what lies in the folder; seal it first where it has to be."""
         secrets, published = self._store.secrets, published_form(edit.draft.files)
         secrets.keep(secrets.scan_new(edit.draft.metadata, published))
-        name = None
+        name, marked = None, edit.draft.executable or frozenset()
         if edit.must_be_written:
             name = self._store.stager.write(
-                edit.ref, edit.draft.metadata, edit.draft.files, edit.generation + 1
+                edit.ref, edit.draft.metadata, edit.draft.files, edit.generation + 1, marked
             )
         with self._writer.discarding(name):
-            files = file_entries(published)
+            files = file_entries(published, marked)
             old = edit.former if edit.former and edit.former.ref == edit.ref else None
             renamed = choice_kept(edit.former, edit.ref) if edit.former and not old else None
             intake = intake_of("edit", [edit.former]) if edit.former else "adopt"

@@ -2,7 +2,7 @@
 
 ::
 
-    DIR              metadata.json and the files, the scripts executable; must not be there, or be empty
+    DIR              metadata.json and the files, with their modes; must not be there, or be empty
     FILE.tar.gz      the same under one folder, as `import` takes it
 
 It holds exactly the content, whatever stands beside it in the home. Nothing leads back: what is
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import AlreadyExists, IntegrityError, NotFound, Refused, UsageError, storage_error
-from core.files import fsync_dir, json_bytes, sha256_bytes, write_tree
+from core.files import file_mode, fsync_dir, json_bytes, sha256_bytes, write_tree
 from core.journal import VersionRecord
 from core.models import METADATA_FILE, PARAMETERS_FILE, Ref, executables
 from core.playbooks.sealing import published_form
@@ -31,7 +31,6 @@ from core.playbooks.store import PlaybookStore
 from core.settings import Settings
 
 ARCHIVES = (".tar.gz", ".tgz")
-_FILE, _SCRIPT = 0o600, 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +86,13 @@ def export(
         clear = published
     files = {METADATA_FILE: json_bytes(record.metadata), **clear}
     marked = executables(store.journal.versions.files(ref))
-    scripts = {path for path, content in clear.items() if path in marked or content[:2] == b"#!"}
+    if not record.modes_known:  # of a version from before its scripts are to be run, too
+        marked |= {path for path, content in clear.items() if content[:2] == b"#!"}
     try:
         if target.name.endswith(ARCHIVES):
-            _write_archive(target, f"{ref.playbook_id}-v{ref.version}", files, scripts)
+            _write_archive(target, f"{ref.playbook_id}-v{ref.version}", files, marked)
         else:
-            _write_folder(target, files, scripts)
+            _write_folder(target, files, marked)
     except OSError as error:
         raise storage_error(error, f"Writing {target}") from error
     return Exported(ref, target, tuple(sorted(files)), left_out)
@@ -133,10 +133,8 @@ def _content(
 
 def _write_folder(target: Path, files: dict[str, bytes], scripts: set[str]) -> None:
     built = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
-    write_tree(built, files)
+    write_tree(built, files, scripts)
     try:
-        for path in scripts:
-            (built / path).chmod(_SCRIPT)
         built.rename(target)  # over an empty folder at most
     except BaseException:
         shutil.rmtree(built, ignore_errors=True)
@@ -153,7 +151,7 @@ def _write_archive(target: Path, root: str, files: dict[str, bytes], scripts: se
                 for path, content in sorted(files.items()):
                     member = tarfile.TarInfo(f"{root}/{path}")
                     member.size = len(content)
-                    member.mode = _SCRIPT if path in scripts else _FILE
+                    member.mode = file_mode(path in scripts)
                     archive.addfile(member, io.BytesIO(content))
             opened.flush()
             os.fsync(opened.fileno())

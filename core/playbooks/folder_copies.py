@@ -30,7 +30,9 @@ from core.content import KNOWN_FILES, is_leftover, is_state
 from core.errors import InvalidPlaybook, NotFound, UnsafePath, storage_error
 from core.files import (
     PRIVATE_DIR,
+    file_mode,
     fsync_dir,
+    is_executable,
     make_private_dir,
     read_bytes,
     remove_tree,
@@ -209,7 +211,7 @@ def _copy_whole(folder: Path, target: Path, *, strays: str) -> None:
         if path.is_symlink():
             place.symlink_to(path.readlink())
         else:
-            write_new_file(place, read_bytes(path))
+            write_new_file(place, read_bytes(path), file_mode(is_executable(path.lstat())))
     for made in folders:
         fsync_dir(made)
     staged.rename(target)
@@ -246,13 +248,13 @@ def carry_extras(
         for parent, folders, files in os.walk(folder, onerror=_raise):  # links are not followed
             inside = Path(parent).relative_to(folder)
             in_format = inside.parts[:1] and inside.parts[0] in FORMATS
-            links = [name for name in folders if (Path(parent) / name).is_symlink()]
+            links = {n for n in (*files, *folders) if (Path(parent) / n).is_symlink()}
             carried = [
                 name
-                for name in [*files, *links]
+                for name in dict.fromkeys([*files, *links])
                 if (inside / name).as_posix() not in content
                 and (
-                    is_carried((inside / name).as_posix())
+                    is_carried(f"{(inside / name).as_posix()}{'/' * (name in links)}")
                     if in_format
                     else _is_foreign(inside / name)
                 )

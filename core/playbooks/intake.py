@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from core.content import as_content
 from core.encryption import Envelope
 from core.errors import AlreadyExists, InvalidPlaybook, LeaseHeld, NotFound, Refused
 from core.journal import VersionRecord
@@ -21,14 +22,15 @@ from core.models import (
     Ref,
     Status,
     Strategy,
+    executables,
     is_higher,
     next_patch,
 )
 from core.playbooks.compare import FolderStat
 from core.playbooks.decisions import new_requests, status_of_edit
-from core.playbooks.drafts import draft_from_folder, without_leftovers
+from core.playbooks.drafts import draft_from_folder
 from core.playbooks.paths import FoundFolder
-from core.playbooks.reader import PlaybookReader
+from core.playbooks.reader import PlaybookReader, untold_modes
 from core.playbooks.sealing import has_sealed_defaults, to_clear
 from core.playbooks.validation import normalise
 from core.playbooks.verify import generation_on_disk
@@ -53,13 +55,17 @@ class Edit:
 
     @property
     def must_be_written(self) -> bool:
-        """Whether the folder is to be written anew: renamed, or sealed in a part, now or before."""
+        """Whether the folder is to be written anew.
+
+        It or a file in it is renamed, a link is to be a file, or a part is sealed, now or before.
+        """
         parameters = self.draft.files.get(PARAMETERS_FILE)
         return (
             bool(self.draft.metadata.get("sensitive"))
             or (self.former is not None and self.former.sensitive)
             or (self.former is not None and self.former.ref != self.ref)
             or (parameters is not None and has_sealed_defaults(parameters))
+            or bool(self.draft.renamed or self.draft.linked)
         )
 
 
@@ -81,12 +87,15 @@ class Intake:
         was edited. Raises `LeaseHeld` when the folder changes while it is read.
         """
         found = FoundFolder(record.area, self._layout.folder(record.area, record.ref), record.ref)
-        known = {row.path for row in self._versions.files(record.ref)}
+        rows = self._versions.files(record.ref)
+        known = {row.path for row in rows}
         seen, draft = self._read(found, record.ref, record.generation, record.sensitive, known)
+        untold = untold_modes(record, rows)
         if files is not None:
-            draft = replace(draft, files=dict(files))
-        if record.is_published:  # its successor has none, whatever it had itself
-            draft = without_leftovers(draft)
+            draft, untold = replace(draft, files=dict(files)), executables(rows)
+        draft = replace(draft, executable=(draft.executable or frozenset()) | untold)
+        # of what is published the successor has neither leftovers nor old names
+        draft = as_content(draft, () if record.is_published else known)
         raw = inherited_metadata(draft.metadata, record)
         if record.is_published:
             ref = self._successor(record.ref, raw)
@@ -119,6 +128,7 @@ class Intake:
         )
         if former is None:
             _check_named(draft.metadata, found)
+        draft = as_content(draft)
         own = draft.metadata | {"playbook_id": ref.playbook_id, "version": ref.version}
         if former is not None:
             own = new_requests(own, former)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.content import KNOWN_FILES, leftovers_but
+from core.content import KNOWN_FILES, leftovers_but, programs
 from core.encryption import MAGIC, Envelope, Place, is_sealed
 from core.errors import (
     EscherError,
@@ -21,7 +22,7 @@ from core.errors import (
     UsageError,
     faults_of,
 )
-from core.files import atomic_write, read_bytes, walk_files
+from core.files import atomic_write, file_mode, is_executable, read_bytes, walk_files
 from core.journal import Journal, VersionRecord
 from core.models import (
     FORMATS,
@@ -31,6 +32,7 @@ from core.models import (
     PlaybookDraft,
     Ref,
     check_id,
+    executables,
     latest,
 )
 from core.playbooks.compare import (
@@ -125,11 +127,13 @@ class PlaybookReader:
     def edited_draft(self, ref: Ref) -> PlaybookDraft:
         """The folder as it is on disk now, in clear, with whatever the user changed in it."""
         record = self.get(ref)
-        known = {row.path for row in self.journal.versions.files(ref)}
+        rows = self.journal.versions.files(ref)
+        known = {row.path for row in rows}
         draft = draft_from_folder(self.layout.place(record.area, ref), self.limits, known)
         files = self.in_clear(record, draft.files, edited=True)
         kept = {"sensitive": True} if record.sensitive else {}  # the journal's flag counts
-        return PlaybookDraft(draft.metadata | kept, files, draft.ignored)
+        marked = programs(files, (draft.executable or frozenset()) | untold_modes(record, rows))
+        return replace(draft, metadata=draft.metadata | kept, files=files, executable=marked)
 
     def _read(self, ref: Ref) -> dict[str, bytes]:
         record = self.get(ref)
@@ -200,7 +204,7 @@ class PlaybookReader:
         folder = self.layout.folder(record.area, record.ref)
         if not record.sensitive or not folder.is_dir():
             return
-        for path, _ in walk_files(folder):
+        for path, found in walk_files(folder):
             if path == METADATA_FILE or not (
                 path in KNOWN_FILES or path.partition("/")[0] in FORMATS
             ):
@@ -208,7 +212,8 @@ class PlaybookReader:
             content = read_bytes(folder / path)
             if not is_sealed(content):
                 place = Place(*record.ref, path, record.generation)
-                atomic_write(folder / path, self.envelope.seal(content, place))
+                sealed = self.envelope.seal(content, place)
+                atomic_write(folder / path, sealed, file_mode(is_executable(found)))
 
     def check_uploadable(self, ref: Ref) -> None:
         """Right before an upload: refuse what is sensitive, or was marked so since the last scan.
@@ -283,11 +288,18 @@ def content_paths(folder: Path, known: Collection[str] = ()) -> list[str]:
 
     Leftovers are none of them, unless they are ``known``.
     """
-    return [
-        path
-        for path, _ in walk_files(folder, skip=leftovers_but(known))
-        if path != METADATA_FILE and (path in KNOWN_FILES or path.partition("/")[0] in FORMATS)
-    ]
+    is_left_out = leftovers_but(known)
+
+    def skip(path: str) -> bool:
+        head = path.partition("/")[0]  # what stands beside the formats is nobody's business
+        return (head not in KNOWN_FILES and head not in FORMATS) or is_left_out(path)
+
+    return [path for path, _ in walk_files(folder, skip) if path != METADATA_FILE]
+
+
+def untold_modes(record: VersionRecord, rows: Iterable[FileEntry]) -> set[str]:
+    """The executable files that a version lists and its folder does not show, from before it did."""
+    return set() if record.modes_known else executables(rows)
 
 
 def is_unfetched(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from core.content import as_content
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -130,9 +131,9 @@ class RemoteVersions:
             raise UnsafePath(f"{record.ref} names a file twice.")
         check_paths(paths)
         sizes = [(entry.path, entry.size_bytes) for entry in entries]
-        self._store.limits.check(
-            [*sizes, (METADATA_FILE, len(json_bytes(record.metadata)))], str(record.ref)
-        )
+        # without what the server adds: the limit is the publisher's
+        metadata = len(json_bytes(without_owned(record.metadata)))
+        self._store.limits.check([*sizes, (METADATA_FILE, metadata)], str(record.ref))
 
     def _write(self, intents: Sequence[Intent]) -> dict[Ref, EscherError]:
         """Carry out staged ``write`` intents that no row or folder stands in the way of."""
@@ -182,7 +183,7 @@ class RemoteVersions:
             name = uuid.uuid4().hex
             staged = self._layout.staged(name)
             metadata = _metadata_bytes(folder, record)
-            write_tree(staged, {METADATA_FILE: metadata, **files})
+            write_tree(staged, {METADATA_FILE: metadata, **files}, executables(rows))
             with self._writer.discarding(name):
                 carry_extras(folder, staged, set(files))
                 with self._writer.locked():
@@ -194,7 +195,7 @@ class RemoteVersions:
                         return False
                     there = Area.SYNCED if folder.is_dir() else None
                     # its point lacks the scripts
-                    fetched = replace(current, fetched=True, indexed_digest=None)
+                    fetched = replace(current, fetched=True, modes_known=True, indexed_digest=None)
                     self._writer.apply_one(
                         Intent(ref, "write", name, there, Area.SYNCED, fetched, rows)
                     )
@@ -298,8 +299,8 @@ class RemoteVersions:
             metadata = dict(draft.metadata)
             if known.ref != record.ref:
                 metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}
-            # what was kept under another name was made here, where no file is marked
-            marked = executables(rows) if known.ref == record.ref else ()
+            # a mode alone is no edit
+            marked = executables(self._journal.versions.files(known.ref))
             return draft_digest(draft, metadata, marked) != known.content_digest
         except EscherError:
             return True
@@ -322,7 +323,7 @@ class RemoteVersions:
         folder = self._layout.folder(record.area, ref)
         if self._journal.versions.files(ref) and is_unfetched(folder):
             raise NotFound(f"The content of {ref} is not on this machine.")
-        draft = self._store.edited_draft(ref)
+        draft = as_content(self._store.edited_draft(ref))
         named = {"playbook_id": playbook_id or ref.playbook_id}
         base = new_requests(draft.metadata, record) | named
         if version is None and playbook_id:

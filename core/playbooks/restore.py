@@ -33,7 +33,15 @@ from core.errors import (
 )
 from core.files import fsync_dir, make_private_dir, read_bytes
 from core.journal import Intent, VersionRecord
-from core.models import METADATA_FILE, PARAMETERS_FILE, Area, FileEntry, Ref, Strategy
+from core.models import (
+    METADATA_FILE,
+    PARAMETERS_FILE,
+    Area,
+    FileEntry,
+    Ref,
+    Strategy,
+    executables,
+)
 from core.playbooks.compare import FolderStat, published_digest, stat_folder
 from core.playbooks.decisions import COUNTS
 from core.playbooks.drafts import draft_from_folder
@@ -177,7 +185,8 @@ class Restorer:
         self._writer.prepare()
         with self._store.leased([ref]):
             generation = record.generation + 1
-            name = self._store.stager.write(ref, record.metadata, clear, generation)
+            marked = executables(rows)
+            name = self._store.stager.write(ref, record.metadata, clear, generation, marked)
             with self._writer.discarding(name), self._writer.locked():
                 current = check_unchanged(self._versions, record)
                 if not _is(stat_folder(place, 0, with_parent=False), seen):

@@ -73,7 +73,8 @@ class ScanResult:
 
     ``quiet_in``: seconds until changes that are too young will be quiet, None when there are none.
     ``broken``: ``{path: reason}`` of what can't be taken as it stands and is left alone.
-    ``beside``: files beside published content; they are no part of it until an update.
+    ``beside``: files beside published content; they are no part of it until an update. ``left_out``:
+    what editors, tools and runs left since the last scan; it is no part of any content.
     """
 
     scanned: int = 0
@@ -86,6 +87,7 @@ class ScanResult:
     moved: list[Moved] = field(default_factory=list)
     vanished: list[Ref] = field(default_factory=list)
     beside: dict[Ref, tuple[str, ...]] = field(default_factory=dict)
+    left_out: dict[Ref, tuple[str, ...]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     quiet_in: float | None = None
 
@@ -121,6 +123,7 @@ class Scan:
         for comparison in self._look(suspects):
             if comparison.state is State.SAME:
                 result.unchanged += 1
+                _name_left_out(result, comparison)
             else:
                 different.append(comparison.record.ref)
         unknown = self._unknown(places)
@@ -401,6 +404,12 @@ class DeletionGuard:
         with suppress(OSError):
             return str(self._layout.area(area).stat().st_ino)
         return None
+
+
+def _name_left_out(result: ScanResult, found: Comparison) -> None:
+    """Name leftovers once: what is remembered of this look spares the folder the next one."""
+    if found.left_out and found.seen is not None and found.seen.is_conclusive:
+        result.left_out[found.record.ref] = found.left_out
 
 
 def _key(area: Area) -> str:

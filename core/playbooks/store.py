@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from core.content import as_content
 from core.encryption import Envelope
 from core.errors import AlreadyExists, EscherError, LeaseHeld, Refused, Unchanged, faults_of
 from core.handed_out import HandedOut
@@ -28,10 +29,10 @@ from core.models import (
     PlaybookDraft,
     Ref,
     Strategy,
+    executables,
     parse_version,
 )
 from core.playbooks.decisions import new_requests, status_of_edit
-from core.playbooks.drafts import without_leftovers
 from core.playbooks.folder_copies import carry_extras
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import published_form
@@ -178,7 +179,7 @@ class PlaybookStore(PlaybookReader):
         now = int(time.time())
         try:
             with faults_of(str(label_of(draft))):
-                draft, extra = self._kept_secret(without_leftovers(draft), secret)
+                draft, extra = self._kept_secret(as_content(draft), secret)
                 ready = normalise(
                     draft, now=now, strategy=strategy, author=author, limits=self.limits
                 )
@@ -274,6 +275,8 @@ class PlaybookStore(PlaybookReader):
         if published or version not in {None, previous.ref.version}:
             target = next_version(self.journal.versions, previous.ref, raw.get("version"), version)
             area = area_of_successor(raw, previous)
+            if draft.executable is None:
+                draft = replace(draft, executable=frozenset(self._marked(previous.ref)))
             return self.create(
                 replace(draft, metadata=successor_metadata(raw, target, area)),
                 area=area,
@@ -329,7 +332,7 @@ class PlaybookStore(PlaybookReader):
                 f"an AI wrote it: it waits (escher-playbooks decide {ref} keep|review|trusted)"
             )
         ready = normalise(
-            replace(without_leftovers(draft), metadata=raw),
+            as_content(replace(draft, metadata=raw), marked=self._marked(ref)),
             now=now,
             strategy=choice or (Strategy.LOCAL_ONLY if sensitive else old.chosen_strategy),
             status=status_of_edit(raw, old),
@@ -359,6 +362,10 @@ class PlaybookStore(PlaybookReader):
             warnings = (*intent.record.warnings, told)
             intent = replace(intent, record=replace(intent.record, warnings=warnings))
         return _result(intent, None, self._findings([intent]).get(ref, ()))
+
+    def _marked(self, ref: Ref) -> set[str]:
+        """The executable files of a version, for content that comes without modes."""
+        return executables(self.journal.versions.files(ref))
 
     def set_metadata(self, ref: Ref, changes: dict[str, Any]) -> None:
         """Change server-owned fields (status, strategy, deprecation); None takes a field away.

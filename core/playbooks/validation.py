@@ -7,15 +7,16 @@ Sizes are looked at before anything is read (`Limits`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from core.bounded_json import BadJson, check_depth
-from core.content import entry_script, is_part
+from core.content import entry_script, is_part, names_left_out
 from core.encryption import is_sealed
 from core.errors import InvalidPlaybook, Refused, UnsafePath
-from core.files import check_distinct, check_nfc, check_relative_path, json_bytes
+from core.files import check_distinct, check_relative_path, json_bytes
+from core.limits import FILE_BYTES, FILES, METADATA_BYTES, MIB, VERSION_BYTES
 from core.models import (
     FORMATS,
     METADATA_FILE,
@@ -36,47 +37,46 @@ from core.playbooks.decisions import Decided, split_requests
 from core.playbooks.sealing import check_clear, parameter_warnings
 from core.settings import Settings
 
-MIB = 1 << 20
-MAX_METADATA_BYTES = MIB
-MAX_FILES = 2000
 MAX_DEPTH = 6  # folders between the one that is given and a playbook's
-TOTAL_FACTOR = 4
-DEFAULT_FILE_BYTES = 64 * MIB
 FIRST_VERSION = "1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is taken in: bytes of a file, bytes of a whole version, files of a version."""
+    """How much is taken in: bytes of a file, bytes of a whole version, files of a version.
 
-    file_bytes: int = DEFAULT_FILE_BYTES
-    total_bytes: int = TOTAL_FACTOR * DEFAULT_FILE_BYTES
-    files: int = MAX_FILES
+    Those of `core.limits`, but for a file's, which the user may set.
+    """
+
+    file_bytes: int = FILE_BYTES
+    total_bytes: int = VERSION_BYTES
+    files: int = FILES
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """From ``max_script_size_mb``; a whole version may have four times that."""
-        file_bytes = int(settings.max_script_size_mb * MIB)
-        return cls(file_bytes, TOTAL_FACTOR * file_bytes)
+        """From ``max_script_size_mb``."""
+        return cls(int(settings.max_script_size_mb * MIB))
 
     def check(self, sizes: Iterable[tuple[str, int]], where: str = "") -> None:
         """Refuse ``(path, bytes)`` of one version that are too many or too large."""
         inside = f" in {where}" if where else ""
         total = count = 0
         for path, size in sizes:
-            cap = MAX_METADATA_BYTES if path == METADATA_FILE else self.file_bytes
+            is_metadata = path == METADATA_FILE
+            cap = METADATA_BYTES if is_metadata else self.file_bytes
             if size > cap:
                 raise InvalidPlaybook(
                     f"{path}{inside} has {_mib(size)} MiB; at most {_mib(cap)} are taken.",
                     "Make it smaller, or fetch large data at run time."
-                    if path == METADATA_FILE
-                    else "Raise max_script_size_mb, or fetch large data at run time.",
+                    if is_metadata
+                    else "Raise max_script_size_mb (the server has a limit of its own), or fetch"
+                    " large data at run time.",
                 )
-            total, count = total + size, count + 1
+            total, count = total + size, count + (not is_metadata)
             if total > self.total_bytes:
                 raise InvalidPlaybook(
                     f"The files{inside} have more than {_mib(self.total_bytes)} MiB together.",
-                    "Raise max_script_size_mb (a version may have four times that), or split it.",
+                    "Split the playbook, or fetch large data at run time.",
                 )
             if count > self.files:
                 raise InvalidPlaybook(
@@ -127,15 +127,18 @@ def normalise(
             "Keep it private (local_only); only `declassify` makes it not sensitive.",
         )
     asked = {**draft.asked, **asked}
-    return PlaybookDraft(parsed.as_json(), dict(draft.files), draft.ignored, asked)
+    return replace(draft, metadata=parsed.as_json(), files=dict(draft.files), asked=asked)
 
 
 def draft_warnings(draft: PlaybookDraft) -> list[str]:
     """Say what is odd about a normalised draft, but allowed; scripts are looked at by ``checks``."""
     found = []
-    if draft.ignored:
-        names = ", ".join(sorted(draft.ignored)[:10])
-        found.append(f"Left aside, no part of a playbook: {names}")
+    if left_out := names_left_out(draft.ignored):
+        found.append(left_out)
+    if draft.renamed:
+        more = f" and {len(draft.renamed) - 5} more" if len(draft.renamed) > 5 else ""  # noqa: PLR2004
+        names = ", ".join(sorted(draft.renamed)[:5])
+        found.append(f"file names are stored in Unicode NFC form now: {names}{more}")
     formats = sorted({path.partition("/")[0] for path in draft.files} & set(FORMATS))
     if not formats:
         found.append("It holds no script")
@@ -193,7 +196,7 @@ def _parse(metadata: dict[str, Any]) -> PlaybookMetadata:
         if error.detail.startswith(METADATA_FILE):
             raise
         raise InvalidPlaybook(f"{METADATA_FILE}: {error.detail}", error.remedy) from error
-    if size > MAX_METADATA_BYTES:
+    if size > METADATA_BYTES:
         raise InvalidPlaybook(f"{METADATA_FILE} has more than 1 MiB.", "Make it smaller.")
     return parsed
 
@@ -217,8 +220,6 @@ def check_paths(paths: Iterable[str]) -> None:
 
 def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:
     check_paths(files)
-    for path in files:
-        check_nfc(path)
     limits.check((path, len(content)) for path, content in files.items())
     for path, content in files.items():
         if is_sealed(content):

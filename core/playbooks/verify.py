@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.content import programs
 from core.encryption import Envelope, is_sealed, sealed_generation
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, WrongKey, faults_of
 from core.journal import VersionRecord
@@ -83,7 +84,8 @@ def _row(
     generation = generation_on_disk(draft.files)
     sensitive = metadata.sensitive or any(map(is_sealed, draft.files.values()))
     clear = to_clear(draft.files, found.ref, generation, envelope, sensitive=sensitive, edited=True)
-    files = file_entries(published_form(clear))
+    marked = programs(clear, draft.executable or ())
+    files = file_entries(published_form(clear), marked)
     held, asked = split_requests(draft.metadata, Decided())
     if sensitive:  # an edited flag then differs from the row's, and is reported
         held["sensitive"] = True
@@ -95,6 +97,7 @@ def _row(
         generation=generation,
         # what stands in synced/ may be anybody's: `keys claim` says otherwise
         made_here=found.area is not Area.SYNCED,
+        modes_known=True,
         intake="adopt",
         asked=asked,
     )

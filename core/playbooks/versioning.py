@@ -28,12 +28,14 @@ from core.models import (
     METADATA_FILE,
     SERVER_OWNED_FIELDS,
     Area,
+    FileEntry,
     Move,
     PlaybookDraft,
     Ref,
     Status,
     Strategy,
     SyncState,
+    content_digest,
     id_from_name,
     is_higher,
     next_patch,
@@ -251,7 +253,7 @@ def refuse_taken(
     for intent in intents:
         ref = intent.ref
         row = rows.get(ref)
-        if row and intent.record and row.content_digest == intent.record.content_digest:
+        if row and intent.record and _is_same_content(row, intent.record, intent.files):
             errors[str(intent.staged)] = Unchanged(
                 f"{ref} exists already, with this very content.", "There is nothing to do."
             )
@@ -269,6 +271,14 @@ def refuse_taken(
             )
         seen.add(ref)
     return errors
+
+
+def _is_same_content(row: VersionRecord, new: VersionRecord, files: Sequence[FileEntry]) -> bool:
+    """Whether ``new`` is what ``row`` holds; of a version from before, but for modes."""
+    if row.content_digest == new.content_digest:
+        return True
+    unmarked = [replace(file, executable=False) for file in files]
+    return not row.modes_known and row.content_digest == content_digest(new.metadata, unmarked)
 
 
 def refuse_clear(versions: Versions, intents: Sequence[Intent]) -> dict[str, EscherError]:

@@ -70,7 +70,7 @@ STALE_STAGING_SECONDS = 3600.0
 _WRITTEN_FIELDS = (
     "area", "content_digest", "metadata", "generation", "fetched", "warnings", "sync_state", "publish_as",
     "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
-    "made_here", "intake", "asked",
+    "made_here", "modes_known", "intake", "asked",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -104,19 +104,26 @@ class Stager:
         ref = PlaybookMetadata.model_validate(draft.metadata).ref
         old = origin.old
         generation = old.generation + 1 if old else 1
-        name = self.write(ref, draft.metadata, draft.files, generation)
-        files = file_entries(published_form(draft.files))
+        marked = draft.executable or ()
+        name = self.write(ref, draft.metadata, draft.files, generation, marked)
+        files = file_entries(published_form(draft.files), marked)
         record = new_record(draft, area, files, generation, origin)
         return Intent(ref, "write", name, old.area if old else None, area, record, files)
 
     def write(
-        self, ref: Ref, metadata: Mapping[str, Any], clear: Mapping[str, bytes], generation: int
+        self,
+        ref: Ref,
+        metadata: Mapping[str, Any],
+        clear: Mapping[str, bytes],
+        generation: int,
+        executable: Collection[str],
     ) -> str:
         """Write a folder into staging, synced, sealed where it has to be; its name there."""
         sensitive = bool(metadata.get("sensitive"))
         disk = to_disk(clear, ref, generation, self._envelope, sensitive=sensitive)
         name = uuid.uuid4().hex
-        write_tree(self._layout.staged(name), {METADATA_FILE: json_bytes(metadata), **disk})
+        whole = {METADATA_FILE: json_bytes(metadata), **disk}
+        write_tree(self._layout.staged(name), whole, executable)
         return name
 
 
@@ -143,6 +150,7 @@ def new_record(
         generation=generation,
         warnings=tuple(warnings[:MAX_WARNINGS]),
         made_here=True,
+        modes_known=True,
         intake=origin.intake,
         asked=draft.asked,
         **wanted,
@@ -150,10 +158,11 @@ def new_record(
 
 
 def draft_digest(
-    draft: PlaybookDraft, metadata: Mapping[str, Any], executable: Collection[str] = ()
+    draft: PlaybookDraft, metadata: Mapping[str, Any], executable: Collection[str] | None = None
 ) -> str:
-    """The content digest of a draft's files under ``metadata``; ``executable``: which are."""
-    return content_digest(metadata, file_entries(published_form(draft.files), executable))
+    """The content digest of a draft's files under ``metadata``; ``executable``: else its own."""
+    marked = executable if executable is not None else draft.executable or ()
+    return content_digest(metadata, file_entries(published_form(draft.files), marked))
 
 
 class FolderWriter:

@@ -276,6 +276,7 @@ def read_item(raw: Item) -> Theirs:
         success_count=counts.get("success_count", 0),
         last_executed=counts.get("last_executed"),
         intake="pull",
+        modes_known=True,
         published_by=_publisher(raw),
         status_at=int(time.time()),
     )

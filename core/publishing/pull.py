@@ -21,6 +21,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,7 @@ class PublishedContents:
         self._journal = journal
         self._server = server
         self._run_path = settings.run_path
+        self._threads = settings.transfer_concurrency
 
     def fetch(self, ref: Ref) -> Mapping[str, bytes]:
         """Fetch ``{path: bytes}`` of a version in its published form, as the journal's checksums say.
@@ -282,14 +284,30 @@ class PublishedContents:
         and `core.errors.TransientError` when it can't be reached.
         """
         make_private_dir(self._run_path)
-        contents: dict[str, bytes] = {}
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self._run_path) as folder:
-            target = Path(folder) / "file"
-            for path, file in sorted(self._listed(ref).items()):
-                self._server.download(file, target, renew=partial(self._renewed, ref, path))
-                contents[path] = read_bytes(target) if file.size_bytes else b""
-                target.unlink(missing_ok=True)
-        return contents
+        listed = self._listed(ref)
+        once = {
+            file.checksum: file for _, file in sorted(listed.items())
+        }  # of files that are alike
+        with (
+            tempfile.TemporaryDirectory(prefix="fetch-", dir=self._run_path) as folder,
+            ThreadPoolExecutor(min(self._threads, len(once) or 1), "contents") as pool,
+        ):
+            try:
+                get = partial(self._get, ref, Path(folder))
+                fetched = dict(zip(once, pool.map(get, once.values()), strict=True))
+            except BaseException:  # the others are not asked for any more
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return {path: fetched[file.checksum] for path, file in listed.items()}
+
+    def _get(self, ref: Ref, folder: Path, file: ScriptFile) -> bytes:
+        if not file.size_bytes:
+            return b""
+        target = folder / file.checksum.removeprefix("sha256:")
+        self._server.download(file, target, renew=partial(self._renewed, ref, file.path))
+        content = read_bytes(target)
+        target.unlink()
+        return content
 
     def _renewed(self, ref: Ref, path: str) -> ScriptFile:
         return self._listed(ref)[path]

@@ -18,7 +18,7 @@ from core.journal.conflicts import KeptCopy
 from core.journal.leases import VERSION, Held
 from core.journal.pins import TOMBSTONE
 from core.journal.versions import VersionRecord
-from core.models import Area, Ref, Strategy, SyncState
+from core.models import Area, Ref, Strategy, SyncState, content_digest, executables
 from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
@@ -130,7 +130,7 @@ class Reconciler:
                 elif ref not in held:
                     done.failed[ref] = _lost(ref)
                 else:
-                    item = _Item(theirs, row, held.token)
+                    item = self._with_their_modes(_Item(theirs, row, held.token))
                     fresh = before is not None and before.get(ref) == row.revision
                     with _failing(ref, done):
                         rule = self._rule(item, pins.get(ref), private=is_private, fresh=fresh)
@@ -190,6 +190,31 @@ class Reconciler:
             here = replace(here, edited=True)
             return decide(here, there, pinned=pinned, private=private, fresh=fresh)
         return rule
+
+    def _with_their_modes(self, item: _Item) -> _Item:
+        """Take the server's word on modes where the journal was made anew from folders.
+
+        A folder that another version of this service wrote may show other ones than were published:
+        with the very same bytes that is no other content.
+        """
+        row, theirs = item.row, item.theirs
+        if (
+            row.intake != "adopt"
+            or theirs.record is None
+            or theirs.there.digest == row.content_digest
+        ):
+            return item
+        marked = executables(theirs.entries)
+        files = [
+            replace(file, executable=file.path in marked)
+            for file in self._journal.versions.files(item.ref)
+        ]
+        digest = content_digest(row.metadata, files)
+        if digest != theirs.there.digest or not self._journal.versions.set_modes(
+            item.ref, marked, digest, lease=item.lease
+        ):
+            return item
+        return replace(item, row=replace(row, content_digest=digest, modes_known=True))
 
     def _without_row(
         self, rule: Rule, theirs: Theirs, new: list[Theirs], gone: list[Ref], done: Reconciled

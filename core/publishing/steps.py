@@ -115,13 +115,10 @@ class Upload:
             if self._is_stale(record):
                 return None
             raise
-        entries = file_entries(contents)
+        marked = executables(self.context.journal.versions.files(record.ref))
+        entries = file_entries(contents, marked)
         if content_digest(record.metadata, entries) == record.content_digest:
             return contents, entries
-        if marked := executables(self.context.journal.versions.files(record.ref)):
-            entries = file_entries(contents, marked)
-            if content_digest(record.metadata, entries) == record.content_digest:
-                return contents, entries
         if self._is_stale(record):
             return None
         raise IntegrityError(

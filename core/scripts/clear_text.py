@@ -4,7 +4,7 @@
 
     <root>/                        0700, one for each home and user; locked by its helper
     <root>/<end>-<kind>-<16 hex>/  0700, one a resolve; ``end`` in Unix seconds
-    <root>/<lease>/shell/stop.sh   0600
+    <root>/<lease>/shell/stop.sh   0600, or 0700 where it is executable
 
     kind t   handed out: the path was given away, so it stays to its end, whoever made it lives or not
          h   held: for a ``with`` of its maker, who keeps it locked; unlocked, nobody needs it
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +88,16 @@ class ClearText:
         self._held: dict[Path, int] = {}  # folders, and the descriptors that lock them
 
     def write(
-        self, files: Mapping[str, bytes], *, held: bool = False, seconds: float | None = None
+        self,
+        files: Mapping[str, bytes],
+        executable: Collection[str] = (),
+        *,
+        held: bool = False,
+        seconds: float | None = None,
     ) -> ClearLease:
         """Write ``{path: clear bytes}``, paths as ``shell/stop.sh``, into a folder of its own.
 
+        ``executable``: the paths of those that are.
         ``held``: until `release`, at most ``seconds`` (default ``clear_text_seconds``). Raises
         `StorageError`, and `Refused` when even the home's own root is a link or somebody else's.
         """
@@ -106,7 +112,8 @@ class ClearText:
                 below = {
                     p.removeprefix(f"{top}/"): files[p] for p in files if p.startswith(f"{top}/")
                 }
-                write_tree(folder / top, below)
+                marked = {path.removeprefix(f"{top}/") for path in executable}
+                write_tree(folder / top, below, marked)
         except BaseException:
             self.release(folder)
             raise

@@ -2,7 +2,8 @@
 
 ::
 
-    cache/copies/<hex of the listing's digest>/<format>/…     files 0400 or 0500, folders 0500
+    cache/copies/<hex of the listing's digest>/<format>/…     files 0400 or 0500, folders 0500;
+                                                              the digest is of the modes, too
     a row of ``cache_folders`` each, in the state copy        written before the folder is made
 
 For a caller who wants bytes that stay as they are while playbooks change under them, and where
@@ -25,7 +26,7 @@ from sqlalchemy import Connection
 
 from core.content import is_state
 from core.errors import IntegrityError, Refused, StateBesideContent, storage_error
-from core.files import fsync_dir, make_private_dir, read_bytes, sha256_bytes
+from core.files import fsync_dir, is_executable, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.journal.scripts import CacheFolder, FolderState
 from core.scripts.entries import listed
@@ -36,7 +37,7 @@ from core.settings import Settings
 
 DAY_SECONDS = 86_400
 MEBIBYTE = 1 << 20
-_FOLDER, _FILE = 0o500, 0o400
+_FOLDER, _FILE, _PROGRAM = 0o500, 0o400, 0o500
 _BUILT_SECONDS = 3600.0  # what is being built for longer was left by a process that died
 
 
@@ -69,7 +70,7 @@ class Copies:
 
         Raises `IntegrityError` when ``source`` has other bytes, `CacheFull` or `Refused` for want of room.
         """
-        name = listing.digest.removeprefix("sha256:")
+        name = _name_of(listing)
         folder = self._root / name
         if self._is_there(folder, listing):
             return folder
@@ -175,7 +176,8 @@ class Copies:
             target = built / file.path
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folders.update(parent for parent in target.parents if built in parent.parents)
-            mode = _FILE | ((source / file.path).stat().st_mode & 0o100)
+            known = is_executable((source / file.path).stat())  # of a version from before
+            mode = _PROGRAM if file.executable or known else _FILE
             fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(fd, "wb") as opened:
                 opened.write(content)
@@ -203,3 +205,12 @@ class Copies:
             return min(folder.lstat().st_mtime, self._clock())
         except OSError:
             return 0.0
+
+
+def _name_of(listing: Listing) -> str:
+    """The folder of a copy: the listing's digest, and another one with other executable files."""
+    marked = sorted(file.path for file in listing.files if file.executable)
+    digest = (
+        sha256_bytes("\0".join([listing.digest, *marked]).encode()) if marked else listing.digest
+    )
+    return digest.removeprefix("sha256:")

@@ -8,7 +8,7 @@
 
     {"format_version": 1, "playbook_id": "stop-rds", "version": "1.0.0", "format": "shell",
      "source": "tenant", "entry_point": "shell/stop.sh", "fetched_at": 1767225600.0,
-     "files": [["shell/stop.sh", 2048, "sha256:…"]],
+     "files": [["shell/stop.sh", 2048, "sha256:…", true]],   true: executable
      "digest": "sha256:…"}                  over the bytes of the same object without it, so a
                                             flipped bit is noticed
 One line of JSON. It is not synced: a power cut may take it, and then the index has the same, or the
@@ -137,7 +137,7 @@ class Manifest:
             "source": self.source,
             "entry_point": self.listing.entry_point,
             "fetched_at": self.fetched_at,
-            "files": [[f.path, f.size_bytes, f.checksum] for f in self.listing.files],
+            "files": [file.as_row() for file in self.listing.files],
         }
         return _ENCODER.encode(body).encode()
 
@@ -232,12 +232,12 @@ def write_manifest(place: Place, manifest: Manifest) -> None:
 
 
 def _file(item: Any, format_: str) -> FileEntry:
-    path, size, checksum = item
+    path, size, checksum, *marks = item
     check_relative_path(path)
     sound = isinstance(size, int) and size >= 0 and DIGEST_RE.match(checksum)
-    if not sound or not path.startswith(f"{format_}/"):
+    if not sound or not path.startswith(f"{format_}/") or marks not in ([], [True]):
         raise ValueError(path)
-    return FileEntry(path, size, checksum)
+    return FileEntry(path, size, checksum, bool(marks))
 
 
 def _sealed(body: bytes) -> bytes:

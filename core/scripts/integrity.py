@@ -25,7 +25,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,17 +40,23 @@ from core.errors import (
     UnsafePath,
     storage_error,
 )
-from core.files import check_relative_path
+from core.files import check_relative_path, file_mode, is_executable
 from core.journal import Journal
 from core.journal.pins import LIBRARY, SERVER
 from core.journal.scripts import ProofRow, ProofRows
-from core.models import RESERVED_PREFIX, FileEntry, Ref, ScriptKey, content_digest
+from core.limits import FILES, MIB
+from core.models import (
+    RESERVED_PREFIX,
+    FileEntry,
+    Ref,
+    ScriptKey,
+    content_digest,
+    executables,
+)
 from core.scripts.models import Listing
 from core.server.answers import CHECK_URL, ManifestEntry, Script, ScriptFile, clean_words
 from core.settings import Settings
 
-MAX_FILES = 2000
-MEBIBYTE = 1 << 20
 IMMUTABLE = "immutable"  # as `core.publishing.conflict_rules.Rule` has it
 _NAMED = 19  # characters of a digest that tell it from another one
 HASHED_BYTES = 1 << 20  # up to here a stat never stands in for the hash
@@ -76,6 +82,12 @@ class Offer:
     listing: Listing
     files: dict[str, ScriptFile]
 
+    def marked_as(self, known: Iterable[FileEntry]) -> Offer:
+        """The same with the executable files that are known of the version."""
+        marked = executables(known)
+        files = (replace(file, executable=file.path in marked) for file in self.listing.files)
+        return replace(self, listing=replace(self.listing, files=tuple(files)))
+
 
 def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
     """The server's answer for ``key`` as an `Offer`.
@@ -89,8 +101,8 @@ def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
         raise NotEscherServer(f"The server was asked for {key} and answered {asked}.", CHECK_URL)
     if not script.files:
         raise NotFound(f"The server has no {key.format} script of {key.ref}.")
-    if len(script.files) > MAX_FILES:
-        raise Refused(f"{key} has {len(script.files)} files; at most {MAX_FILES} are fetched.")
+    if len(script.files) > FILES:
+        raise Refused(f"{key} has {len(script.files)} files; at most {FILES} are fetched.")
     files = {file.path: file for file in script.files}
     _check_paths(key, [file.path for file in script.files])
     if script.entry_point not in files:
@@ -98,8 +110,9 @@ def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
             f"The server names an entry point of {key} that is not among its files.", CHECK_URL
         )
     _check_sizes(key, script.files, settings)
+    marked = {entry.path for entry in script.manifest or script.files if entry.executable}
     entries = tuple(
-        FileEntry(file.path, file.size_bytes, file.checksum)
+        FileEntry(file.path, file.size_bytes, file.checksum, file.path in marked)
         for file in sorted(script.files, key=lambda file: file.path)
     )
     return Offer(Listing(key, entries, script.entry_point), files)
@@ -149,13 +162,13 @@ def _check_sizes(key: ScriptKey, files: Iterable[ScriptFile], settings: Settings
     total = 0
     for file in files:
         total += file.size_bytes
-        if file.size_bytes > settings.max_script_size_mb * MEBIBYTE:
+        if file.size_bytes > settings.max_script_size_mb * MIB:
             raise Refused(
                 f"{file.path} of {key.ref} has {file.size_bytes} bytes, more than the "
                 f"{settings.max_script_size_mb:g} MiB that are fetched.",
                 "Raise max_script_size_mb.",
             )
-    if total > settings.cache_max_size_mb * MEBIBYTE:
+    if total > settings.cache_max_size_mb * MIB:
         raise Refused(
             f"{key} has {total} bytes, more than the whole cache's "
             f"{settings.cache_max_size_mb:g} MiB.",
@@ -290,6 +303,27 @@ class Proofs:
         self._memory[row.path] = row
 
 
+def set_modes(root: Path, files: Sequence[FileEntry]) -> None:
+    """Make the executable ones of proven ``files`` below ``root`` executable for their owner.
+
+    Where that can't be done (a share, a read-only home) they stay as they are, and it is logged.
+    """
+    for file in files:
+        if not file.executable:
+            continue
+        path = root / file.path
+        try:
+            if is_executable(path.lstat()):
+                continue
+            fd = os.open(path, _OPEN_FLAGS)
+            try:
+                os.fchmod(fd, file_mode(executable=True))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("%s can't be made executable: %s", path, error.strerror)
+
+
 def files_beside(root: Path | str, format_: str, files: Sequence[FileEntry]) -> list[str]:
     """List the paths in ``root/<format_>/`` that editors, tools and runs left beside ``files``."""
     wanted = {file.path for file in files}
@@ -297,10 +331,12 @@ def files_beside(root: Path | str, format_: str, files: Sequence[FileEntry]) -> 
     found = []
     for parent, folders, names in os.walk(f"{base}/{format_}"):  # links are not followed
         inside = parent[len(base) + 1 :]
-        links = [name for name in folders if os.path.islink(f"{parent}/{name}")]  # noqa: PTH114  text
-        for name in (*names, *links):
+        for name in (*names, *folders):
             path = f"{inside}/{name}"
-            if path not in wanted and is_leftover(path):
+            is_link = os.path.islink(f"{parent}/{name}")  # noqa: PTH114  text
+            if name in folders and not is_link:
+                continue
+            if path not in wanted and is_leftover(f"{path}/" if is_link else path):
                 found.append(path)
     return sorted(found)
 

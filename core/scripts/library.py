@@ -33,6 +33,7 @@ from core.errors import (
 from core.files import atomic_write, make_private_dir, read_bytes, sha256_bytes
 from core.journal import Journal
 from core.journal.points import LibraryRow
+from core.limits import METADATA_BYTES
 from core.models import (
     METADATA_FILE,
     RESERVED_PREFIX,
@@ -51,7 +52,7 @@ from core.server.answers import Script
 from core.server.client import EscherServer
 from core.settings import Settings
 
-MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_BYTES = METADATA_BYTES
 KEPT_TTLS = 4
 FETCHED_AT_ONCE = 16  # versions a sync
 

@@ -127,7 +127,9 @@ class ResolvedScript:
             "format": self.listing.key.format,
             "entry_point": entry.path,
             "folder": str(self.folder / self.listing.key.format),
-            "files": [file.as_json() for file in self.listing.files],
+            "files": [
+                {**file.as_json(), "executable": file.executable} for file in self.listing.files
+            ],
             "stale": self.stale,
             "copy": self.is_copy,
             **self.info.as_json(),

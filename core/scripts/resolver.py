@@ -34,10 +34,10 @@ from core.errors import (
 )
 from core.files import sha256_bytes
 from core.journal.script_lookup import KEPT_ANSWERS, ScriptRow, ScriptRows, VersionFacts
-from core.models import FORMATS, Area, Ref, ScriptKey
+from core.models import FORMATS, Area, Ref, ScriptKey, executables
 from core.scripts.clear_text import ClearText
 from core.scripts.copies import Copies
-from core.scripts.integrity import Proofs, files_beside, prove
+from core.scripts.integrity import Proofs, files_beside, prove, set_modes
 from core.scripts.models import (
     DEFAULT_OPTIONS,
     NO_OVERRIDES,
@@ -131,7 +131,7 @@ class ScriptResolver:
         Raises `UsageError`, `NotFound`, `NotRunnable`, `IntegrityError` (changed on disk, and not
         yet taken as an edit), or why the server could not give it.
         """
-        return self._resolve(ScriptRequest(*read_target(target), format_, options))
+        return self._handed_out(ScriptRequest(*read_target(target), format_, options))
 
     @contextmanager
     def lease(
@@ -146,7 +146,7 @@ class ScriptResolver:
         ``seconds`` bounds how long clear text may stand (default ``clear_text_seconds``).
         """
         request = ScriptRequest(*read_target(target), format_, options, held=True, seconds=seconds)
-        script = self._resolve(request)
+        script = self._handed_out(request)
         try:
             yield script
         finally:
@@ -162,6 +162,13 @@ class ScriptResolver:
             return row
         self._remote.check(key, overrides)
         return None
+
+    def _handed_out(self, request: ScriptRequest) -> ResolvedScript:
+        """The answer, its executable files being so: a backup or a share may have lost the mode."""
+        script = self._resolve(request)
+        if not script.is_copy and script.expires_at is None:
+            set_modes(script.folder, script.listing.files)
+        return script
 
     # -- known here ---------------------------------------------------------------------------
     def _resolve(self, request: ScriptRequest) -> ResolvedScript:
@@ -264,7 +271,9 @@ class ScriptResolver:
         for file in row.files:
             if sha256_bytes(files[file.path]) != file.checksum:
                 raise IntegrityError(f"{row.ref} {file.path} was changed on disk.", _EDITED)
-        lease = self._clear.write(files, held=request.held, seconds=request.seconds)
+        lease = self._clear.write(
+            files, executables(row.files), held=request.held, seconds=request.seconds
+        )
         source = _source(row.area)
         return ResolvedScript(listing, lease.folder, source, info, expires_at=lease.ends_at)
 

@@ -31,12 +31,12 @@ from core.errors import (
     TransferInterrupted,
     storage_error,
 )
-from core.files import PRIVATE_DIR, write_tree
+from core.files import PRIVATE_DIR, file_mode, write_tree
 from core.journal import Journal
 from core.journal.leases import Held
 from core.journal.script_lookup import ToldStatus
 from core.journal.scripts import LIBRARY, TENANT, CacheFolder, FolderState, Item
-from core.models import FileEntry, Ref, ScriptKey
+from core.models import FileEntry, Ref, ScriptKey, executables
 from core.scripts.cache import ScriptCache
 from core.scripts.entries import footprint, remove
 from core.scripts.integrity import Offer, check_offer, check_pinned, difference, mismatch
@@ -285,7 +285,10 @@ class StagingRun:
         if self._expected.get(key) is None:  # nobody here knows more of it than the server says
             self._told[key.ref] = told_by(script, time.time())
         offer = check_offer(script, key, self._context.settings)
-        is_known = self._expected.get(key) is not None
+        expected = self._expected.get(key)
+        is_known = expected is not None
+        if expected is not None:
+            offer = offer.marked_as(expected)
         check_pinned(self._context.journal, key.ref, script, is_known=is_known)
         if key.is_library:
             self._of_library[key.ref] = script
@@ -341,13 +344,14 @@ class StagingRun:
 
     # -- bytes ------------------------------------------------------------------------------
     def _fetch(self) -> None:
-        tasks = [(key, path) for key, offer in self._offers.items() for path in offer.files]
+        tasks = [(key, file) for key, offer in self._offers.items() for file in offer.listing.files]
         for (key, _), answer in in_threads(self._get, tasks, self._threads).items():
             if isinstance(answer, BaseException):
                 self._fail(key, in_words(key, answer))
 
-    def _get(self, task: tuple[ScriptKey, str]) -> None:
-        key, path = task
+    def _get(self, task: tuple[ScriptKey, FileEntry]) -> None:
+        key, file = task
+        path = file.path
         if key in self._failed:
             return
         offer = self._offers.get(key)
@@ -363,6 +367,10 @@ class StagingRun:
                     sync=False,  # `verification` does, while the next ones are downloaded
                 )
             )
+            if file.executable:
+                target.chmod(file_mode(executable=True))
+        except OSError as error:
+            raise storage_error(error, f"Writing {target}") from error
         except EscherError as error:
             self._failed.setdefault(key, error)  # the other files of it are not asked for
             raise
@@ -396,7 +404,11 @@ class StagingRun:
 
 
 def _is_same(one: Listing, other: Listing) -> bool:
-    return one.entry_point == other.entry_point and not difference(one.files, other.files)
+    return (
+        one.entry_point == other.entry_point
+        and not difference(one.files, other.files)
+        and executables(one.files) == executables(other.files)
+    )
 
 
 def insert(
@@ -421,7 +433,7 @@ def insert(
             raise LeaseHeld(f"{key} is just being downloaded.", "Try again in a moment.")
         try:
             claim.reserve(cache, [listing])
-            write_tree(claim.folders[key], dict(files))
+            write_tree(claim.folders[key], files, executables(listing.files))
             item = Staged(claim.folders[key], listing, source_of(key) if whole else PARTIAL)
             [hit] = claim.promote(cache, [item])
         except EscherError as error:

@@ -21,6 +21,7 @@ from core.errors import (
     TransientError,
 )
 from core.files import sha256_bytes
+from core.limits import ANNOUNCED_FILES
 from core.models import FileEntry, Ref, Status, executables, file_entries
 from core.server.answers import (
     CHECK_URL,
@@ -91,7 +92,18 @@ class EscherServer:
 
     # -- publishing -------------------------------------------------------------------------
     def announce(self, ref: Ref, files: Sequence[FileEntry]) -> Announcement:
-        """Announce files; answers one target for each: where it goes and what it becomes."""
+        """Announce files; answers one target for each: where it goes and what it becomes.
+
+        Many go in pieces, which add up on the server.
+        """
+        pieces = [
+            self._announce(ref, files[start : start + ANNOUNCED_FILES])
+            for start in range(0, max(len(files), 1), ANNOUNCED_FILES)
+        ]
+        targets = [target for piece in pieces for target in piece.targets]
+        return pieces[0].model_copy(update={"targets": targets})
+
+    def _announce(self, ref: Ref, files: Sequence[FileEntry]) -> Announcement:
         answer = self._call(
             Announcement,
             "POST",

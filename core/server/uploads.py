@@ -75,8 +75,12 @@ class Uploads:
         An expired URL is asked for anew once, by another ``announce``; so are lost parts.
         """
         announcement = announce()
+        sent: set[str] = set()  # content is addressed by its checksum: each goes once
         for target in announcement.targets:
             content = contents[target.path]
+            if target.checksum in sent:
+                continue
+            sent.add(target.checksum)
             try:
                 self.put_file(target, content)
             except (UrlExpired, FilesMissing):

@@ -44,10 +44,12 @@ def import_path(
         results = store.create_many(
             [draft for _, draft in batch], strategy=strategy, intake="import", gate=gate
         )
-        for (name, _), result in zip(batch, results, strict=True):
+        for (name, draft), result in zip(batch, results, strict=True):
             if result.error is None:
                 report.imported.append(result.ref)
                 report.warnings += len(result.warnings)
+                if draft.ignored:
+                    report.left_out[result.ref] = draft.ignored
                 if result.findings:
                     report.findings[result.ref] = result.findings
                 report.kept_private += strategy is None and asks_for_upload(result.asked)

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from core.scripts.cache import ScriptCache
 from core.scripts.clear_text import ClearText
 from core.scripts.downloads import ScriptDownloads
 from core.scripts.eviction import EvictReport
+from core.scripts.integrity import set_modes
 from core.scripts.library import LibraryCache
 from core.scripts.models import NO_OVERRIDES, PARTIAL, CacheHit, Listing, Overrides
 from core.scripts.remote_resolver import RemoteResolver
@@ -137,6 +139,7 @@ class ScriptManager:
         hit = self.downloads.fetch(key, row.files if row is not None else None)
         if path not in {file.path for file in hit.listing.files}:
             raise NotFound(f"{key} has no file {path!r}.", "Check the s3_path.")
+        set_modes(hit.folder, row.files if row is not None else hit.listing.files)
         return hit.folder / path
 
     def put(self, key: ScriptKey, path: str, content: bytes) -> Path:
@@ -174,18 +177,21 @@ class ScriptManager:
             for file in known
             if file.path in held and sha256_bytes(held[file.path]) == file.checksum
         }
-        return self._insert(key, files, row, whole=len(files) == len(known)).folder / path
+        return self._insert(key, files, row, known).folder / path
 
     def _insert(
-        self, key: ScriptKey, files: dict[str, bytes], row: ScriptRow | None, *, whole: bool
+        self,
+        key: ScriptKey,
+        files: dict[str, bytes],
+        row: ScriptRow | None,
+        known: Sequence[FileEntry],
     ) -> CacheHit:
+        whole = len(files) == len(known)
         named = row.entry_points if row is not None else None
         entry_point, _ = entry_script(key.format, list(files), named)
         assert entry_point is not None  # there is at least one file
-        entries = tuple(
-            FileEntry(path, len(body), sha256_bytes(body)) for path, body in sorted(files.items())
-        )
-        listing = Listing(key, entries, entry_point)
+        entries = sorted((file for file in known if file.path in files), key=attrgetter("path"))
+        listing = Listing(key, tuple(entries), entry_point)
         return insert(self._journal, self.cache, listing, files, whole=whole)
 
     def _listed(self, key: ScriptKey) -> tuple[FileEntry, ...]:

@@ -319,6 +319,8 @@ def write_report(settings: Settings, journal: Journal, plan: SyncPlan) -> dict[s
         "findings": findings_json(plan.edits.findings)[:MAX_FINDINGS],
         # no part of what is published, until an update takes them in
         "beside": {str(ref): list(paths) for ref, paths in plan.scan.beside.items()},
+        # by editors, tools and runs; named once
+        "left_out": {str(ref): list(paths) for ref, paths in plan.scan.left_out.items()},
         "executions_sent": plan.executions.sent,
         "pending": counts["pending"],
         "deferred": counts["deferred"],

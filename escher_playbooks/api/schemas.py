@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_
 
 from core.errors import InvalidPlaybook
 from core.files import json_bytes
+from core.limits import FILES
 from core.models import PARAMETERS_FILE, PLAN_FILE, PlaybookDraft
 from core.service.executions import MAX_INTEGER
 
-MAX_SCRIPTS = 1000
+MAX_SCRIPTS = FILES
 MAX_REFS = 10_000
 RefText = Annotated[str, Field(min_length=1, max_length=170)]
 StrategyText = Literal[
@@ -47,6 +48,10 @@ class Script(_Request):
     path: Annotated[str, Field(description="Relative, as on disk: shell/stop.sh.", max_length=1024)]
     content: str | None = None
     content_base64: str | None = None
+    executable: Annotated[
+        StrictBool | None,
+        Field(description="Of a program or a script with #!; else as in the version before."),
+    ] = None
 
     @model_validator(mode="after")
     def _one_content(self) -> Self:
@@ -91,7 +96,9 @@ class PlaybookBody(_Request):
             files[PARAMETERS_FILE] = _json_file(value, PARAMETERS_FILE)
         if self.explain_plan is not None:
             files[PLAN_FILE] = _json_file(self.explain_plan, PLAN_FILE)
-        return PlaybookDraft(self.metadata, files)
+        told = [script for script in self.scripts if script.executable is not None]
+        marked = frozenset(script.path for script in told if script.executable)
+        return PlaybookDraft(self.metadata, files, executable=marked if told else None)
 
 
 def _json_file(value: Any, name: str) -> bytes:

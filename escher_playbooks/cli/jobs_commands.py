@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from core.content import names_left_out
 from escher_playbooks.cli import options, output, progress
 from escher_playbooks.cli.session import open_service
 
@@ -212,6 +213,7 @@ def _told(report: Mapping[str, Any]) -> list[str]:
         *(f"the edit of {ref} is {version} now" for ref, version in kept.items()),
         *report.get("edits", {}).get("waiting", {}).values(),
         *report.get("edits", {}).get("held", {}).values(),
+        *(f"{ref}: {names_left_out(names)}" for ref, names in report.get("left_out", {}).items()),
         *(decided["reason"] for decided in report.get("conflicts", [])),
         *(f"{what}: {reason}" for what, reason in reasons.items()),
     ]

@@ -56,7 +56,7 @@ def create(
         result = service.create(
             draft, playbook_id=playbook_id, version=version, strategy=choice, author=author
         )
-        _report_stored(service, result, draft, as_json=as_json)
+        _report_stored(service, result, as_json=as_json)
 
 
 def update(
@@ -92,7 +92,7 @@ def update(
             return
         draft = draft_from_folder(folder, Limits.of(service.settings))
         result = service.update(playbook_id, draft, version)
-        _report_stored(service, result, draft, as_json=as_json)
+        _report_stored(service, result, as_json=as_json)
 
 
 def _settle_held(
@@ -100,14 +100,11 @@ def _settle_held(
 ) -> None:
     """Take or drop the held edit of a sensitive version."""
     from core.errors import UsageError
-    from core.models import PlaybookDraft as Draft
 
     if version is not None:
         raise UsageError("A held edit stays in its version.", "Leave --version out, or give DIR.")
     if not discard:
-        _report_stored(
-            service, service.held.accept(service.held.of(target)), Draft({}), as_json=as_json
-        )
+        _report_stored(service, service.held.accept(service.held.of(target)), as_json=as_json)
         return
     edit = service.held.of(target)
     service.held.discard(edit)
@@ -140,9 +137,7 @@ def _read_answer(text: str) -> str:
     return names[int(text) - 1]
 
 
-def _report_stored(
-    service: PlaybookService, result: StoreResult, draft: PlaybookDraft, *, as_json: bool
-) -> None:
+def _report_stored(service: PlaybookService, result: StoreResult, *, as_json: bool) -> None:
     from core.models import SyncState
     from tasks import jobs
 
@@ -161,8 +156,6 @@ def _report_stored(
     output.say(str(result.ref))
     for warning in result.warnings:
         output.note(f"warning: {warning}")
-    for name in draft.ignored:
-        output.note(f"left out: {name} is no part of a playbook")
     if not job.is_finished:
         state = service.catalog.show(str(result.ref)).sync.state
         what = "publishing" if state is SyncState.PENDING else "indexing for search"
@@ -179,6 +172,7 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Take in many playbooks; a bad one is reported, the rest go in."""
+    from core.content import names_left_out
     from tasks import jobs
 
     choice = options.read_strategy(strategy)
@@ -194,6 +188,8 @@ def import_(
         else:
             for name, error in report.failed:
                 output.note(f"{name}: {error}")
+            for ref, names in report.left_out.items():
+                output.note(f"{ref}: {names_left_out(names)}")
             output.say(
                 f"imported {len(report.imported)}, already there {len(report.existing)}, "
                 f"failed {len(report.failed)}, warnings {report.warnings}"

@@ -75,7 +75,7 @@ def server(
     from core.permissions import take_home
     from core.settings import load_settings
     from escher_playbooks.cli.tokens import server_token
-    from escher_server.config import ServerConfig
+    from escher_server.config import MEBIBYTE, ServerConfig
     from escher_server.run import serve
 
     settings = load_settings()
@@ -95,6 +95,7 @@ def server(
         tokens=tuple(tokens),
         faults_enabled=faults or settings.server_faults,
         library_dir=library_dir,
+        max_file_bytes=int(settings.max_script_size_mb * MEBIBYTE),
         embedding_model=settings.embedding_model if semantic else None,
     )
     if as_json:

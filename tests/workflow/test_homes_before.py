@@ -37,7 +37,18 @@ def settled(service: PlaybookService) -> dict[str, tuple]:
     }
 
 
-def test_the_first_sync_changes_nothing_that_stood(before: HomeBefore):
+def leave_modes_and_leftovers(before: HomeBefore) -> None:
+    """As an editor, a share or a tool leaves a home: no content of a version from before."""
+    for path in (before.home / "playbooks").glob("*/*/*/*/*"):
+        if path.is_file():
+            path.chmod(0o755)
+            path.with_name(f"{path.name}~").write_bytes(b"an editor's backup")
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["as it was", "with modes and leftovers"])
+def test_the_first_sync_changes_nothing_that_stood(before: HomeBefore, left: bool):
+    if left:
+        leave_modes_and_leftovers(before)
     with PlaybookService.open(before.settings) as service:
         known, there = settled(service), folders(before)
         refs = set(service.journal.versions.refs())

@@ -14,7 +14,6 @@ from core.errors import StorageError, UnsafePath
 from core.files import (
     atomic_write,
     check_distinct,
-    check_nfc,
     check_relative_path,
     make_private_dir,
     read_bytes,
@@ -94,10 +93,23 @@ class TestRelativePaths:
             with pytest.raises(UnsafePath, match="only in case"):
                 check_distinct([one, other])
 
-    def test_another_unicode_form_is_for_the_doors_to_refuse(self) -> None:
-        assert check_relative_path("shell/u\u0308.sh")
-        with pytest.raises(UnsafePath, match="NFC"):
-            check_nfc("shell/u\u0308.sh")
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "shell/u\u0308.sh",  # the doors change it
+            "shell/\u06af\u0632\u0627\u0631\u0634\u200c\u0647\u0627.sh",
+            "shell/\U0001f469\u200d\U0001f4bb-oncall.sh",
+            "shell/\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f.sh",
+            "shell/\u0601\u0662\u0660\u0662\u0666.sh",
+        ],
+        ids=["nfd", "persian", "emoji", "flag", "year sign"],
+    )
+    def test_names_of_every_script_are_fine(self, path: str) -> None:
+        assert check_relative_path(path) == path
+
+    def test_a_tag_outside_of_a_flag_is_not(self) -> None:
+        with pytest.raises(UnsafePath):
+            check_relative_path("shell/main\U000e0067\U000e007f.sh")
 
     @pytest.mark.parametrize("link", ["shell", "shell/main.sh"])
     def test_no_way_through_a_symbolic_link(self, link: str, tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ import base64
 import hashlib
 from typing import Any
 
+import httpx
 import pytest
 
+from core import limits
+
+ANY = "sha256:" + "a" * 64
 FILES = {"shell/stop.sh": b"echo stop\n", "parameters.json": b"{}"}
 
 
@@ -70,3 +74,77 @@ def test_paths_that_leave_their_folder_are_refused(server: Any, path: str) -> No
 def test_too_large_a_file_is_refused_by_its_announcement(start_server: Any) -> None:
     server = start_server(max_file_bytes=4)
     assert server.member.announce("stop", "1.0.0", FILES).status_code == 413
+
+
+def test_a_file_over_the_limit_of_both_sides_names_it(server: Any) -> None:
+    body = {
+        "tenant_id": "acme",
+        "playbook_id": "stop",
+        "version": "1.0.0",
+        "files": [{"path": "shell/big", "size_bytes": limits.FILE_BYTES + 1, "checksum": ANY}],
+    }
+    answer = server.member.post("/api/playbook/upload", body)
+    assert answer.status_code == 413
+    assert str(limits.FILE_BYTES) in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("shell/\u06af\u0632\u0627\u0631\u0634\u200c\u0647\u0627.sh", 200),
+        ("shell/\U0001f469\u200d\U0001f4bb-oncall.sh", 200),
+        ("shell/pru\u0308fung.sh", 200),  # a version from before may be called so
+        ("shell/a\u202ehs.sh", 400),
+        ("shell/a\u200b.sh", 400),
+        ("shell/a\u2028.sh", 400),
+        ("shell/a\x1b.sh", 400),
+        ("shell/" + "a" * 300, 400),
+        ("shell" + "/a" * 600, 400),
+    ],
+)  # fmt: skip
+def test_names_are_judged_as_clients_judge_them(server: Any, path: str, status: int) -> None:
+    assert server.member.announce("stop", "1.0.0", {path: b"x"}).status_code == status
+
+
+# -- pieces -----------------------------------------------------------------------------------
+def published(server: Any, files: dict[str, bytes]) -> httpx.Response:
+    metadata = server.member.metadata("stop", "1.0.0")
+    return server.member.send_publish(server.member.publish_body(metadata, files))
+
+
+def test_the_announcements_of_one_version_add_up(server: Any) -> None:
+    files = {f"shell/{number}.sh": b"#\n" for number in range(1300)}
+    paths = sorted(files)
+    whole = server.member.announce("stop", "1.0.0", files)
+    assert whole.status_code == 413
+    assert str(limits.ANNOUNCED_FILES) in whole.json()["detail"]
+    for piece in (paths[:1000], paths[1000:]):
+        server.member.upload("stop", "1.0.0", {path: files[path] for path in piece})
+    assert published(server, files).status_code == 200
+    assert len(server.member.feed()["stop", "1.0.0"]["files"]) == 1300
+
+
+def test_pieces_of_several_clients_do_not_mix(server: Any) -> None:
+    """Two machines announce different content for one name at once, each in two pieces."""
+    paths = [f"shell/{number}.sh" for number in range(4)]
+    one, two = (dict.fromkeys(paths, content) for content in (b"one\n", b"two\n"))
+    for piece in (paths[:2], paths[2:]):
+        for files in (one, two):
+            server.member.upload("stop", "1.0.0", {path: files[path] for path in piece})
+    assert published(server, one).status_code == 200
+
+
+def test_more_files_than_a_version_may_have_are_refused_by_name(server: Any) -> None:
+    files = {f"shell/{number}.sh": b"#\n" for number in range(limits.FILES + 1)}
+    answer = published(server, files)
+    assert answer.status_code == 413
+    assert str(limits.FILES) in answer.json()["detail"]
+
+
+def test_metadata_over_its_limit_is_refused_by_name(server: Any) -> None:
+    files = {"shell/stop.sh": b"#\n"}
+    server.member.upload("stop", "1.0.0", files)
+    metadata = server.member.metadata("stop", "1.0.0", notes="x" * limits.METADATA_BYTES)
+    answer = server.member.send_publish(server.member.publish_body(metadata, files))
+    assert answer.status_code == 413
+    assert str(limits.METADATA_BYTES) in answer.json()["detail"]

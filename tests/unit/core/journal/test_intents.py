@@ -35,6 +35,7 @@ def full(record: VersionRecord) -> VersionRecord:
         published_at=4,
         deleting=True,
         made_here=True,
+        modes_known=True,
         intake="edit",
         asked={"storage_strategy": "uploaded_trusted"},
         published_here=True,

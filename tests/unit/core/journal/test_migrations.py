@@ -107,6 +107,14 @@ class TestAHomeFromBefore:
         columns = {row[1] for row in rows(home / "journal.db", "PRAGMA table_info(files)")}
         assert columns == {"playbook_id", "version", "path", "size_bytes", "checksum", "executable"}
 
+    def test_none_of_it_knows_modes(self, home: Path):
+        """Its files were all written alike: what a folder shows now is no part of a version."""
+        journal = open_journal(home)
+        assert {record.modes_known for record in journal.versions.select()} == {False}
+        marks = {file.executable for ref in journal.versions.refs() for file in
+                 journal.versions.files(ref)}  # fmt: skip
+        assert marks == {False}
+
     def test_is_upgraded_once_by_many_first_starts(self, home: Path):
         failures: list[BaseException] = []
 

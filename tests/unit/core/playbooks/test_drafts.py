@@ -78,8 +78,8 @@ def test_a_huge_file_is_refused_before_it_is_read(folder):
 
 
 def test_too_many_files(folder):
-    with pytest.raises(InvalidPlaybook, match="More than 3 files"):
-        draft_from_folder(folder, Limits(files=3))
+    with pytest.raises(InvalidPlaybook, match="More than 2 files"):
+        draft_from_folder(folder, Limits(files=2))
 
 
 def test_a_folder_of_playbooks_in_order_at_any_depth(tmp_path):

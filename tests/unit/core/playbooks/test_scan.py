@@ -215,7 +215,7 @@ def test_what_an_editor_leaves_is_no_edit(settled, look, name):
         (lambda f: rewrite(f, version="1.1.0"), "its folder"),
         (lambda f: rewrite(f, playbook_id="another"), "another"),
         (lambda f: (f / "parameters.json").write_bytes(b"[]"), "parameters.json"),
-        (lambda f: (f / "shell/link").symlink_to("/etc/passwd"), "not a regular file"),
+        (lambda f: (f / "shell/link").symlink_to("/etc/passwd"), "symbolic link"),
         (lambda f: os.mkfifo(f / "shell/pipe"), "not a regular file"),
         (lambda f: (f / "shell/a\nb").write_bytes(b""), "control character"),
     ],

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import EscherError, IntegrityError, NotEscherServer, NotFound, Refused
+from core.limits import FILES
 from core.models import FileEntry, Ref, ScriptKey
 from core.scripts.downloads import check_version
-from core.scripts.integrity import MAX_FILES, check_offer, difference, mismatch
+from core.scripts.integrity import check_offer, difference, mismatch
 from core.server.answers import Script, ScriptFile
 from core.settings import Settings
 
@@ -96,8 +97,8 @@ def test_the_entry_point_is_one_of_the_files():
 def test_limits_are_named_with_their_setting():
     with pytest.raises(NotFound):
         offer(answer())
-    with pytest.raises(Refused, match=str(MAX_FILES)):
-        offer(answer(*(f"shell/{number}" for number in range(MAX_FILES + 1))))
+    with pytest.raises(Refused, match=str(FILES)):
+        offer(answer(*(f"shell/{number}" for number in range(FILES + 1))))
     with pytest.raises(Refused, match="max_script_size_mb"):
         offer(answer("shell/a.sh", size=(1 << 20) + 1), max_script_size_mb=1)
     with pytest.raises(Refused, match="cache_max_size_mb"):

@@ -8,7 +8,11 @@ import tarfile
 import pytest
 from support.playbooks import draft, write_folder
 
-MODULE = {"terraform/main.tf": b"# main\n", "terraform/run.sh": b"#!/bin/sh\nterraform apply\n"}
+MODULE = {
+    "terraform/main.tf": b"# main\n",
+    "terraform/run.sh": b"#!/bin/sh\nterraform apply\n",
+    "terraform/lib.sh": b"#!/bin/sh\n# sourced\n",
+}
 SECRET = {"parameters": [{
     "name": "password", "type": "string", "sensitive": True, "default": "CANARY-default",
     "description": "Of the database.", "required": False,
@@ -17,10 +21,12 @@ SECRET = {"parameters": [{
 
 @pytest.fixture
 def module(run, tmp_path):
-    run("create", write_folder(tmp_path / "in", draft("Grow disks", MODULE)))
+    folder = write_folder(tmp_path / "in", draft("Grow disks", MODULE))
+    (folder / "terraform/run.sh").chmod(0o755)
+    run("create", folder)
 
 
-def test_a_folder_holds_exactly_the_content_with_scripts_that_run(run, module, home, tmp_path):
+def test_a_folder_holds_exactly_the_content_with_its_modes(run, module, home, tmp_path):
     ours = home / "playbooks/local/grow-disks/v1.0.0/terraform"
     (ours / "x.tfstate").write_text("{}")
     refused = run("resolve", "grow-disks", "--format", "terraform")
@@ -30,9 +36,9 @@ def test_a_folder_holds_exactly_the_content_with_scripts_that_run(run, module, h
     out = tmp_path / "work"
     done = run("export", "grow-disks", out, "--json")
     assert done.json["files"] == ["metadata.json", *sorted(MODULE)]
-    assert {p.name for p in (out / "terraform").iterdir()} == {"main.tf", "run.sh"}
+    assert {p.name for p in (out / "terraform").iterdir()} == {"main.tf", "run.sh", "lib.sh"}
     modes = {p.name: p.stat().st_mode & 0o777 for p in (out / "terraform").iterdir()}
-    assert modes == {"main.tf": 0o600, "run.sh": 0o700}
+    assert modes == {"main.tf": 0o600, "run.sh": 0o700, "lib.sh": 0o600}
     (out / "terraform" / "main.tf").write_text("# changed\n")
     assert (ours / "main.tf").read_bytes() == b"# main\n"
 
@@ -43,6 +49,7 @@ def test_an_archive_can_be_imported(run, module, tmp_path):
     with tarfile.open(file) as archive:
         modes = {member.name: member.mode for member in archive}
     assert modes["grow-disks-v1.0.0/terraform/run.sh"] == 0o700
+    assert modes["grow-disks-v1.0.0/terraform/lib.sh"] == 0o600
     imported = run("import", file, "--json")
     assert imported.code == 0, imported.err  # it is there already, unchanged
 

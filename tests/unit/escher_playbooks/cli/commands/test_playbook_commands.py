@@ -110,3 +110,19 @@ def test_status_set(run, folder):
     done = run("status-set", "stop-idle-databases@1.0.0", "archived", "--json")
     assert done.json["metadata"]["status"] == "archived"
     assert run("status-set", "stop-idle-databases", "archived").code == 2
+
+
+@pytest.mark.parametrize("command", ["create", "import", "update"])
+def test_what_is_left_out_is_named_once(run, tmp_path, command):
+    folder = write_folder(tmp_path / "in", draft("Grow disks"))
+    arguments = [tmp_path] if command == "import" else [folder]
+    if command == "update":
+        run("create", folder)
+        arguments.insert(0, "grow-disks")
+    for path in ("shell/main.sh~", "shell/.DS_Store", "shell/.venv/bin/python"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    done = run(command, *arguments)
+    assert done.code == 0, done.err
+    assert "left out: shell/.DS_Store, shell/.venv, shell/main.sh~" in done.err
+    assert done.err.count("main.sh~") == 1
