@@ -28,6 +28,7 @@ from support.planted_faults import FAULTS
 from core import sandbox
 from core.playbooks.checks import ScriptWarning, check_scripts
 from core.playbooks.checks.kinds import kind_of
+from core.playbooks.checks.templates import holds_template
 
 FORMATS = ("shell", "cloudformation", "arm", "terraform", "python")
 BATCH = 200
@@ -111,9 +112,7 @@ def judge(files: Files, known: set[str], *, show: bool) -> set[str]:
     found = warnings_of(files)
     sandbox._pool.stop()  # noqa: SLF001 - the time of children counts when they have ended
     seconds, cpu = time.monotonic() - began, _cpu() - cpu
-    judged = Counter(
-        path.split("/")[0] for path, body in files.items() if kind_of(path, body).judge
-    )
+    judged = Counter(path.split("/")[0] for path, body in files.items() if is_judged(path, body))
     alarms, notes, agreed = Counter(), Counter(), 0
     first = {warning.path: warning for warning in reversed(found)}
     for path, warning in first.items():
@@ -138,6 +137,14 @@ def judge(files: Files, known: set[str], *, show: bool) -> set[str]:
         for path in sorted(missed):
             print("  missed", path)
     return set(first)
+
+
+def is_judged(path: str, content: bytes) -> bool:
+    """Whether a parser's word about a file counts: a template, or a script of a language that is read."""
+    judge = kind_of(path, content).judge
+    if judge == "cloudformation":
+        return holds_template(path, content.decode("utf-8-sig", "replace"))
+    return b"eploymentTemplate.json" in content if judge == "arm" else judge is not None
 
 
 def _cpu() -> float:
