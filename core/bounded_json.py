@@ -11,7 +11,8 @@
 
 Every fault is a `BadJson`, which is a `ValueError`: never a `RecursionError`, never a
 `MemoryError`. Its ``why`` ends a sentence that begins with the thing's name
-(``metadata.json`` + ``is nested too deeply: more than 32 levels``). A byte order mark is dropped.
+(``metadata.json`` + ``is nested too deeply: more than 32 levels (line 7, column 40)``) and ends with
+the place, where there is one. A byte order mark is dropped.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:"]', re.DOTALL)
 
 
+_FAULTY = re.compile(
+    r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]|-?(?:NaN|Infinity)|-?\d[-+.\deE]*+', re.DOTALL
+)
+
+
 class BadJson(ValueError):
     """What is wrong with a text that should be JSON; ``why`` begins with a verb.
 
@@ -51,6 +57,15 @@ class BadJson(ValueError):
         super().__init__(why)
         self.why = why
         self.members: dict[str, Any] = {}
+
+
+class _Fault(BadJson):
+    """One that is found while a value is made of the text: ``token`` stands at its place, as a key or not."""
+
+    def __init__(self, why: str, token: str, *, is_key: bool = False) -> None:
+        super().__init__(why)
+        self.token = token
+        self.is_key = is_key
 
 
 def read_json(
@@ -162,7 +177,8 @@ def _check_brackets(text: str, limit: int) -> None:
         if sign in "[{":
             depth += 1
             if depth > limit:
-                raise BadJson(f"is nested too deeply: more than {limit} levels")
+                where = _place(text, token.start())
+                raise BadJson(f"is nested too deeply: more than {limit} levels ({where})")
         elif sign in "]}":
             depth -= 1
 
@@ -177,6 +193,8 @@ def _decode(text: str, decoder: json.JSONDecoder) -> Any:
         raise BadJson("is nested too deeply to be read") from None
     except MemoryError:
         raise BadJson("is too large to be read") from None
+    except _Fault as fault:
+        raise BadJson(f"{fault.why} ({_place(text, _at(text, fault))})") from None
     except BadJson:
         raise
     except ValueError:  # Python's limit of 4300 digits
@@ -187,19 +205,46 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise BadJson(f"gives the key {twice[:60]!r} twice")
+        raise _Fault(f"gives the key {twice[:60]!r} twice", twice, is_key=True)
     return members
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise BadJson(f"holds {name}, which is not JSON")
+    raise _Fault(f"holds {name}, which is not JSON", name)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise BadJson("holds a number that is too large")
+        raise _Fault("holds a number that is too large", text)
     return number
+
+
+def _at(text: str, fault: _Fault) -> int:
+    """Where the fault stands: its token outside of texts, or the second key of that name in an object."""
+    around: list[set[str] | None] = []  # the keys so far of each object, None for an array
+    before = ""
+    for found in _FAULTY.finditer(text):
+        sign = found[0]
+        if sign[0] == '"':
+            keys = around[-1] if around and before in {"{", ","} else None
+            if keys is not None:
+                key = json.loads(sign)
+                if fault.is_key and key == fault.token and key in keys:
+                    return found.start()
+                keys.add(key)
+        elif sign in {"{", "["}:
+            around.append(set() if sign == "{" else None)
+        elif sign in {"}", "]"}:
+            around.pop()
+        elif sign == fault.token and not fault.is_key:
+            return found.start()
+        before = sign
+    return 0
+
+
+def _place(text: str, at: int) -> str:
+    return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
 
 
 _STRICT = json.JSONDecoder(
