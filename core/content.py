@@ -1,4 +1,4 @@
-"""Says what in a version's folder is its content, at every door, and which script is its entry.
+"""Says what in a version's folder is its content, at every door.
 
 ::
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from core.errors import UnsafePath
@@ -165,29 +165,3 @@ def _with_renamed(metadata: dict[str, object]) -> dict[str, object]:
             for key, path in named.items()
         }
     }
-
-
-def entry_script(
-    format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
-) -> tuple[str | None, str | None]:
-    """Find the entry script of a format folder; answers ``(path, warning)``.
-
-    ``entry_points``, else the only file, else ``main.* template.* azuredeploy.*``, else the first
-    by name, with a warning. Paths are relative to the version's folder.
-    """
-    inside = sorted(path for path in paths if path.startswith(f"{format_}/"))
-    if not inside:
-        return None, None
-    named = (entry_points or {}).get(format_)
-    if named is not None:
-        path = named if named.startswith(f"{format_}/") else f"{format_}/{named}"
-        if path in inside:
-            return path, None
-        return inside[0], f"entry_points names {named!r} for {format_}, which is not there"
-    if len(inside) == 1:
-        return inside[0], None
-    for stem in ("main.", "template.", "azuredeploy."):
-        for path in inside:
-            if path.rsplit("/", 1)[-1].startswith(stem):
-                return path, None
-    return inside[0], f"{format_} has {len(inside)} files and no entry point: {inside[0]} is taken"

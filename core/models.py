@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -16,7 +15,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from semver import Version
 
 from core.bounded_json import (
@@ -191,23 +190,22 @@ def check_id(playbook_id: str) -> str:
     return playbook_id
 
 
-def id_from_name(name: str) -> str:
-    """Make an id from a name: ``Stop idle RDS (dev)`` gives ``stop-idle-rds-dev``."""
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:100].strip("-")
-    if not slug:  # a name without a Latin letter still gets a stable id
-        slug = "playbook-" + hashlib.sha256(name.encode()).hexdigest()[:12]
-    return slug
-
-
 ShortText = Annotated[str, Field(max_length=500)]
 TextList = Annotated[list[ShortText], Field(max_length=50)]
 
 
 class PlaybookMetadata(BaseModel):
-    """``metadata.json``; unknown fields are kept as they are."""
+    """``metadata.json``; unknown fields are kept as they are, ``null`` in a known one is its absence."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        known = cls.model_fields
+        return {k: value for k, value in raw.items() if value is not None or k not in known}
 
     playbook_id: Annotated[str, Field(pattern=ID_PATTERN)]
     version: str
@@ -362,6 +360,7 @@ class PlaybookDraft:
     executable: frozenset[str] | None = None
     renamed: tuple[str, ...] = ()
     linked: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()  # the formats whose entry point the rule has filled in
 
 
 @dataclass(frozen=True, slots=True)

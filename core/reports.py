@@ -67,6 +67,7 @@ class ImportReport:
     findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
     kept_private: int = 0  # whose files asked for something else than to stay here
     left_out: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # no part of a playbook
+    notes: list[str] = field(default_factory=list)  # ids that are not the plain ones of the names
 
     @property
     def total(self) -> int:
@@ -80,6 +81,7 @@ class ImportReport:
             "findings": findings_json(self.findings)[:MAX_FINDINGS],
             "kept_private": self.kept_private,
             "left_out": {str(ref): list(names) for ref, names in self.left_out.items()},
+            "notes": self.notes,
             "failed": [
                 {"name": name, "type": error.type, "detail": str(error)}
                 for name, error in self.failed

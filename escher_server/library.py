@@ -77,6 +77,11 @@ class LibraryVersion:
             if path.is_file() and not path.is_symlink()
         ]
 
+    def head(self, file: StoredFile, size_bytes: int) -> bytes:
+        """The first bytes of one of the files."""
+        with (self.folder / file.path).open("rb") as content:
+            return content.read(size_bytes)
+
 
 class Library:
     """Finds library playbooks by id and version."""

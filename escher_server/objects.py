@@ -46,6 +46,9 @@ class ObjectStore(Protocol):
         Supports Range and has a strong ETag.
         """
 
+    def head(self, tenant_id: str, checksum: str, size_bytes: int) -> bytes:
+        """The first bytes of an object; empty when it is not there."""
+
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:
         """Take a file whose digest was checked; ``source`` is gone afterwards."""
 

@@ -128,6 +128,13 @@ class LocalObjectStore:
             "get", route, expires_at=expires_at, playbook_id=playbook_id, version=number
         )
 
+    def head(self, tenant_id: str, checksum: str, size_bytes: int) -> bytes:
+        try:
+            with self.path(tenant_id, checksum).open("rb") as file:
+                return file.read(size_bytes)
+        except FileNotFoundError:
+            return b""
+
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:
         settle(source, self.path(tenant_id, checksum))
 

@@ -101,6 +101,20 @@ class S3ObjectStore:
         # S3 knows of no versions: such a URL outlives a deletion until it expires
         return self._presign("get_object", expires_at, Key=_key(tenant_id, checksum))
 
+    def head(self, tenant_id: str, checksum: str, size_bytes: int) -> bytes:
+        part = f"bytes=0-{size_bytes - 1}"
+        try:
+            found = self._client.get_object(
+                Bucket=self._bucket, Key=_key(tenant_id, checksum), Range=part
+            )
+        except self._missing as error:
+            if _status(error) in {404, 416}:  # 416: it is empty
+                return b""
+            raise
+        with found["Body"] as body:
+            head: bytes = body.read(size_bytes)
+        return head
+
     def adopt(self, tenant_id: str, checksum: str, source: Path) -> None:
         with source.open("rb") as body:
             self._client.put_object(

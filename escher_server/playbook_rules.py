@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -36,7 +36,6 @@ SERVER_OWNED = frozenset(
 )
 _MAX_VERSION_CHARS = 64
 _MAX_LIST = 50
-_ENTRY_STEMS = ("main.", "template.", "azuredeploy.")
 
 Status = Literal[
     "draft", "ready", "active", "deprecated", "archived",
@@ -177,25 +176,3 @@ def content_digest(metadata: Mapping[str, Any], files: Iterable[StoredFile]) -> 
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise Problem(400, "metadata holds a number or text that RFC 8785 can't write.") from error
     return "sha256:" + hashlib.sha256(canonical).hexdigest()
-
-
-def entry_point(
-    format_: str, paths: Sequence[str], entry_points: Mapping[str, str] | None
-) -> str | None:
-    """The entry script of a format folder; None when the folder is empty.
-
-    ``entry_points`` (relative to the version or to the format's folder), else the only file, else
-    ``main.*``, ``template.*``, ``azuredeploy.*``, else the first by name.
-    """
-    inside = sorted(path for path in paths if path.startswith(f"{format_}/"))
-    if not inside:
-        return None
-    named = (entry_points or {}).get(format_)
-    if named is not None:
-        path = named if named.startswith(f"{format_}/") else f"{format_}/{named}"
-        return path if path in inside else inside[0]
-    for stem in _ENTRY_STEMS:
-        for path in inside:
-            if path.rsplit("/", 1)[-1].startswith(stem):
-                return path
-    return inside[0]

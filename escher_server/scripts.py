@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from core.entry_scripts import begins_as_script, stored_entry
 from escher_server.objects import hex_of
 from escher_server.places import LIBRARY_BUCKET, TENANT_BUCKET
 from escher_server.playbook_rules import (
@@ -23,7 +24,6 @@ from escher_server.playbook_rules import (
     FORMATS,
     LIBRARY_PREFIX,
     StoredFile,
-    entry_point,
     has_format,
     latest,
 )
@@ -34,6 +34,7 @@ from escher_server.versions import find_live, shown_metadata, stored_files
 
 router = APIRouter()
 LIBRARY_MEMBER = "escher-library"
+_HEAD_BYTES = 8
 _TENANT_PATH = re.compile(
     re.escape(TENANT_BUCKET)
     + r"/tenants/(?P<tenant>[^/]+)/playbooks/(?P<id>[^/]+)/v(?P<version>[^/]+)(?:/(?P<path>.*))?"
@@ -52,7 +53,10 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A version, of the tenant or of the library; ``url`` signs a GET of one of its files."""
+    """A version, of the tenant or of the library.
+
+    ``url`` signs a GET of one of its files, ``head`` gives so many of the file's first bytes.
+    """
 
     playbook_id: str
     version: str
@@ -63,6 +67,18 @@ class _Found:
     files: Sequence[StoredFile]
     manifest: Sequence[StoredFile]
     url: Callable[[StoredFile], str]
+    head: Callable[[StoredFile, int], bytes]
+
+    def entry_point(self, format_: str) -> str | None:
+        """The entry script: as the metadata says, else by the rule; None where there is none."""
+        by_path = {file.path: file for file in self.manifest}
+        found = stored_entry(
+            format_,
+            by_path,
+            self.metadata.get("entry_points"),
+            lambda path: begins_as_script(self.head(by_path[path], _HEAD_BYTES)),
+        )
+        return found.path
 
 
 @router.get("/api/script/download")
@@ -114,13 +130,15 @@ def download(
                 }
                 for file in files
             ],
-            "entry_point": entry_point(
-                found_format, [file.path for file in files], found.metadata.get("entry_points")
-            )
-            if found_format
-            else None,
+            "entry_point": _entry_point(found, found_format, files),
         }
     )
+
+
+def _entry_point(found: _Found, format_: str | None, files: Sequence[StoredFile]) -> str | None:
+    """The entry script of the format where it is among the files that are told."""
+    entry = found.entry_point(format_) if format_ is not None else None
+    return entry if entry in {file.path for file in files} else None
 
 
 def _asked_path(caller: Caller, s3_path: str) -> _Asked:
@@ -148,6 +166,7 @@ def _in_tenant(services: Services, caller: Caller, asked: _Asked, expires_at: in
         files=files,
         manifest=files,
         url=lambda file: services.store.get_url(tenant_id, file.checksum, expires_at, of),
+        head=lambda file, size: services.store.head(tenant_id, file.checksum, size),
     )
 
 
@@ -175,6 +194,7 @@ def _in_library(services: Services, caller: Caller, asked: _Asked, expires_at: i
             tenant=caller.tenant_id,
             sha256=hex_of(file.checksum),
         ),
+        head=found.head,
     )
 
 

@@ -110,6 +110,7 @@ def _dumped(record: VersionRecord, files: Sequence[FileEntry]) -> dict[str, Any]
 
 def _loaded(body: dict[str, Any]) -> tuple[VersionRecord, tuple[FileEntry, ...]]:
     values = body["record"]
+    values["filled"] = tuple(values.get("filled", ()))
     values["area"] = Area(values["area"])
     values["sync_state"] = SyncState(values["sync_state"])
     values["publish_as"] = Strategy(values["publish_as"]) if values["publish_as"] else None

@@ -365,6 +365,11 @@ def _to_7(connection: Connection) -> None:
     _add_columns(connection, tables.versions, "modes_known")
 
 
+def _to_8(connection: Connection) -> None:
+    """Which entry points the rule filled in: of versions from before, none; they stay what they are."""
+    _add_columns(connection, tables.versions, "filled")
+
+
 STEPS = (
-    Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5), Step(6, _to_6), Step(7, _to_7),
+    Step(2, _to_2), Step(3, _to_3), Step(4, _to_4), Step(5, _to_5), Step(6, _to_6), Step(7, _to_7), Step(8, _to_8),
 )  # fmt: skip

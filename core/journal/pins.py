@@ -61,6 +61,15 @@ class Pins:
         query = select(table.c.version).where(table.c.playbook_id == playbook_id)
         return self._database.scalars(query)
 
+    def pinned_ids(self, playbook_ids: Sequence[str]) -> set[str]:
+        """Those of these ids of which some version names a content for ever, here or not."""
+        found: set[str] = set()
+        query = select(table.c.playbook_id).distinct()
+        with self._database.read() as connection:
+            for part in chunks(playbook_ids):
+                found.update(connection.scalars(query.where(table.c.playbook_id.in_(part))))
+        return found
+
     def private_ids(self, playbook_ids: Iterable[str]) -> set[str]:
         """Those ids of which versions are here, and none was published from here or came here.
 

@@ -1,4 +1,4 @@
-"""The journal's tables, drawn once; format version 7 (`core.journal.migrations` leads there).
+"""The journal's tables, drawn once; format version 8 (`core.journal.migrations` leads there).
 
 ::
 
@@ -59,7 +59,7 @@ from sqlalchemy import (
 from core.journal.rows import Json, one_of
 from core.models import Area, Strategy, SyncState
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 metadata = MetaData()
 
@@ -142,6 +142,7 @@ versions = Table(
     # create | update | edit | import | ai | adopt | pull; None: before 2
     Column("intake", String(12)),
     Column("asked", Json(dict)),  # what its file asked for and was not followed
+    Column("filled", Json(tuple)),  # formats whose entry point the rule filled in; None: before 8
     Column("published_here", Boolean, nullable=False, server_default=false()),  # sent by this home
     Column("published_by", String(200)),  # the member that the server names
     Column("status_at", BigInteger),  # when the server last told the status

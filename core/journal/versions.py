@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -72,6 +72,7 @@ class VersionRecord:
     # create | update | edit | import | ai | adopt | pull; None: not known
     intake: str | None = None
     asked: dict[str, Any] = field(default_factory=dict)  # what its file asked for in vain
+    filled: tuple[str, ...] = ()  # the formats whose entry point the rule has filled in
     published_here: bool = False  # this home has sent it
     published_by: str | None = None  # the member that the server names
     status_at: int | None = None  # when the server last told the status
@@ -171,6 +172,14 @@ class Advance:
     state: dict[str, Any] = field(default_factory=dict)
 
 
+class NamedVersion(NamedTuple):
+    """A version with the name that its metadata gives it."""
+
+    ref: Ref
+    name: str
+    content_digest: str
+
+
 VERSIONS = Rows(table, VersionRecord, Ref)
 FILES = Rows(files_table, FileEntry)
 KEY, FILE_KEY = key(table), key(files_table)
@@ -255,6 +264,18 @@ class Versions:
         with self._database.read() as connection:
             for part in chunks(playbook_ids):
                 found.update(connection.scalars(query.where(table.c.playbook_id.in_(part))))
+        return found
+
+    def names_of(self, playbook_ids: Sequence[str]) -> dict[str, list[NamedVersion]]:
+        """The versions of these ids with their names; an id with none of its own is not there."""
+        query = select(*KEY, table.c.name, table.c.content_digest)
+        found: dict[str, list[NamedVersion]] = {}
+        with self._database.read() as connection:
+            for part in chunks(playbook_ids):
+                rows = connection.execute(query.where(table.c.playbook_id.in_(part)))
+                for row in rows:
+                    version = NamedVersion(Ref(row[0], row[1]), row[2], row[3])
+                    found.setdefault(row[0], []).append(version)
         return found
 
     def sensitive(self) -> list[VersionRecord]:

@@ -36,6 +36,7 @@ from core.journal import Intent, VersionRecord
 from core.models import PARAMETERS_FILE, Area, Move, Ref, executables, file_entries, is_higher
 from core.playbooks.compare import FolderStat, State, read_metadata
 from core.playbooks.decisions import Decided, new_requests, split_requests
+from core.playbooks.entry_points import draft_makes
 from core.playbooks.folder_copies import carry_extras
 from core.playbooks.held import HeldEdits, find_tampering
 from core.playbooks.intake import Edit, Intake, choice_kept
@@ -51,7 +52,7 @@ from core.playbooks.versioning import (
     strategy_of_successor,
     waits_for_decision,
 )
-from core.playbooks.writer import Origin, draft_digest, new_record
+from core.playbooks.writer import Origin, new_record
 from core.secrets import SecretFinding, named
 from core.settings import Settings
 
@@ -223,14 +224,14 @@ class Edits:
         edit = self._intake.read_edit(record, files)
         same = edit.draft.metadata | {"version": ref.version}
         marked = executables(self._versions.files(ref))
-        if draft_digest(edit.draft, same, marked) == record.published_digest:
+        if draft_makes(edit.draft, same, str(record.published_digest), marked):
             return ref, edit.seen  # the flag of a sealed default was edited, and nothing else
         for row in self._versions.of_playbook(ref.playbook_id):
             if row.ref != ref and (row.deleting or not is_higher(row.ref.version, ref.version)):
                 continue
             draft = edit.draft
-            if draft_digest(draft, draft.metadata | {"version": row.ref.version}) == (
-                row.content_digest
+            if draft_makes(
+                draft, draft.metadata | {"version": row.ref.version}, row.content_digest
             ):
                 return row.ref, edit.seen
         strategy = strategy_of_successor(self._journal, edit.draft.metadata, record)

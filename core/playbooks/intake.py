@@ -29,12 +29,18 @@ from core.models import (
 from core.playbooks.compare import FolderStat
 from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import draft_from_folder
+from core.playbooks.entry_points import only_given
 from core.playbooks.paths import FoundFolder
 from core.playbooks.reader import PlaybookReader, untold_modes
 from core.playbooks.sealing import has_sealed_defaults, to_clear
 from core.playbooks.validation import normalise
 from core.playbooks.verify import generation_on_disk
-from core.playbooks.versioning import area_of_successor, inherited_metadata, successor_metadata
+from core.playbooks.versioning import (
+    area_of_successor,
+    first_made,
+    inherited_metadata,
+    successor_metadata,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ class Edit:
     """The content of the folder ``found``, checked and in clear, and what it is to become.
 
     ``former`` is the row it is an edit (or, renamed, the successor) of. ``generation`` is the
-    highest that is in use, so what is sealed now takes the next one.
+    highest that is in use, so what is sealed now takes the next one. ``mended``: a file of it is
+    to become another than it is on disk.
     """
 
     ref: Ref
@@ -52,16 +59,18 @@ class Edit:
     seen: FolderStat
     generation: int
     former: VersionRecord | None = None
+    mended: bool = False
 
     @property
     def must_be_written(self) -> bool:
         """Whether the folder is to be written anew.
 
-        It or a file in it is renamed, a link is to be a file, or a part is sealed, now or before.
+        It or a file in it is renamed or mended, a link is to be a file, or a part is sealed, now or before.
         """
         parameters = self.draft.files.get(PARAMETERS_FILE)
         return (
-            bool(self.draft.metadata.get("sensitive"))
+            self.mended
+            or bool(self.draft.metadata.get("sensitive"))
             or (self.former is not None and self.former.sensitive)
             or (self.former is not None and self.former.ref != self.ref)
             or (parameters is not None and has_sealed_defaults(parameters))
@@ -105,13 +114,14 @@ class Intake:
             return Edit(ref, area, found, ready, seen, record.generation, record)
         ref = record.ref
         _check_named(raw, found)
-        kept = {"version": ref.version, "created_at": record.metadata["created_at"]}
+        kept = {"version": ref.version, "created_at": first_made(record)}
         raw |= kept | {"updated_at": int(time.time())}
         held = Strategy.LOCAL_ONLY if raw.get("sensitive") else record.chosen_strategy
         status = status_of_edit(raw, record)
         ready = self._normal(replace(draft, metadata=raw), strategy=held, status=status)
         ready = replace(ready, asked={**record.asked, **ready.asked})
-        return Edit(ref, record.area, found, ready, seen, record.generation, record)
+        mended = ready.files != draft.files
+        return Edit(ref, record.area, found, ready, seen, record.generation, record, mended)
 
     def read_added(self, found: FoundFolder, former: VersionRecord | None = None) -> Edit:
         """Read the new version in a folder that the journal does not know.
@@ -131,14 +141,16 @@ class Intake:
         draft = as_content(draft)
         own = draft.metadata | {"playbook_id": ref.playbook_id, "version": ref.version}
         if former is not None:
-            own = new_requests(own, former)
+            own = only_given(new_requests(own, former), former)
+            own["created_at"] = first_made(former)
         if (former and former.sensitive) or self._versions.sensitive_ids([ref.playbook_id]):
             own["sensitive"] = True
         held = None if former is None or own.get("sensitive") else choice_kept(former, ref)
         status = status_of_edit(own, former) if former else None
         ready = self._normal(replace(draft, metadata=own), strategy=held, status=status)
         generation = former.generation if former else generation_on_disk(draft.files)
-        return Edit(ref, found.area, found, ready, seen, generation, former)
+        mended = ready.files != draft.files
+        return Edit(ref, found.area, found, ready, seen, generation, former, mended)
 
     def former(
         self, found: FoundFolder, missing: Mapping[Ref, VersionRecord]

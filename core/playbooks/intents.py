@@ -31,6 +31,7 @@ from core.files import (
 from core.journal import Intent, VersionRecord
 from core.models import METADATA_FILE, SERVER_OWNED_FIELDS, Area
 from core.playbooks.compare import read_metadata
+from core.playbooks.entry_points import FIELD
 from core.playbooks.paths import GONE_SUFFIX, Layout
 
 
@@ -40,8 +41,11 @@ class FolderChanges:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def carry_out(self, intent: Intent) -> None:
-        """Bring the folder to where the intent wants it; done twice, the second finds it done."""
+    def carry_out(self, intent: Intent, *, replayed: bool = False) -> None:
+        """Bring the folder to where the intent wants it; done twice, the second finds it done.
+
+        ``replayed``: it was begun a while ago, and somebody may have edited the folder since.
+        """
         try:
             match intent.kind:
                 case "write":
@@ -49,7 +53,7 @@ class FolderChanges:
                 case "move":
                     self._move(intent)
                 case "take":
-                    self._take(intent)
+                    self._take(intent, settle=not replayed)
                 case "delete":
                     place = self._source(intent)
                     if os.path.lexists(place):
@@ -98,12 +102,12 @@ class FolderChanges:
         if intent.record is not None:
             rewrite_metadata(place, intent.record)
 
-    def _take(self, intent: Intent) -> None:
+    def _take(self, intent: Intent, *, settle: bool) -> None:
         place = self._layout.place(area_of(intent.to_area), intent.ref)
         if not place.is_dir():
             raise NotFound(f"The folder {place} is not there.", "Look where it went.")
         if intent.record is not None:
-            rewrite_metadata(place, intent.record, fill_in=True)
+            rewrite_metadata(place, intent.record, fill_in=True, settle=settle)
 
     def take_back(self, intent: Intent) -> None:
         """Undo as far as possible; what can't be undone is carried through by the next replay."""
@@ -139,7 +143,7 @@ class FolderChanges:
             if old.exists() and not place.exists():
                 old.rename(place)
             return False
-        self.carry_out(intent)
+        self.carry_out(intent, replayed=True)
         return True
 
     def _source(self, intent: Intent) -> Path:
@@ -168,10 +172,13 @@ class FolderChanges:
         return known and disk == intent.record.metadata
 
 
-def rewrite_metadata(folder: Path, record: VersionRecord, *, fill_in: bool = False) -> None:
+def rewrite_metadata(
+    folder: Path, record: VersionRecord, *, fill_in: bool = False, settle: bool = False
+) -> None:
     """Bring the server-owned fields into ``metadata.json``; what the user edited beside them stays.
 
-    ``fill_in``: bring fields that are absent there, too. The caller holds the store's lock.
+    ``fill_in``: bring fields that are absent there, too. ``settle``: bring the entry points as the
+    row has them, and leave out nulls that it has not. The caller holds the store's lock.
     """
     path = folder / METADATA_FILE
     for stray in folder.glob(temporary_pattern(path)):
@@ -182,6 +189,9 @@ def rewrite_metadata(folder: Path, record: VersionRecord, *, fill_in: bool = Fal
         return  # an edit that does not parse (yet): `verify` and the edit watch tell of it
     wanted = {key: value for key, value in disk.items() if key not in SERVER_OWNED_FIELDS}
     owned = {key: value for key, value in record.metadata.items() if key in SERVER_OWNED_FIELDS}
+    if settle:
+        unsettled = {FIELD, *(key for key, value in wanted.items() if value is None)}
+        wanted = {key: v for key, v in wanted.items() if key not in unsettled}
     if fill_in:
         absent = {k: v for k, v in record.metadata.items() if wanted.get(k) is None}
         owned = absent | owned

@@ -47,12 +47,14 @@ from core.models import (
 )
 from core.playbooks.compare import read_metadata, without_owned
 from core.playbooks.decisions import new_requests
+from core.playbooks.entry_points import only_given, plain_digest
 from core.playbooks.folder_copies import ConflictCopies, Trash, carry_extras, has_extras
 from core.playbooks.reader import content_paths, is_unfetched
 from core.playbooks.store import BATCH, STAGING_THREADS, PlaybookStore
 from core.playbooks.validation import check_paths
 from core.playbooks.versioning import (
     check_unchanged,
+    first_made,
     free_patch,
     intake_of,
     refuse_taken,
@@ -296,12 +298,14 @@ class RemoteVersions:
             paths = {row.path for row in rows}
             if listed and record.is_published and paths < set(draft.files):
                 draft = replace(draft, files={path: draft.files[path] for path in paths})
-            metadata = dict(draft.metadata)
-            if known.ref != record.ref:
-                metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}
             # a mode alone is no edit
-            marked = executables(self._journal.versions.files(known.ref))
-            return draft_digest(draft, metadata, marked) != known.content_digest
+            kept = self._journal.versions.files(known.ref)
+            metadata, digest = dict(draft.metadata), known.content_digest
+            if known.ref != record.ref:
+                metadata = only_given(metadata, record)
+                metadata |= {"playbook_id": known.ref.playbook_id, "version": known.ref.version}
+                digest = plain_digest(known, kept)
+            return draft_digest(draft, metadata, executables(kept)) != digest
         except EscherError:
             return True
 
@@ -325,7 +329,8 @@ class RemoteVersions:
             raise NotFound(f"The content of {ref} is not on this machine.")
         draft = as_content(self._store.edited_draft(ref))
         named = {"playbook_id": playbook_id or ref.playbook_id}
-        base = new_requests(draft.metadata, record) | named
+        base = only_given(new_requests(draft.metadata, record), record) | named
+        base["created_at"] = first_made(record)
         if version is None and playbook_id:
             version = ref.version
         elif version is None:
@@ -346,7 +351,7 @@ class RemoteVersions:
         for row in versions.of_playbook(ref.playbook_id):
             if not row.is_published and is_higher(row.ref.version, ref.version):
                 metadata = draft.metadata | {"version": row.ref.version}
-                if draft_digest(draft, metadata) == row.content_digest:
+                if draft_digest(draft, metadata) == plain_digest(row, versions.files(row.ref)):
                     return row.ref.version
         return free_patch(versions, ref)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,7 @@ from core.playbooks.paths import FoundFolder
 from core.playbooks.reader import is_unfetched
 from core.playbooks.sealing import to_clear, with_defaults_of
 from core.playbooks.store import PlaybookStore
+from core.playbooks.unix_times import kept_time
 from core.playbooks.verify import generation_on_disk
 from core.playbooks.versioning import check_unchanged, free_patch, successor_metadata
 
@@ -297,6 +299,7 @@ def restore_from_trash(store: PlaybookStore, trash: Trash, ref: Ref) -> Ref:
     # the counts are of the version that they were counted for
     base = {name: value for name, value in draft.metadata.items() if name not in COUNTS}
     base["playbook_id"] = ref.playbook_id
+    base["created_at"] = kept_time(base.get("created_at"), int(time.time()))
     version = free_patch(store.journal.versions, ref)
     restored = replace(draft, metadata=successor_metadata(base, version), files=clear)
     is_own = store.journal.pins.is_published_here(ref)

@@ -59,7 +59,7 @@ def _listed(document: dict[str, Any]) -> list[dict[str, Any]]:
                 f"{where} has no proper name.", f"Use 1-{MAX_NAME} printable characters."
             )
         for flag in ("sensitive", "required"):
-            if not isinstance(parameter.get(flag, False), bool):
+            if not isinstance(parameter.get(flag), bool | None):
                 raise InvalidPlaybook(f"{where} ({name}): {flag} is no boolean.", "Use true/false.")
     return listed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,9 @@ from core.models import (
     parse_version,
 )
 from core.playbooks.decisions import new_requests, status_of_edit
+from core.playbooks.entry_points import as_published
 from core.playbooks.folder_copies import carry_extras
+from core.playbooks.naming import Named, Naming
 from core.playbooks.reader import PlaybookReader
 from core.playbooks.sealing import published_form
 from core.playbooks.secrets_gate import SecretsGate, stricter
@@ -42,6 +44,7 @@ from core.playbooks.versioning import (
     area_of_successor,
     check_pin,
     check_unchanged,
+    first_made,
     id_of,
     inherited_metadata,
     intake_of,
@@ -61,6 +64,7 @@ from core.settings import Settings
 
 BATCH = 64
 STAGING_THREADS = 4
+NAMING_ATTEMPTS = 20  # of other processes that take names at this very moment
 _T = TypeVar("_T")
 
 
@@ -73,6 +77,7 @@ class StoreResult:
     error: EscherError | None = None
     findings: tuple[SecretFinding, ...] = ()
     asked: Mapping[str, Any] = field(default_factory=dict)  # by its file, and not followed
+    note: str | None = None  # on the id that was made for it
 
 
 class PlaybookStore(PlaybookReader):
@@ -128,17 +133,23 @@ class PlaybookStore(PlaybookReader):
         intake: str = "create",
         check_scripts: bool = True,
         gate: str | None = None,
+        naming: Naming | None = None,
     ) -> list[StoreResult]:
         """Store new versions; one result a draft, in order, and a bad one holds back no other.
 
         ``gate``: the ``secrets_gate`` of whoever asked; the stricter of it and our own counts.
+        ``naming``: of a call that comes in several batches, see `naming`.
         ``area`` None: ``ai-generated/`` for that author, else ``local/``. ``intake``: how they
         came in (create, update, edit, import). Raises `StorageError`
         when the home can't be written at all.
         """
         self.writer.prepare()
         results: list[StoreResult] = []
-        secret = {str(id_of(draft)) for draft in drafts if draft.metadata.get("sensitive") is True}
+        naming = naming or self.naming(author)
+        named = naming.name(drafts)
+        secret = {
+            str(id_of(item.draft)) for item in named if item.draft.metadata.get("sensitive") is True
+        }
         stage = partial(
             self._stage_new,
             area=area,
@@ -148,13 +159,18 @@ class PlaybookStore(PlaybookReader):
             check=check_scripts,
             gate=gate,
             secret=secret,
+            pinned=self.journal.versions.pins.get_many([item.ref for item in named]),
         )
         with ThreadPoolExecutor(STAGING_THREADS, thread_name_prefix="staging") as pool:
-            for batch in _batches(drafts):
+            for batch in _batches(named):
                 scans: list[Scanned] = []
                 work = partial(stage, scans=scans)
                 spread = pool.map(work, batch) if len(batch) > 1 else map(work, batch)
                 results.extend(self._store_new(list(spread), scans))
+        for number, item in enumerate(named):
+            if item.made:
+                result = results[number]
+                results[number] = self._settled(naming, drafts[number], item, result, stage)
         if strategy is Strategy.REVIEW:
             stored = [result.ref for result in results if result.error is None]
             rows = self.journal.versions.get_many(stored)
@@ -163,9 +179,29 @@ class PlaybookStore(PlaybookReader):
             )
         return results
 
+    def naming(self, author: str | None = None) -> Naming:
+        """What gives ids to the drafts of one call; ``author`` as they are created under."""
+        return Naming(self.journal, self.limits, author)
+
+    def _settled(
+        self,
+        naming: Naming,
+        draft: PlaybookDraft,
+        item: Named,
+        result: StoreResult,
+        stage: Callable[..., Intent | StoreResult],
+    ) -> StoreResult:
+        """The result under an id that no other process took first, with the note on it."""
+        for _ in range(NAMING_ATTEMPTS):
+            if not isinstance(result.error, AlreadyExists) or not naming.is_anothers(item):
+                break
+            item, scans = naming.name_again(draft), list[Scanned]()
+            result = self._store_new([stage(item, scans=scans)], scans)[0]
+        return replace(result, note=item.note) if result.error is None else result
+
     def _stage_new(
         self,
-        draft: PlaybookDraft,
+        named: Named,
         *,
         area: Area | None,
         strategy: Strategy | None,
@@ -175,14 +211,17 @@ class PlaybookStore(PlaybookReader):
         gate: str | None,
         scans: list[Scanned],
         secret: Collection[str],
+        pinned: Mapping[Ref, str],
     ) -> Intent | StoreResult:
-        now = int(time.time())
+        now, draft = int(time.time()), named.draft
         try:
             with faults_of(str(label_of(draft))):
                 draft, extra = self._kept_secret(as_content(draft), secret)
+                extra += [named.note] if named.note else []
                 ready = normalise(
                     draft, now=now, strategy=strategy, author=author, limits=self.limits
                 )
+                ready = as_published(ready, pinned.get(label_of(ready)))
                 home = area or (
                     Area.AI_GENERATED if ready.metadata["author"] == "ai_generated" else Area.LOCAL
                 )
@@ -316,7 +355,7 @@ class PlaybookStore(PlaybookReader):
         ref, now = old.ref, int(time.time())
         if old.deleting:
             raise Refused(f"{ref} is being deleted.", "Wait until it is gone and create it anew.")
-        raw = draft.metadata | {"created_at": old.metadata["created_at"], "updated_at": now}
+        raw = draft.metadata | {"created_at": first_made(old), "updated_at": now}
         extra = []
         if raw.get("version") not in {None, ref.version}:
             extra.append(f"{METADATA_FILE} says version {raw['version']}: {ref} was replaced")
@@ -338,6 +377,7 @@ class PlaybookStore(PlaybookReader):
             status=status_of_edit(raw, old),
             limits=self.limits,
         )
+        ready = as_published(ready, self.journal.versions.pins.get(ref))
         self.writer.prepare()
         with self.leased([ref]):
             self.secrets.keep(self.secrets.scan_new(ready.metadata, published_form(ready.files)))

@@ -6,13 +6,14 @@ Sizes are looked at before anything is read (`Limits`).
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from core.bounded_json import BadJson, check_depth
-from core.content import entry_script, is_part, names_left_out
+from core.content import is_part, names_left_out
 from core.encryption import is_sealed
 from core.errors import InvalidPlaybook, Refused, UnsafePath
 from core.files import check_distinct, check_relative_path, json_bytes
@@ -29,12 +30,14 @@ from core.models import (
     Strategy,
     canonical_json,
     check_id,
-    id_from_name,
     parse_json_object,
     parse_metadata,
 )
 from core.playbooks.decisions import Decided, split_requests
+from core.playbooks.entry_points import FIELD, entry_warnings, fill_in, without_filled
+from core.playbooks.ids_from_names import id_from_name
 from core.playbooks.sealing import check_clear, parameter_warnings
+from core.playbooks.unix_times import read_time
 from core.settings import Settings
 
 MAX_DEPTH = 6  # folders between the one that is given and a playbook's
@@ -101,11 +104,13 @@ def normalise(
 ) -> PlaybookDraft:
     """Check a draft and fill in what is absent; arguments go before the draft's own fields.
 
+    Entry points that are absent are filled in by the rule, and named in ``filled``.
     The draft's strategy, status and run counts are its file's requests (see ``decisions``);
     ``strategy`` and ``status`` are what holds. ``now`` is Unix seconds. Raises `InvalidPlaybook`
     (or `UnsafePath`) that names the file and the remedy, `Refused` for what only the Escher Library or nobody may do.
     """
-    _check_files(draft.files, limits or Limits())
+    files = _without_marks(draft.files)
+    _check_files(files, limits or Limits())
     filled = _filled(draft.metadata, playbook_id, version, author, now)
     metadata, asked = split_requests(filled, Decided(strategy or Strategy.LOCAL_ONLY, status))
     parsed = _parse(metadata)
@@ -126,8 +131,13 @@ def normalise(
             f"{parsed.playbook_id} is sensitive and can't be uploaded.",
             "Keep it private (local_only); only `declassify` makes it not sensitive.",
         )
+    given = without_filled(parsed.as_json(), draft.filled).get(FIELD)
+    entries = fill_in(given, files)
+    held = {name: value for name, value in parsed.as_json().items() if name != FIELD}
+    if entries.paths:
+        held[FIELD] = entries.paths
     asked = {**draft.asked, **asked}
-    return replace(draft, metadata=parsed.as_json(), files=dict(draft.files), asked=asked)
+    return replace(draft, metadata=held, files=files, asked=asked, filled=entries.filled)
 
 
 def draft_warnings(draft: PlaybookDraft) -> list[str]:
@@ -139,18 +149,9 @@ def draft_warnings(draft: PlaybookDraft) -> list[str]:
         more = f" and {len(draft.renamed) - 5} more" if len(draft.renamed) > 5 else ""  # noqa: PLR2004
         names = ", ".join(sorted(draft.renamed)[:5])
         found.append(f"file names are stored in Unicode NFC form now: {names}{more}")
-    formats = sorted({path.partition("/")[0] for path in draft.files} & set(FORMATS))
-    if not formats:
+    if not any(path.partition("/")[0] in FORMATS for path in draft.files):
         found.append("It holds no script")
-    entry_points = draft.metadata.get("entry_points") or {}
-    for format_ in formats:
-        _, warning = entry_script(format_, list(draft.files), entry_points)
-        if warning:
-            found.append(warning)
-    found.extend(
-        f"entry_points names {format_!r}, and there is no such folder"
-        for format_ in sorted(set(entry_points) - set(formats))
-    )
+    found.extend(entry_warnings(draft))
     if PARAMETERS_FILE in draft.files:
         found.extend(parameter_warnings(draft.files[PARAMETERS_FILE]))
     return found
@@ -171,6 +172,9 @@ def _filled(
     metadata = dict(raw) | {key: value for key, value in given.items() if value is not None}
     if metadata.get("playbook_id") is None and isinstance(metadata.get("name"), str):
         metadata["playbook_id"] = id_from_name(metadata["name"])
+    for key in ("created_at", "updated_at"):
+        if metadata.get(key) is not None:
+            metadata[key] = read_time(key, metadata[key])
     defaults = {
         "version": FIRST_VERSION,
         "author": "user_custom",
@@ -181,6 +185,8 @@ def _filled(
     for key, value in defaults.items():
         if metadata.get(key) is None:
             metadata[key] = value
+    if isinstance(entries := metadata.get(FIELD), dict):
+        metadata[FIELD] = {name: path for name, path in entries.items() if path is not None}
     return metadata
 
 
@@ -216,6 +222,14 @@ def check_paths(paths: Iterable[str]) -> None:
     check_distinct([*files, *folders])
     for path in sorted(folders & set(files)):
         raise UnsafePath(f"{path!r} is a file and a folder at once.", "Rename one of them.")
+
+
+def _without_marks(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files, those of ours without a byte order mark."""
+    return {
+        path: content.removeprefix(BOM_UTF8) if path in {PARAMETERS_FILE, PLAN_FILE} else content
+        for path, content in files.items()
+    }
 
 
 def _check_files(files: Mapping[str, bytes], limits: Limits) -> None:

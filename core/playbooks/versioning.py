@@ -35,8 +35,6 @@ from core.models import (
     Status,
     Strategy,
     SyncState,
-    content_digest,
-    id_from_name,
     is_higher,
     next_patch,
     parse_metadata,
@@ -44,7 +42,10 @@ from core.models import (
 )
 from core.playbooks.compare import read_metadata
 from core.playbooks.decisions import CAREFUL, new_requests
+from core.playbooks.entry_points import makes, only_given
+from core.playbooks.ids_from_names import id_from_name, same_name
 from core.playbooks.paths import Layout
+from core.playbooks.unix_times import kept_time
 
 
 def id_of(draft: PlaybookDraft) -> str | None:
@@ -65,7 +66,8 @@ def label_of(draft: PlaybookDraft) -> Ref:
 def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str, Any]:
     """A draft's metadata with what it leaves out: id, author, and the care for secrets.
 
-    What it says just as the journal does of the version before is no request of its own.
+    What it says just as the journal does of the version before is no request of its own, and no
+    entry point that somebody gave.
     """
     raw, playbook_id = dict(own), previous.ref.playbook_id
     if raw.setdefault("playbook_id", playbook_id) != playbook_id:
@@ -77,7 +79,14 @@ def inherited_metadata(own: dict[str, Any], previous: VersionRecord) -> dict[str
         raw["author"] = previous.metadata["author"]
     if previous.sensitive:
         raw["sensitive"] = True
-    return new_requests(raw, previous)
+    if raw.get("created_at") == previous.metadata["created_at"]:
+        raw["created_at"] = first_made(previous)
+    return only_given(new_requests(raw, previous), previous)
+
+
+def first_made(record: VersionRecord) -> int:
+    """When a version was made, in seconds, also where it was stored before other units were refused."""
+    return kept_time(record.metadata["created_at"], int(time.time()))
 
 
 def successor_metadata(
@@ -253,15 +262,12 @@ def refuse_taken(
     for intent in intents:
         ref = intent.ref
         row = rows.get(ref)
-        if row and intent.record and _is_same_content(row, intent.record, intent.files):
+        if row and intent.record and _is_same(row, intent.record, intent.files):
             errors[str(intent.staged)] = Unchanged(
                 f"{ref} exists already, with this very content.", "There is nothing to do."
             )
         elif row or ref in seen or _differs_in_case_only(versions, ref):
-            errors[str(intent.staged)] = AlreadyExists(
-                f"{ref} exists already.",
-                "Give another version, or use `escher-playbooks update`.",
-            )
+            errors[str(intent.staged)] = _exists(ref, row, intent.record)
         elif intent.record and pins.get(ref) not in {None, intent.record.content_digest}:
             errors[str(intent.staged)] = taken_name(versions, ref)
         elif areas := layout.areas_with(ref):
@@ -273,12 +279,28 @@ def refuse_taken(
     return errors
 
 
-def _is_same_content(row: VersionRecord, new: VersionRecord, files: Sequence[FileEntry]) -> bool:
+def _is_same(row: VersionRecord, new: VersionRecord, files: Sequence[FileEntry]) -> bool:
     """Whether ``new`` is what ``row`` holds; of a version from before, but for modes."""
-    if row.content_digest == new.content_digest:
+    if makes(row.content_digest, new.metadata, new.filled, files):
         return True
     unmarked = [replace(file, executable=False) for file in files]
-    return not row.modes_known and row.content_digest == content_digest(new.metadata, unmarked)
+    return not row.modes_known and makes(row.content_digest, new.metadata, new.filled, unmarked)
+
+
+def _exists(ref: Ref, row: VersionRecord | None, new: VersionRecord | None) -> AlreadyExists:
+    """The refusal of a second content under a name; what it advises replaces no other playbook."""
+    if row is not None and new is not None and not same_name(row.name, new.name):
+        return AlreadyExists(
+            f"{ref} exists already, and is another playbook: {row.name!r}.",
+            f"Give {new.name!r} an id of its own (--id, or playbook_id in {METADATA_FILE}).",
+        )
+    if row is None:  # in this batch, or with other letters in a prerelease
+        return AlreadyExists(f"{ref} exists already.", "Give each version once.")
+    return AlreadyExists(
+        f"{ref} exists already, with other content.",
+        "If this is a later state of it, give a higher version, or use `escher-playbooks update`;"
+        " if it is another playbook, give it an id of its own (--id).",
+    )
 
 
 def refuse_clear(versions: Versions, intents: Sequence[Intent]) -> dict[str, EscherError]:

@@ -70,7 +70,7 @@ STALE_STAGING_SECONDS = 3600.0
 _WRITTEN_FIELDS = (
     "area", "content_digest", "metadata", "generation", "fetched", "warnings", "sync_state", "publish_as",
     "publish_gate", "error_type", "error", "attempts", "next_attempt_at", "indexed_digest",
-    "made_here", "modes_known", "intake", "asked",
+    "made_here", "modes_known", "intake", "asked", "filled",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -153,6 +153,7 @@ def new_record(
         modes_known=True,
         intake=origin.intake,
         asked=draft.asked,
+        filled=draft.filled,
         **wanted,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.bounded_json import BadJson
+from core.entry_scripts import by_rule
 from core.errors import EscherError, InvalidPlaybook, NotEscherServer, ServerRejected
 from core.journal.pulls import Name
 from core.journal.versions import VersionRecord
@@ -277,6 +278,7 @@ def read_item(raw: Item) -> Theirs:
         last_executed=counts.get("last_executed"),
         intake="pull",
         modes_known=True,
+        filled=by_rule(metadata, {entry.path for entry in entries}),
         published_by=_publisher(raw),
         status_at=int(time.time()),
     )
@@ -310,7 +312,7 @@ def _metadata(change: Change, entries: tuple[FileEntry, ...]) -> dict[str, Any]:
     raw["status"] = change.status.value
     raw["storage_strategy"] = change.storage_strategy.value
     raw["updated_at"] = change.updated_at
-    if not isinstance(raw.get("created_at"), int):
+    if type(raw.get("created_at")) is not int:
         raw["created_at"] = change.updated_at
     return raw
 

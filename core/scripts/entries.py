@@ -205,7 +205,7 @@ def decode(content: bytes, place: Place) -> Manifest:
             raise _damaged(place, f"it belongs to {found}")
         files = tuple(_file(item, place.key.format) for item in body["files"])
         listing = Listing(found, files, body["entry_point"])
-        if listing.entry_point not in {file.path for file in files}:
+        if listing.entry_point not in {"", *(file.path for file in files)}:
             raise _damaged(place, "its entry point is none of its files")
         return Manifest(listing, str(body["source"]), float(body["fetched_at"]))
     except IntegrityError:

@@ -30,6 +30,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from core.content import is_leftover
+from core.entry_scripts import stored_entry
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -105,17 +106,28 @@ def check_offer(script: Script, key: ScriptKey, settings: Settings) -> Offer:
         raise Refused(f"{key} has {len(script.files)} files; at most {FILES} are fetched.")
     files = {file.path: file for file in script.files}
     _check_paths(key, [file.path for file in script.files])
-    if script.entry_point not in files:
-        raise NotEscherServer(
-            f"The server names an entry point of {key} that is not among its files.", CHECK_URL
-        )
     _check_sizes(key, script.files, settings)
     marked = {entry.path for entry in script.manifest or script.files if entry.executable}
     entries = tuple(
         FileEntry(file.path, file.size_bytes, file.checksum, file.path in marked)
         for file in sorted(script.files, key=lambda file: file.path)
     )
-    return Offer(Listing(key, entries, script.entry_point), files)
+    return Offer(Listing(key, entries, _entry(script, key, files)), files)
+
+
+def _entry(script: Script, key: ScriptKey, paths: Collection[str]) -> str:
+    """The entry script: what the metadata says, which the digest covers, else the rule's.
+
+    Of a version from before, the server's word tells that a file without a suffix is a script.
+    `NotEscherServer` where it names none that is there, or none at all although there is one.
+    """
+    entries = (script.metadata or {}).get("entry_points")
+    found = stored_entry(key.format, paths, entries, lambda path: path == script.entry_point)
+    if script.entry_point not in {None, *paths} or (found.path and script.entry_point is None):
+        raise NotEscherServer(
+            f"The server names an entry point of {key} that is not among its files.", CHECK_URL
+        )
+    return found.path or ""
 
 
 def difference(expected: Iterable[FileEntry], listed: Iterable[FileEntry]) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core import errors
-from core.errors import EscherError, InvalidPlaybook, UsageError
+from core.errors import EscherError, InvalidPlaybook, NotFound, UsageError
 from core.journal.scripts import CacheFolder
 from core.models import (
     FileEntry,
@@ -40,7 +40,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files that make up a format folder, by path, and the one to run."""
+    """The files that make up a format folder, by path, and the one to run ("": there is none)."""
 
     key: ScriptKey
     files: tuple[FileEntry, ...]
@@ -49,6 +49,15 @@ class Listing:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+    def check_entry(self) -> None:
+        """Raise `NotFound` where none of the files is the one to run."""
+        if not self.entry_point:
+            raise NotFound(
+                f"{self.key.ref} has no entry script in {self.key.format}/: none of its"
+                f" {len(self.files)} files is one that is run.",
+                "Name one in entry_points of its metadata, in a new version.",
+            )
 
     @property
     def entry(self) -> FileEntry:

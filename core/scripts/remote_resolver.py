@@ -222,7 +222,9 @@ class RemoteResolver:
         source = Source.DOWNLOAD
         if hit is not None and hit.listing.digest == fetched.listing.digest:
             source = Source.CACHE  # the server still lists the same bytes: none were sent
-        script = ResolvedScript(known or fetched.listing, fetched.folder, source, info)
+        listing = known if known is not None and known.entry_point else fetched.listing
+        listing.check_entry()
+        script = ResolvedScript(listing, fetched.folder, source, info)
         return self._copies.answer(script, (), options) if options.copy else script
 
     @property
@@ -243,7 +245,9 @@ class RemoteResolver:
         known: Listing | None = None,
     ) -> ResolvedScript:
         self._cache.hit()
-        listing, stale = known or hit.listing, not hit.fresh
+        listing = known if known is not None and known.entry_point else hit.listing
+        listing.check_entry()
+        stale = not hit.fresh
         if stale:
             _log.warning("%s: a stale entry is served", listing.key)
         script = ResolvedScript(listing, hit.folder, Source.CACHE, info, stale=stale)

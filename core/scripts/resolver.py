@@ -16,13 +16,15 @@ or with another byte is no answer.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from core.content import entry_script
+from core.entry_scripts import begins_as_script, stored_entry
 from core.errors import (
     IntegrityError,
     LeaseHeld,
@@ -199,7 +201,9 @@ class ScriptResolver:
             )
             if row is None:
                 continue  # it was deleted meanwhile
-            listing = _listing(row, format_)
+            listing, odd = self._listing(row, format_)
+            if odd is not None:
+                choice = replace(choice, warnings=(*choice.warnings, odd))
             if row.sensitive and options.copy:
                 raise Refused(
                     f"{row.ref} is sensitive: no copy of it is kept in clear.",
@@ -207,8 +211,10 @@ class ScriptResolver:
                 )
             try:
                 if row.sensitive:
+                    listing.check_entry()
                     return self._in_clear(row, listing, choice.info, request)
                 script, beside = self._on_disk(row, listing, choice.info)
+                listing.check_entry()
                 if beside or options.copy:
                     return self._copies.answer(script, beside, options)
                 self._hand_out(row.ref)
@@ -244,6 +250,28 @@ class ScriptResolver:
         if choice is None:
             raise _no_script(id_, request.format)
         return choice
+
+    def _listing(self, row: ScriptRow, format_: str) -> tuple[Listing, str | None]:
+        """The row's files with their entry script, and what is odd about that one."""
+        if not row.files:
+            raise _no_script(row.ref, format_)
+        paths = {file.path for file in row.files}
+        found = stored_entry(
+            format_, paths, row.entry_points, lambda path: begins_as_script(self._head(row, path))
+        )
+        listing = Listing(ScriptKey(row.ref, format_), row.files, found.path or "")
+        return listing, found.warning
+
+    def _head(self, row: ScriptRow, path: str) -> bytes:
+        """The first bytes of a file of a version from before its entry script was stored."""
+        if row.sensitive:
+            return self._stored.read(row.ref).get(path, b"")[:8]
+        for area in (row.area, *(other for other in Area if other is not row.area)):
+            with suppress(OSError):
+                fd = os.open(self._place(area, row.ref) / path, os.O_RDONLY | os.O_NOFOLLOW)
+                with os.fdopen(fd, "rb") as file:
+                    return file.read(8)
+        return b""
 
     def _on_disk(
         self, row: ScriptRow, listing: Listing, info: VersionInfo
@@ -292,17 +320,6 @@ class ScriptResolver:
         if self._rows.find(*row.ref, listing.key.format) != row:
             return True
         return self._take_edit is not None and self._take_edit(row.ref)
-
-
-def _listing(row: ScriptRow, format_: str) -> Listing:
-    entry: str | None
-    if len(row.files) == 1:  # whatever is named
-        entry = row.files[0].path
-    else:
-        entry, _ = entry_script(format_, [file.path for file in row.files], row.entry_points)
-    if entry is None:
-        raise _no_script(row.ref, format_)
-    return Listing(ScriptKey(row.ref, format_), row.files, entry)
 
 
 def _no_script(what: object, format_: str) -> NotFound:

@@ -39,10 +39,15 @@ def import_path(
         )
     report = ImportReport()
     batch: list[tuple[str, PlaybookDraft]] = []
+    naming = store.naming()
 
     def flush() -> None:
         results = store.create_many(
-            [draft for _, draft in batch], strategy=strategy, intake="import", gate=gate
+            [draft for _, draft in batch],
+            strategy=strategy,
+            intake="import",
+            gate=gate,
+            naming=naming,
         )
         for (name, draft), result in zip(batch, results, strict=True):
             if result.error is None:
@@ -50,6 +55,7 @@ def import_path(
                 report.warnings += len(result.warnings)
                 if draft.ignored:
                     report.left_out[result.ref] = draft.ignored
+                report.notes += [f"{name}: {result.note}"] if result.note else []
                 if result.findings:
                     report.findings[result.ref] = result.findings
                 report.kept_private += strategy is None and asks_for_upload(result.asked)

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from core.content import entry_script
+from core.entry_scripts import begins_as_script, stored_entry
 from core.errors import (
     EscherError,
     IntegrityError,
@@ -188,10 +188,11 @@ class ScriptManager:
     ) -> CacheHit:
         whole = len(files) == len(known)
         named = row.entry_points if row is not None else None
-        entry_point, _ = entry_script(key.format, list(files), named)
-        assert entry_point is not None  # there is at least one file
+        found = stored_entry(
+            key.format, files, named, lambda path: begins_as_script(files[path][:8])
+        )
         entries = sorted((file for file in known if file.path in files), key=attrgetter("path"))
-        listing = Listing(key, tuple(entries), entry_point)
+        listing = Listing(key, tuple(entries), found.path or "")
         return insert(self._journal, self.cache, listing, files, whole=whole)
 
     def _listed(self, key: ScriptKey) -> tuple[FileEntry, ...]:

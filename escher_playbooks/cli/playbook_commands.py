@@ -186,6 +186,8 @@ def import_(
         if as_json:
             output.print_json({**report.as_json(), "job_id": job.job_id})
         else:
+            for words in report.notes:
+                output.note(words)
             for name, error in report.failed:
                 output.note(f"{name}: {error}")
             for ref, names in report.left_out.items():

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.content import entry_script
 from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.models import (
     SERVER_OWNED_FIELDS,
@@ -20,7 +19,6 @@ from core.models import (
     canonical_json,
     check_id,
     content_digest,
-    id_from_name,
     parse_json_object,
     parse_metadata,
 )
@@ -91,60 +89,7 @@ class TestContentDigest:
         assert content_digest(RAW, files) != content_digest(RAW, FILES)
 
 
-class TestEntryScript:
-    @pytest.mark.parametrize(
-        ("paths", "named", "expected"),
-        [
-            (["shell/a.sh", "shell/b.sh"], {"shell": "shell/b.sh"}, "shell/b.sh"),
-            (["shell/a.sh", "shell/b.sh"], {"shell": "b.sh"}, "shell/b.sh"),
-            (["shell/only.sh", "python/x.py"], None, "shell/only.sh"),
-            (["shell/a.sh", "shell/main.sh"], None, "shell/main.sh"),
-            (["shell/a.sh", "shell/lib/main.sh"], None, "shell/lib/main.sh"),
-            (["shell/azuredeploy.json", "shell/template.yaml"], None, "shell/template.yaml"),
-            (["shell/domain.sh", "shell/azuredeploy.json"], None, "shell/azuredeploy.json"),
-            (["python/main.py", "shells/main.sh"], None, None),
-            ([], {"shell": "a.sh"}, None),
-        ],
-    )
-    def test_the_rules_in_their_order(
-        self, paths: list[str], named: dict[str, str] | None, expected: str | None
-    ) -> None:
-        assert entry_script("shell", paths, named) == (expected, None)
-
-    def test_the_first_by_name_is_a_guess_and_said_so(self) -> None:
-        path, warning = entry_script("shell", ["shell/b.sh", "shell/a.sh"], None)
-        assert path == "shell/a.sh"
-        assert warning is not None
-        assert "shell/a.sh" in warning
-
-    def test_an_entry_point_that_is_not_there_is_said(self) -> None:
-        path, warning = entry_script("shell", ["shell/a.sh"], {"shell": "gone.sh"})
-        assert path == "shell/a.sh"
-        assert warning is not None
-        assert "gone.sh" in warning
-
-
 class TestIds:
-    @pytest.mark.parametrize(
-        ("name", "expected"),
-        [
-            ("Stop idle RDS (dev)", "stop-idle-rds-dev"),
-            ("Größe  prüfen", "groe-prufen"),
-            ("--a__b--", "a-b"),
-            ("x" * 150, "x" * 100),
-            ("a" * 99 + " b", "a" * 99),
-        ],
-    )
-    def test_from_a_name(self, name: str, expected: str) -> None:
-        assert id_from_name(name) == expected
-
-    @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-    def test_every_name_gives_a_well_formed_id_and_always_the_same(self, name: str) -> None:
-        assert check_id(id_from_name(name)) == id_from_name(name)
-
-    def test_names_without_latin_letters_differ(self) -> None:
-        assert id_from_name("停止") != id_from_name("开始")
-
     @pytest.mark.parametrize(
         "playbook_id", ["", "-a", "A", "a_b", "a/b", "..", "a\n", "ä", "a" * 101, "a@1.0.0"]
     )

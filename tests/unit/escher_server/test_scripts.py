@@ -55,6 +55,36 @@ def test_a_format_s_files_come_with_their_entry_script(published: Any) -> None:
     assert published.member.stats()["bytes_sent"] == len(b"# lib") + len(b"echo 0123456789")
 
 
+@pytest.mark.parametrize(
+    ("files", "named", "format_", "expected"),
+    [
+        (["backend/main.tf", "main.tf"], {}, "terraform", "terraform/main.tf"),
+        (["a.sh", "main.sh"], {"shell": "shell/a.sh"}, "shell", "shell/a.sh"),
+        (["a.sh", "run.sh"], {"shell": "shell/gone.sh"}, "shell", "shell/run.sh"),
+        (["main.json", "main.py"], {}, "python", "python/main.py"),
+        (
+            ["template.params.json", "template.yaml"],
+            {},
+            "cloudformation",
+            "cloudformation/template.yaml",
+        ),
+        (["go", "notes"], {}, "shell", "shell/go"),
+        (["notes", "notes.txt"], {}, "shell", None),
+        (["__init__.py"], {}, "python", None),
+    ],
+)
+def test_the_entry_script_is_what_the_metadata_says_else_the_rule_s(
+    server: Any, files: list[str], named: dict[str, str], format_: str, expected: str | None
+) -> None:
+    content = {
+        f"{format_}/{name}": b"#!/bin/sh" if name == "go" else name.encode() for name in files
+    }
+    server.member.publish(files=content, **({"entry_points": named} if named else {}))
+    answer = ask(server, playbook_id="stop", version="1.0.0", format=format_)
+    assert answer.status_code == 200
+    assert answer.json()["entry_point"] == expected
+
+
 def test_bytes_are_in_the_statistics_before_they_are_with_the_client(published: Any) -> None:
     listed = ask(published, playbook_id="stop", version="1.0.0", format="shell").json()["files"]
     application, counted = published.http.app, []

@@ -38,6 +38,7 @@ def full(record: VersionRecord) -> VersionRecord:
         modes_known=True,
         intake="edit",
         asked={"storage_strategy": "uploaded_trusted"},
+        filled=("shell", "arm"),
         published_here=True,
         published_by="ada",
         status_at=10,

@@ -157,15 +157,17 @@ def test_latest_ranks_by_precedence_across_areas(store, make_draft):
 
 
 def test_an_unpublished_version_is_replaced_in_place(store, make_draft):
-    store.create(make_draft(created_at=5, updated_at=5), strategy=Strategy.REVIEW)
+    store.create(
+        make_draft(created_at=1_000_000_005, updated_at=1_000_000_005), strategy=Strategy.REVIEW
+    )
     before = store.get(REF)
     result = store.update("stop-rds", make_draft({"python/b.py": b"x = 1\n"}, version="9.0.0"))
     assert result.ref == REF
     assert any("9.0.0" in warning for warning in result.warnings)
     row = store.get(REF)
     assert store.read(REF) == {"python/b.py": b"x = 1\n"}
-    assert row.metadata["created_at"] == 5
-    assert row.metadata["updated_at"] > 5
+    assert row.metadata["created_at"] == 1_000_000_005
+    assert row.metadata["updated_at"] > 1_000_000_005
     assert row.content_digest != before.content_digest
     assert row.generation == before.generation + 1
     assert (row.sync_state, row.publish_as) == (SyncState.PENDING, Strategy.REVIEW)

@@ -37,8 +37,8 @@ def test_what_is_given_goes_before_the_metadata(make_draft):
 
 
 def test_normalising_twice_changes_nothing(make_draft):
-    once = normalise(make_draft(parameters=[{"name": "a"}]), now=1)
-    assert normalise(once, now=2) == once
+    once = normalise(make_draft(parameters=[{"name": "a"}]), now=1_767_225_600)
+    assert normalise(once, now=1_767_225_601) == once
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,10 @@ def test_oddities_are_warnings(make_draft):
     draft = make_draft(
         {"shell/b.sh": b"", "shell/a.sh": b"", "python/x.py": b""},
         parameters=[{"name": "SecretARN"}, {"name": "twice"}, {"name": "twice"}],
-        entry_points={"python": "../etc/passwd", "arm": "x"},
     )
     draft = PlaybookDraft(draft.metadata, draft.files, ("README.md",))
     warnings = "\n".join(draft_warnings(normalise(draft, now=1)))
-    for word in ("README.md", "SecretARN", "twice", "shell/a.sh is taken", "passwd", "'arm'"):
+    for word in ("README.md", "SecretARN", "twice", "shell/a.sh is taken"):
         assert word in warnings
     assert "no script" in "\n".join(draft_warnings(normalise(make_draft({}), now=1)))
 

@@ -94,7 +94,7 @@ def test_statistics_come_and_what_was_counted_here_is_not_lost(machines):
 def test_the_same_content_made_on_both_machines_is_one_version(machines):
     here, there = machines
     ref = there.created_and_published()
-    here.create(storage_strategy="local_only", created_at=5, updated_at=5)
+    here.create(storage_strategy="local_only", created_at=1_000_000_005, updated_at=1_000_000_005)
     report = here.pull()
     assert (report.updated, report.conflicts) == ([ref], [])
     assert here.state(ref) == PENDING
