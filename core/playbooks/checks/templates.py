@@ -65,6 +65,8 @@ TAGS: Final = frozenset({
 })  # fmt: skip
 _TAGS_OF_TOOLS: Final = ("!Rain::",)
 _AWS_TYPE = re.compile(r"(?:AWS|Alexa|Custom|[A-Z]\w*)::\w+(?:::[\w-]+)*")
+_LEVELS_WITHOUT_NULL: Final = 4
+"""CloudFormation refuses null anywhere; deeper than this it is left to be filled in, not misplaced."""
 _MACROS_THAT_KEEP_SECTIONS: Final = ("AWS::Serverless", "AWS::LanguageExtensions", "AWS::CodeDeploy",
                                      "AWS::SecretsManager")  # fmt: skip
 
@@ -131,7 +133,14 @@ def _judge(found: list[Document], *, meant: bool) -> list[Complaint]:
             return [Complaint(line, "a YAML tag (!…) that CloudFormation does not know")]
     if document.fault is not None:
         return [document.fault]
-    return list(_structure(document.root.value))[:1]
+    said = list(_structure(document.root.value))
+    if not said and not _is_macro(document.root.value.get("Transform")):
+        said = [
+            Complaint(line, "a key without a value: is the indentation right?")
+            for level, line in document.nulls
+            if 1 < level <= _LEVELS_WITHOUT_NULL
+        ]
+    return said[:1]
 
 
 _NO_RESOURCES: Final = "Resources is missing: CloudFormation refuses a template without it"

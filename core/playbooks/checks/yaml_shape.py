@@ -49,9 +49,13 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Document:
-    """One document: the upper levels of its root, its own tags, and what is wrong beside syntax."""
+    """One document: the upper levels of its root, its own tags, and what is wrong beside syntax.
+
+    ``nulls`` are the levels and lines of keys and items without a value.
+    """
 
     root: Entry
+    nulls: list[tuple[int, int]] = field(default_factory=list)
     tags: list[tuple[str, int]] = field(default_factory=list)
     fault: Complaint | None = None
 
@@ -183,12 +187,14 @@ class _Reader:
             return
         top = self._open[-1]
         filled, is_mapping, waiting = top
-        if isinstance(filled, list):
-            filled.append(value)
-        if filled is None or not is_mapping:
-            return
-        if waiting is None:
+        if is_mapping and waiting is None:
             top[2] = ("" if key is None else key, line)
-        else:
-            filled[waiting[0]] = Entry(waiting[1], value)
+            return
+        if value is None:
+            self._found[-1].nulls.append((len(self._open), waiting[1] if waiting else line))
+        if is_mapping:
             top[2] = None
+            if filled is not None:
+                filled[waiting[0]] = Entry(waiting[1], value)
+        elif filled is not None:
+            filled.append(value)

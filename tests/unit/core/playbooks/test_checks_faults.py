@@ -169,6 +169,11 @@ WRONG = {
     "a property moved out": ("      TopicName", "    TopicName", 11),
     "an output without Value": ("    Value: !Ref Topic\n", "", 16),
     "a tag that is none": ("!Sub", "!Subb", 10),
+    "a key without its value": (
+        "      TopicName: !Sub 'alerts-${Env}'\n",
+        "      TopicName:\n",
+        10,
+    ),
     "a tab": ("    Properties", "\tProperties", 9),
     "a list for Resources": ("Resources:\n", "Resources: []\nMetadata:\n", 6),
     "a second document": ("Outputs:", "---\nOutputs:", 16),
