@@ -15,7 +15,7 @@ import pytest
 
 from core.errors import EscherError, InvalidPlaybook, UsageError
 from core.models import PlaybookDraft
-from core.playbooks import drafts
+from core.playbooks.archives import reading
 from core.playbooks.drafts import iter_drafts
 from core.playbooks.validation import Limits
 
@@ -116,7 +116,7 @@ def test_any_order_gives_the_same_drafts(tmp_path, monkeypatch):
     members = [item for n in range(40) for item in book(f"p{n}", **{"python/b.py": b"x" * 5000})]
     expected, _ = read(pack(tmp_path / "sorted.tar", *members))
     random.Random(1).shuffle(members)
-    monkeypatch.setattr(drafts, "IN_MEMORY_BYTES", 20_000)
+    monkeypatch.setattr(reading, "IN_MEMORY_BYTES", 20_000)
     shuffled, bad = read(pack(tmp_path / "shuffled.tar.gz", *members))
     assert not bad
     assert shuffled == expected
@@ -127,7 +127,7 @@ def test_scattered_files_do_not_pile_up_in_memory(tmp_path, monkeypatch):
     books = [book(f"p{n}", **{"python/b.py": blob}) for n in range(32)]
     members = [item for row in zip(*books, strict=True) for item in row]
     path = pack(tmp_path / "x.tar", *members)
-    monkeypatch.setattr(drafts, "IN_MEMORY_BYTES", 4 << 20)
+    monkeypatch.setattr(reading, "IN_MEMORY_BYTES", 4 << 20)
     tracemalloc.start()
     try:
         assert sum(1 for _ in iter_drafts(path)) == 32
@@ -137,7 +137,7 @@ def test_scattered_files_do_not_pile_up_in_memory(tmp_path, monkeypatch):
 
 
 def test_what_waits_on_disk_has_no_name_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(reading, "IN_MEMORY_BYTES", 1)
     path, waiting = pack(tmp_path / "x.tar", *book("a"), *book("b")), tmp_path / "waiting"
     waiting.mkdir()
     found = iter_drafts(path, temporary=waiting)
@@ -179,7 +179,7 @@ def test_a_wrong_checksum_is_believed(tmp_path):
 
 
 def test_a_bomb_ends_at_the_cap(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "MAX_ARCHIVE_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "MAX_ARCHIVE_BYTES", 1 << 20)
     path = pack(tmp_path / "x.tar.gz", *book("a"), member("zeros", bytes(5 << 20)))
     assert path.stat().st_size < 20_000
     good, bad = read(path)
@@ -203,7 +203,7 @@ def test_a_header_bomb_is_refused_before_it_is_read(tmp_path):
 
 
 def test_too_many_members(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(reading, "MAX_MEMBERS", 3)
     good, bad = read(pack(tmp_path / "x.tar", *book("a"), *book("b")))
     assert not good
     assert "more than 3 members" in bad["x.tar"].detail
@@ -299,10 +299,10 @@ def test_a_header_made_to_hang_costs_the_archive_at_most(tmp_path, kind):
 
 
 def test_an_archive_whose_reader_stalls_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(reading, "STALL_SECONDS", 1.0)
     path = tmp_path / "x.tar"
     os.mkfifo(path)  # nothing ever comes out of it
-    found = list(drafts.drafts_in_archive(path, Limits(), None))
+    found = list(reading.drafts_in_archive(path, Limits(), None, []))
     ((name, error),) = found
     assert name == "x.tar"
     assert isinstance(error, InvalidPlaybook)
