@@ -11,6 +11,7 @@ from core.models import Ref
 from core.secrets import SecretFinding, findings_json
 
 MAX_FINDINGS = 500  # named in a report of many; `show` has them all
+MAX_SKIPPED = 200  # of them, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class ImportReport:
     kept_private: int = 0  # whose files asked for something else than to stay here
     left_out: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # no part of a playbook
     notes: list[str] = field(default_factory=list)  # ids that are not the plain ones of the names
+    dropped: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # of runbooks, not carried
+    skipped: list[str] = field(default_factory=list)  # files that are no playbook's or runbook's
 
     @property
     def total(self) -> int:
@@ -82,6 +85,8 @@ class ImportReport:
             "kept_private": self.kept_private,
             "left_out": {str(ref): list(names) for ref, names in self.left_out.items()},
             "notes": self.notes,
+            "dropped": {str(ref): list(what) for ref, what in self.dropped.items()},
+            "skipped": self.skipped[:MAX_SKIPPED],
             "failed": [
                 {"name": name, "type": error.type, "detail": str(error)}
                 for name, error in self.failed

@@ -21,6 +21,7 @@ from celery import Signature
 from core.errors import NotFound, Refused, UsageError
 from core.journal import Job
 from core.models import Strategy
+from core.playbooks.runbooks import TOOLS
 from core.publishing.publisher import OnFindings
 from core.service import PlaybookService
 from tasks import workflows
@@ -35,6 +36,7 @@ class JobRequest:
     as_: str | None = None
     path: str | None = None
     format_: str | None = None
+    from_: str | None = None  # whose runbooks an import takes
     gate: str | None = None
     on_findings: OnFindings | None = None
 
@@ -94,7 +96,9 @@ def _to_download(service: PlaybookService, asked: JobRequest) -> list[str]:
 
 def _check_import(_service: PlaybookService, asked: JobRequest) -> list[str]:
     if not asked.path:
-        raise UsageError("An import job needs path.", "Give a folder or a .tar.gz.")
+        raise UsageError("An import job needs path.", "Give a folder or an archive.")
+    if asked.from_ is not None and asked.from_ not in TOOLS:
+        raise UsageError(f"Runbooks of {asked.from_!r} are not known.", f"Use {', '.join(TOOLS)}.")
     if asked.strategy is Strategy.TRUSTED:
         raise UsageError("An import can only go to review.", "Use `as: review`.")
     if not Path(asked.path).exists():
@@ -117,7 +121,10 @@ JOB_KINDS = {
     "import": JobKind(
         _check_import,
         whole=lambda job: workflows.import_path(
-            str(job.request["path"]), job.job_id, job.request.get("as")
+            str(job.request["path"]),
+            job.job_id,
+            job.request.get("as"),
+            job.request.get("from"),
         ),
     ),
 }

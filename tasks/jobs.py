@@ -61,6 +61,7 @@ def submit(
     as_: str | None = None,
     path: str | None = None,
     format_: str | None = None,
+    from_: str | None = None,
     secrets_gate: str | None = None,
     accept_findings: Sequence[tuple[str, str]] = (),
     accepted_by: str = "api",
@@ -87,6 +88,7 @@ def submit(
             "as": as_,
             "path": path,
             "format": format_,
+            "from": from_,
             "secrets_gate": check_level(secrets_gate),
             "accept_findings": [key for key, _ in accept_findings] or None,
             "accept_deletions": accept_deletions or None,
@@ -111,7 +113,14 @@ def submit(
     targets = offered.targets(
         service,
         job_kinds.JobRequest(
-            refs or (), all_, as_, path, format_, gate=secrets_gate, on_findings=on_findings
+            refs or (),
+            all_,
+            as_,
+            path,
+            format_,
+            from_,
+            gate=secrets_gate,
+            on_findings=on_findings,
         ),
     )
     job_id, is_new = service.journal.jobs.create(kind, request, targets, idempotency_key)

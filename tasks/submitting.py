@@ -19,6 +19,7 @@ def submit(
     as_: str | None = None,
     path: str | None = None,
     format: str | None = None,  # noqa: A002  the contract's name
+    from_: str | None = None,
     idempotency_key: str | None = None,
     secrets_gate: str | None = None,
     accept_findings: list[dict[str, str]] | None = None,
@@ -37,6 +38,7 @@ def submit(
         as_=as_,
         path=path,
         format_=format,
+        from_=from_,
         secrets_gate=secrets_gate,
         accept_findings=[
             (str(i.get("key")), str(i.get("reason", ""))) for i in accept_findings or ()
@@ -51,9 +53,16 @@ def submit(
 
 @app.task(bind=True, base=ServiceTask, name="playbooks.import")
 def import_(
-    self: ServiceTask, path: str, job_id: str, strategy: str | None = None
+    self: ServiceTask,
+    path: str,
+    job_id: str,
+    strategy: str | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """Take in a folder or archive that this machine can read; what is there already stays."""
+    """Take in a folder or archive that this machine can read; what is there already stays.
+
+    ``source``: the tool whose runbooks they are, where they are no playbooks.
+    """
     from core.models import Strategy
 
     service = self.service
@@ -63,6 +72,7 @@ def import_(
     with whole_job(service, job_id):
         report = service.import_path(
             Path(path),
+            source=source,
             strategy=Strategy.parse(strategy) if strategy else None,
             gate=journal_jobs.summary(job_id).request.get("secrets_gate"),
         )

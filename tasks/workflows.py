@@ -93,9 +93,12 @@ def sync(job_id: str | None) -> Signature:
     return _task("playbooks.sync", job_id)
 
 
-def import_path(path: str, job_id: str, strategy: str | None) -> Signature:
+def import_path(
+    path: str, job_id: str, strategy: str | None, source: str | None = None
+) -> Signature:
     """``import`` ──► `embed` or `publish` for what came in."""
-    return _task("playbooks.import", path, job_id, strategy)
+    more = [] if source is None else [source]  # which workers of before do not know
+    return _task("playbooks.import", path, job_id, strategy, *more)
 
 
 def go_again(

@@ -1,8 +1,8 @@
-"""Import many playbooks from a folder or an archive; claim versions of unknown origin as made here."""
+"""Import many playbooks from a folder, an archive or another tool's runbooks; claim versions as made here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from core.errors import EscherError, Unchanged, UsageError
@@ -11,6 +11,7 @@ from core.journal import Journal
 from core.models import PlaybookDraft, Ref, Strategy
 from core.playbooks.decisions import asks_for_upload
 from core.playbooks.drafts import iter_drafts
+from core.playbooks.runbooks.finding import Converted, iter_runbooks
 from core.playbooks.store import PlaybookStore
 from core.playbooks.validation import Limits
 from core.reports import ImportReport
@@ -27,11 +28,15 @@ def import_path(
     path: Path,
     *,
     limits: Limits,
+    source: str | None = None,
     strategy: Strategy | None = None,
     gate: str | None = None,
     on_progress: Progress | None = None,
 ) -> ImportReport:
-    """Store every playbook found at ``path``, batch by batch; a bad one holds back no other."""
+    """Store every playbook found at ``path``, batch by batch; a bad one holds back no other.
+
+    ``source``: the tool whose runbooks they are (`core.playbooks.runbooks`), None for playbooks.
+    """
     if strategy is Strategy.TRUSTED:
         raise UsageError(
             "An import can only go to review.",
@@ -40,6 +45,7 @@ def import_path(
     report = ImportReport()
     batch: list[tuple[str, PlaybookDraft]] = []
     naming = store.naming()
+    dropped: dict[str, tuple[str, ...]] = {}
 
     def flush() -> None:
         results = store.create_many(
@@ -52,6 +58,8 @@ def import_path(
         for (name, draft), result in zip(batch, results, strict=True):
             if result.error is None:
                 report.imported.append(result.ref)
+                if name in dropped:
+                    report.dropped[result.ref] = dropped[name]
                 report.warnings += len(result.warnings)
                 if draft.ignored:
                     report.left_out[result.ref] = draft.ignored
@@ -67,10 +75,20 @@ def import_path(
                 on_progress(report.total, name)
         batch.clear()
 
-    for name, item in iter_drafts(path, limits, temporary=make_private_dir(store.layout.staging)):
+    found: Iterator[tuple[str, PlaybookDraft | Converted | EscherError]]
+    if source is None:
+        staging = make_private_dir(store.layout.staging)
+        found = iter_drafts(path, limits, temporary=staging, skipped=report.skipped)
+    else:
+        found = iter_runbooks(source, path, file_bytes=limits.file_bytes, skipped=report.skipped)
+    for name, item in found:
         if isinstance(item, EscherError):
             report.failed.append((name, item))
             continue
+        if isinstance(item, Converted):
+            if item.dropped:
+                dropped[name] = item.dropped
+            item = item.draft  # noqa: PLW2901  what follows is the same for both
         batch.append((name, item))
         if len(batch) == BATCH:
             flush()

@@ -210,17 +210,26 @@ class PlaybookService(Home):
         self,
         path: Path,
         *,
+        source: str | None = None,
         strategy: Strategy | None = None,
         gate: str | None = None,
         on_progress: Progress | None = None,
     ) -> ImportReport:
         """Take in a folder or archive in batches; what is there already, unchanged, is no failure.
 
+        ``source``: ``ssm``, ``rundeck``, ``stackstorm``, ``ansible`` or ``azure-runbook``, of whose
+        runbooks playbooks are made.
         `UsageError` for ``uploaded_trusted``: many at once can only go to review.
         """
         limits = Limits.of(self.settings)
         return import_path(
-            self.store, path, limits=limits, strategy=strategy, gate=gate, on_progress=on_progress
+            self.store,
+            path,
+            limits=limits,
+            source=source,
+            strategy=strategy,
+            gate=gate,
+            on_progress=on_progress,
         )
 
     def update(

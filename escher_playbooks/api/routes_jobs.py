@@ -42,6 +42,7 @@ def submit(
         as_=body.as_,
         path=body.path,
         format_=body.format,
+        from_=body.from_,
         secrets_gate=body.secrets_gate,
         accept_findings=[(item.key, item.reason) for item in body.accept_findings],
         on_findings=found.update,

@@ -173,6 +173,10 @@ class JobBody(_Request):
     ] = None
     path: Annotated[str | None, Field(max_length=4096)] = None
     format: str | None = None
+    from_: Annotated[
+        Literal["ssm", "rundeck", "stackstorm", "ansible", "azure-runbook"] | None,
+        Field(alias="from", description="Of an import: the tool whose runbooks lie at path."),
+    ] = None
     secrets_gate: Annotated[
         Literal["off", "warn", "block"] | None,
         Field(description="The caller's setting; the stricter of it and the worker's counts."),

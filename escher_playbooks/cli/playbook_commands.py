@@ -13,8 +13,10 @@ from escher_playbooks.cli.session import open_service
 if TYPE_CHECKING:
     from core.models import PlaybookDraft, Strategy
     from core.playbooks.store import StoreResult
+    from core.reports import ImportReport
     from core.service import PlaybookService
 
+MAX_SKIPPED_NAMES = 10
 ANSWERS = (("Keep private", "keep"), ("Upload for review", "review"), ("Upload trusted", "trusted"))
 
 
@@ -167,7 +169,18 @@ def _report_stored(service: PlaybookService, result: StoreResult, *, as_json: bo
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(help="A folder of playbooks, or a .tar.gz of one.")],
+    path: Annotated[
+        Path, typer.Argument(help="A folder of playbooks, or a .zip, .tar.gz, … of one.")
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TOOL",
+            help="Make playbooks of another tool's runbooks:"
+            " ssm, rundeck, stackstorm, ansible or azure-runbook.",
+        ),
+    ] = None,
     strategy: options.StrategyChoice = None,
     as_json: options.Json = False,
 ) -> None:
@@ -178,7 +191,9 @@ def import_(
     choice = options.read_strategy(strategy)
     with open_service() as service:
         with progress.counting("Importing", _how_many(path), quiet=as_json) as on_progress:
-            report = service.import_path(path, strategy=choice, on_progress=on_progress)
+            report = service.import_path(
+                path, source=source, strategy=choice, on_progress=on_progress
+            )
         if not as_json:  # before anything is queued
             for ref, findings in report.findings.items():
                 output.note_findings(findings, of=ref)
@@ -188,6 +203,7 @@ def import_(
         else:
             for words in report.notes:
                 output.note(words)
+            _note_left_behind(report)
             for name, error in report.failed:
                 output.note(f"{name}: {error}")
             for ref, names in report.left_out.items():
@@ -205,6 +221,17 @@ def import_(
                 output.note(f"queued: {job.total} versions (job {job.job_id})")
     if report.failed:
         raise typer.Exit(1)
+
+
+def _note_left_behind(report: ImportReport) -> None:
+    """Say what of runbooks is not carried, and which files are none."""
+    for ref, dropped in report.dropped.items():
+        for what in dropped:
+            output.note(f"{ref}: dropped: {what}")
+    if report.skipped:
+        more = len(report.skipped) - MAX_SKIPPED_NAMES
+        names = ", ".join(report.skipped[:MAX_SKIPPED_NAMES])
+        output.note(f"skipped: {names}{f' and {more} more' if more > 0 else ''}")
 
 
 def _how_many(path: Path) -> int | None:

@@ -49,6 +49,7 @@ class TestSubmit:
             ("publish", {"refs": ["stop-idle-databases"]}, Refused),
             ("import", {}, UsageError),
             ("import", {"path": "/no/such/path"}, NotFound),
+            ("import", {"path": "/", "from_": "chef"}, UsageError),
             ("download", {}, UsageError),
             ("download", {"refs": ["stop-idle-databases"], "format_": "cobol"}, UsageError),
         ],

@@ -76,6 +76,22 @@ def test_import_reports_the_bad_ones_and_takes_the_rest(run, tmp_path):
     assert "broken" in [item["name"] for item in again.json["failed"]]
 
 
+def test_import_of_another_tools_runbooks_says_what_it_drops(run, tmp_path):
+    jobs = "- name: Restart it\n  schedule: {time: {hour: '3'}}\n  sequence: {commands: [{exec: 'true'}]}\n"
+    root = tmp_path / "runbooks"
+    root.mkdir()
+    (root / "jobs.yaml").write_text(jobs)
+    (root / "other.yaml").write_text("a: 1\n")
+    done = run("import", "--from", "rundeck", root)
+    assert done.code == 0
+    assert "imported 1" in done.out
+    assert "restart-it@1.0.0: dropped: the schedule" in done.err
+    assert "skipped: other.yaml" in done.err
+    again = run("import", "--from", "rundeck", root, "--json").json
+    assert (again["imported"], again["existing"], again["skipped"]) == (0, 1, ["other.yaml"])
+    assert run("import", "--from", "chef", root).code == 2
+
+
 def test_import_makes_one_job_for_all(run, tmp_path):
     for number in range(5):
         write_folder(tmp_path / "many" / str(number), draft(f"Playbook {number}"))

@@ -1,0 +1,5 @@
+workflow StartAll
+{
+    param ([string] $Tag = "env")
+    foreach -parallel ($vm in Get-AzVM) { Start-AzVM -Id $vm.Id }
+}
