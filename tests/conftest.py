@@ -27,6 +27,7 @@ LONGEST = ("test_corpus", "test_killed_workers", "test_two_clients_model", "test
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "tests" / "unit"
+CHAOS = ROOT / "tests" / "chaos"
 CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
 
 MEMORY = Path("/dev/shm")
@@ -36,8 +37,8 @@ MEMORY_BYTES = 4 << 30
 def pytest_configure() -> None:
     """Put `tmp_path` into memory where there is plenty: no test cuts the power, and fsync waits.
 
-    The homes of `new_service`, where processes are killed, stay on the disk. Whoever names a place
-    (``--basetemp``, ``PYTEST_DEBUG_TEMPROOT``) gets it.
+    So do the homes of whole services, but for `chaos`, where processes are killed: those stay on the
+    disk. Whoever names a place (``--basetemp``, ``PYTEST_DEBUG_TEMPROOT``) gets it.
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -123,13 +124,15 @@ def journal_url(new_journal_url: Callable[[], str]) -> str:
 def _services(request: pytest.FixtureRequest) -> Iterator[MakeService]:
     """Make services; what runs of them is stopped at the end, and their homes are removed."""
     made: list[ServiceUnderTest] = []
+    is_killed = CHAOS in request.path.parents
+    place = None if is_killed else os.environ.get("PYTEST_DEBUG_TEMPROOT")
     with _databases(request) as new_database:
 
         def make(engine: str = SQLITE, **settings: Any) -> ServiceUnderTest:
             if engine == POSTGRESQL:
                 settings = {"journal_url": new_database(), **settings}
             # not tmp_path: its name is too long for a socket, which has a test of its own
-            home = Path(tempfile.mkdtemp(prefix="escher-test-")) / "home"
+            home = Path(tempfile.mkdtemp(prefix="escher-test-", dir=place)) / "home"
             made.append(ServiceUnderTest(home, **settings))
             return made[-1]
 

@@ -10,8 +10,11 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from support.die_at_step import die_before, in_child
+from support.homes import MemoryCollection
+from support.rag import WordEmbedder
 
 from core.files import sha256_bytes
 from core.service import PlaybookService
@@ -48,7 +51,11 @@ def scenario(home: Path, step: int) -> None:
 
 
 def check(home: Path, expected: dict[str, str]) -> None:
-    with PlaybookService.open(settings(home)) as service:
+    # no search is asked: a collection of files would be made anew each time
+    collection: Any = MemoryCollection()
+    with PlaybookService(settings(home), embedder=WordEmbedder(), collection=collection) as service:
+        service.store.writer.recover()
+        service.script_manager.recover()
         report = service.verify()
         assert report.clean, report.as_json()
         for ref in (NEW, *OLD):

@@ -8,7 +8,7 @@ import time
 from support.playbooks import draft
 from support.service import MakeService, eventually
 
-BACKLOG = 600
+BACKLOG = 300
 TEXT = "Find what nobody uses any more and say what it costs, then stop it when asked to. " * 8
 
 
