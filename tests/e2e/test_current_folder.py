@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.playbooks import draft, write_folder
-from support.service import COMMAND, MakeService, ServiceUnderTest
+from support.service import COMMAND, MakeService, ServiceUnderTest, eventually
 
 from core.permissions import open_to_others
 from core.rag import edge_files
@@ -102,7 +102,7 @@ def test_the_whole_service_started_from_it_runs_nothing_of_it(
     folder = write_folder(tmp_path / "p", draft("Plain one"))
     service.json("create", str(folder), "--strategy", "review")
     service.json("publish", "plain-one", "--wait")
-    assert service.json("search", "plain")["results"]
+    eventually(lambda: service.json("search", "plain")["results"], 60, "found")
 
     assert ran(trap) == ""
     for process in service.processes("worker-transfer", "worker-embed", "beat", "flower"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.server_side import assert_server_equals_disk, server_objects
-from support.service import MakeService, ServiceUnderTest
+from support.service import MakeService, ServiceUnderTest, eventually
 
 from core.models import Ref
 from core.service import PlaybookService
@@ -43,6 +43,8 @@ def test_the_corpus_goes_in_is_published_once_and_found(
     assert after["revisions"] == before["revisions"]
     assert after["bytes_received"] == before["bytes_received"]
 
+    with service.service() as opened:
+        eventually(lambda: not opened.journal.versions.unindexed(), 240, "all of it is indexed")
     question = "who opened port 22 to the world"
     running = service.json("search", question)
     assert not running.get("degraded")
