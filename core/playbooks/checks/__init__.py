@@ -97,11 +97,11 @@ def check_scripts(files: Mapping[str, bytes]) -> list[ScriptWarning]:
 
 
 def _judge(kind: Kind, content: bytes) -> str | None:
-    """Who is to look at a file; ``line ends``: nobody but for those."""
+    """Who is to look at a file; ``bytes``: nobody but for line ends and NUL."""
     if len(content) > MAX_BYTES:
         return None
-    if kind.judge is None and kind.unix_lines and b"\r" in content:
-        return "line ends"
+    if kind.judge is None and kind.unix_lines and (b"\r" in content or b"\0" in content):
+        return "bytes"
     return kind.judge
 
 

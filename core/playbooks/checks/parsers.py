@@ -18,7 +18,7 @@ from typing import Any
 from core.playbooks.checks.hcl import terraform
 from core.playbooks.checks.json_text import BadJsonText, read_json
 from core.playbooks.checks.python_syntax import python
-from core.playbooks.checks.shell import line_ends, shell, without_payload
+from core.playbooks.checks.shell import interpreter_line_end, line_ends, shell, without_payload
 from core.playbooks.checks.templates import LOOKS, arm, cloudformation, looks_like_template
 from core.playbooks.checks.words import TO_BE_FILLED_IN, TOO_DEEP, Complaint, has_placeholder
 
@@ -32,8 +32,6 @@ def complaints(argument: dict[str, Any], content: bytes) -> list[Complaint]:
     is or None, and what to say without it.
     """
     judge = str(argument["judge"])
-    if judge == "line ends":
-        return line_ends(content)
     path = str(argument["path"])
     read = without_payload(content) if judge == "bash" else content
     if (at := read.find(b"\0")) >= 0:
@@ -41,10 +39,14 @@ def complaints(argument: dict[str, Any], content: bytes) -> list[Complaint]:
         if content.startswith(_UTF_16):
             said += ": it is UTF-16 text, and has to be UTF-8"
         return _if_judged(judge, path, content, Complaint(_line(content, at), said))
+    if judge == "bytes":
+        return line_ends(content)
     try:
         if judge == "bash":
             return shell(content, argument["bash"], str(argument["missing"]))
         if judge == "python":
+            if path.startswith("shell/") and (found := interpreter_line_end(content)):
+                return found
             return _unless_placeholder(judge, python(content), content.decode("utf-8", "replace"))
         # a byte order mark is no fault of JSON, YAML or HCL
         text = content.decode("utf-8-sig")

@@ -76,6 +76,16 @@ def line_ends(content: bytes) -> list[Complaint]:
     return []
 
 
+def interpreter_line_end(content: bytes) -> list[Complaint]:
+    """A complaint about a ``#!`` line that ends in CRLF, of what takes CRLF otherwise."""
+    first, newline, _ = content.partition(b"\n")
+    if not (newline and first.startswith(b"#!") and first.endswith(b"\r")):
+        return []
+    return [
+        Complaint(1, "the #! line ends in CRLF (Windows): no interpreter has that name, use LF")
+    ]
+
+
 def without_payload(content: bytes) -> bytes:
     """A self-extracting script without what follows its marker line, if it ends before that."""
     marker = _PAYLOAD.search(content)

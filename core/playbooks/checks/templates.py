@@ -66,7 +66,7 @@ TAGS: Final = frozenset({
 _TAGS_OF_TOOLS: Final = ("!Rain::",)
 _AWS_TYPE = re.compile(r"(?:AWS|Alexa|Custom|[A-Z]\w*)::\w+(?:::[\w-]+)*")
 _LEVELS_WITHOUT_NULL: Final = 4
-"""CloudFormation refuses null anywhere; deeper than this it is left to be filled in, not misplaced."""
+"""CloudFormation refuses null; deeper than this it is mostly left to be filled in, not misplaced."""
 _MACROS_THAT_KEEP_SECTIONS: Final = ("AWS::Serverless", "AWS::LanguageExtensions", "AWS::CodeDeploy",
                                      "AWS::SecretsManager")  # fmt: skip
 
@@ -191,8 +191,13 @@ def _is_aws_resource(member: Mapping[str, Entry]) -> bool:
 
 
 def _structure(top: Mapping[str, Entry]) -> Iterator[Complaint]:
-    if "Fn::Transform" in top or "<<" in top or _is_macro(top.get("Transform")):
+    transform = top.get("Transform")
+    if "Fn::Transform" in top or "<<" in top or _includes(transform):
         return  # what it is made into is not known here
+    if _is_macro(transform):
+        if "Resources" not in top:
+            yield Complaint(1, _NO_RESOURCES)
+        return
     for key, entry in top.items():
         if key not in _SECTIONS:
             yield Complaint(entry.line, "not a section of a template: is the indentation right?")
@@ -211,8 +216,16 @@ def _structure(top: Mapping[str, Entry]) -> Iterator[Complaint]:
         yield from _needs(top.get(section), section, needed)
 
 
+def _includes(transform: Entry | None) -> bool:
+    """Whether AWS::Include, or what else has parameters, may bring whole sections."""
+    if transform is None:
+        return False
+    named = transform.value if isinstance(transform.value, list) else [transform.value]
+    return any(not isinstance(name, str) for name in named)
+
+
 def _is_macro(transform: Entry | None) -> bool:
-    """Whether a macro of the user's own, or AWS::Include, may bring what the text has not."""
+    """Whether a macro of the user's own makes something else of what it finds."""
     if transform is None:
         return False
     named = transform.value if isinstance(transform.value, list) else [transform.value]

@@ -51,7 +51,8 @@ class Entry(NamedTuple):
 class Document:
     """One document: the upper levels of its root, its own tags, and what is wrong beside syntax.
 
-    ``nulls`` are the levels and lines of keys and items without a value.
+    ``nulls`` are the levels and lines of keys that have no value and another key after them: what
+    was meant as their value may stand beside them.
     """
 
     root: Entry
@@ -119,7 +120,7 @@ class _Reader:
         self._found: list[Document] = []
         self._anchors: set[str] = set()
         # of each open collection: the mapping or list that is filled (None: nothing is kept), whether it
-        # is a mapping, and the key whose value comes next
+        # is a mapping, the key whose value comes next, and the line of one before it without a value
         self._open: list[list[Any]] = []
 
     def read(self, text: str) -> list[Document]:
@@ -163,7 +164,7 @@ class _Reader:
             filled = []
         value = (OTHER if is_mapping else LIST) if filled is None else filled
         self._put(OTHER if own else value, line, key=None)
-        self._open.append([filled, is_mapping, None])
+        self._open.append([filled, is_mapping, None, None])
         if len(self._open) > MAX_DEPTH:
             raise _Refused(Complaint(line, f"nested deeper than {MAX_DEPTH} levels"))
 
@@ -186,14 +187,14 @@ class _Reader:
             self._found[-1].root = Entry(line, value)
             return
         top = self._open[-1]
-        filled, is_mapping, waiting = top
+        filled, is_mapping, waiting, empty = top
         if is_mapping and waiting is None:
             top[2] = ("" if key is None else key, line)
+            if empty is not None:
+                self._found[-1].nulls.append((len(self._open), empty))
             return
-        if value is None:
-            self._found[-1].nulls.append((len(self._open), waiting[1] if waiting else line))
         if is_mapping:
-            top[2] = None
+            top[2], top[3] = None, waiting[1] if value is None else None
             if filled is not None:
                 filled[waiting[0]] = Entry(waiting[1], value)
         elif filled is not None:

@@ -120,6 +120,12 @@ def test_windows_line_ends_break_other_unix_shells_and_nothing_else() -> None:
     )
 
 
+def test_a_windows_line_end_after_an_interpreter_is_named_where_the_rest_may_have_it() -> None:
+    (warning,) = said("shell/tool", b"#!/usr/bin/env python3\r\nx = 1\r\n")
+    assert warning.startswith("shell/tool:1: the #! line ends in CRLF")
+    assert said("shell/tool", b"#!/usr/bin/env python3\nx = 1\r\n") == []
+
+
 def test_carriage_returns_hide_no_other_fault() -> None:
     found = said("shell/a.sh", b"#!/bin/bash\r\nif true; then\r\necho 'a\r\n")
     assert len(found) == 2
@@ -138,10 +144,18 @@ def test_a_byte_order_mark_before_a_script_is_named() -> None:
         ("arm/a.json", b'{"contentVersion":\n "\0"}'),
         ("terraform/a.tf", b"a = 1\nb = \0\n"),
         ("python/a.py", b"x = 1\ny = '\0'\n"),
+        ("shell/tool", b"#!/usr/bin/env python3\nx = '\0'\n"),
     ],
 )
 def test_a_nul_byte_is_named_with_its_line(path: str, content: bytes) -> None:
     assert said(path, content) == [f"{path}:2: it holds NUL bytes"]
+
+
+def test_a_nul_byte_is_named_in_scripts_that_are_not_checked_too() -> None:
+    found = said("shell/a.zsh", b"#!/bin/zsh\necho a\0b\n")
+    assert found[1:] == ["shell/a.zsh:2: it holds NUL bytes"]
+    found = said("shell/a.sh", b"#!/bin/ba\0sh\necho\n")
+    assert found[1:] == ["shell/a.sh:1: it holds NUL bytes"]
 
 
 def test_text_in_utf_16_is_named_as_that() -> None:
