@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.content import names_left_out
 from escher_playbooks.cli import options, output, progress
 from escher_playbooks.cli.session import open_service
 
@@ -207,6 +206,8 @@ def _report(job: Job, done: str) -> None:
 
 def _told(report: Mapping[str, Any]) -> list[str]:
     """What of a SyncReport is told in words: edits kept as versions, conflicts, what did not go."""
+    from core.content import names_left_out
+
     kept = report.get("edits", {}).get("kept_as", {})
     reasons = {**report.get("deferrals", {}), **report.get("failures", {})}
     return [
