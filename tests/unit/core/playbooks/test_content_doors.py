@@ -445,3 +445,15 @@ def test_the_same_folder_again_is_unchanged_whatever_an_earlier_version_kept_of_
     other = PlaybookDraft(METADATA, {"shell/stop.sh": SCRIPT + b"# 2\n"})
     [result] = store.create_many([other])
     assert isinstance(result.error, AlreadyExists)
+
+
+def test_a_link_in_a_files_place_becomes_the_file(store, look):
+    store.create(PlaybookDraft(METADATA, {**BASE, "shell/same.sh": SCRIPT}))
+    file = store.folder(REF) / "shell/same.sh"
+    file.unlink()
+    file.symlink_to("stop.sh")
+    before = store.get(REF).content_digest
+    assert look().edited == [REF]
+    assert not file.is_symlink()
+    assert store.get(REF).content_digest == before
+    assert not look().has_changes

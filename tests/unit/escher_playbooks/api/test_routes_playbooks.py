@@ -41,6 +41,24 @@ def test_created_read_updated_and_deleted(client):
     assert client.get("/v1/playbooks/stop-idle-databases").status_code == 404
 
 
+def test_scripts_say_whether_they_are_executable_and_leftovers_are_named(client):
+    """What says nothing of modes keeps those of the version before."""
+    sent = body()
+    sent["scripts"][0]["executable"] = True
+    sent["scripts"] += [
+        {"path": "shell/main.sh~", "content": "old"},
+        {"path": "shell/pru\u0308fen.txt", "content": "text", "executable": True},
+    ]
+    warnings = client.post("/v1/playbooks", json=sent).json()["warnings"]
+    assert "left out: shell/main.sh~" in warnings
+    assert any("NFC" in words for words in warnings)
+    path = "/v1/playbooks/stop-idle-databases"
+    marks = {file["path"]: file["executable"] for file in client.get(path).json()["files"]}
+    assert marks == {"shell/main.sh": True, "shell/pr\u00fcfen.txt": False}
+    client.put(path, json=body(content="#!/bin/sh\necho two\n"))
+    assert [file["executable"] for file in client.get(path).json()["files"]] == [True]
+
+
 def test_versions_are_listed_lowest_first_and_deleted_one_by_one(client):
     for version in ("1.2.0", "1.10.0", "1.9.0"):
         sent = body()
