@@ -40,6 +40,7 @@ _SEPARATOR = re.compile(
         (?:\{\s{0,20}\\?["']?(?:[Vv]alue|[Dd]efaultValue|[Dd]efault)\\?["']?\s{0,9}[:=]\s{0,20})?)
      |[ \t]+(?P<typed>(?:string|str|securestring|String|SecureString)[ \t]*=[ \t]*)
      |[ \t]*(?P<comma>,)[ \t]{0,40}(?=(?:[rbf]|\\)?["'])
+     |(?P<otherwise>[ \t]{1,4}(?:or|\|\||\?\?|\?:)[ \t]{1,4}(?=["']))
      |(?P<xml>>)(?=[^<\s])
      |(?P<attribute>[ \t]+value[ \t]*=[ \t]*)
      |(?P<blank>(?:[ \t]+|[ \t]*[\\`]\r?\n[ \t]*))
@@ -48,7 +49,7 @@ _SEPARATOR = re.compile(
 )
 _DEFAULT = re.compile(r":?[-=]([^}\n]{1,4096})\}")  # of `${NAME:-…}`
 _PREFIX = re.compile(
-    r"(?:[rbfuRBFU]{1,2}|@|N|\$|!Sub[ \t]+|!!str[ \t]+|new[ \t]+\w+\(|\w+\()?(?=\\*[\"'`])"
+    r"(?:[rbfuRBFU]{1,2}|@|N|\$|!Sub[ \t]+|!!str[ \t]+|new[ \t]+\w+\(|\w*\(\s*|\\\r?\n\s*)?(?=\\*[\"'`])"
 )
 _QUOTED = {
     '"': re.compile(r'"((?:[^"\\\n]|\\.){0,4096})(?:"|$)?', re.MULTILINE),
@@ -61,8 +62,8 @@ _BARE = re.compile(
 )
 _PLAIN = re.compile(r"[^\n]*")
 # What follows a quote that closes: `'--password ', parameters(…)`, `"pass" + x`.
-_CLOSER = re.compile(r"\s*(?:[,);]|\+\s|\+\w+\s*\+|&\s|\.\s|\]|\s-)|\s+\S")
-_XML_VALUE = re.compile(r"[^<\n]{1,4096}")
+_CLOSER = re.compile(r"\s*(?:[,);]|\+\s|\+\w+\s*\+\s*[\"']|&\s|\.\s|\]|\s-)|\s+\S")
+_XML_VALUE = re.compile(r"([^<\n]{1,4096})</")
 _SCHEME = re.compile(
     r"(?:bearer|token|basic|apikey|key|digest|aws|splunk|bot)[ \t]+", re.IGNORECASE
 )
@@ -84,9 +85,9 @@ _DIRECTIVES = frozenset(
 _DIRECTIVE_BEFORE = re.compile(
     r"(?:^|\n|\\n|(?:^|[\s=(:,])['\"])[ \t]*\Z|(?:login|user|username|enable|machine|account)[ \t]+(?:\S{1,80}[ \t]+)?\Z"
 )
-_ENV_BEFORE = re.compile(r"[ \t]*(?:ENV|ARG|SetEnv|setenv|env)[ \t]+\Z")
+_ENV_BEFORE = re.compile(r"[ \t]*(?:ENV|ARG|SetEnv|setenv|env|setx|SETX)[ \t]+\Z")
 _CONFIGURE_BEFORE = re.compile(
-    r"(?:configure|config)(?:[ \t]+-\S+(?:[ \t]+[\w-]+)?)*[ \t]+(?:set|add)?[ \t]*(?:-\S+[ \t]+)*\Z"
+    r"(?:configure|config)(?:[ \t]+-\S+(?:[ \t]+[\w-]+)?)*[ \t]+(?:set|add)?[ \t]*(?:-\S+[ \t]+)*(?:\S{0,80}[/:])?\Z"
 )
 
 
@@ -152,7 +153,7 @@ def _look(
         if not re.search(r"<[\w:.-]*\Z", head):
             return None
         value = _XML_VALUE.match(text, at)
-        return _judged(name, value[0], at, strength) if value else None
+        return _judged(name, value[1], at, strength) if value else None
     if separator["blank"] is not None:
         if separator["closers"]:
             return None

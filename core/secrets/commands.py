@@ -73,6 +73,7 @@ _add(
 _add("curl", _Rule({"-u": _USER, "--user": _USER, "-U": _USER, "--proxy-user": _USER}))
 _add("http https httpie xh", _Rule({"-a": _USER, "--auth": _USER}))
 _add("lftp ncftpget", _Rule({"-u": _Form(attached=False, following=True, part=","), "-p": _NEXT}))
+_add("useradd usermod", _Rule({"-p": _NEXT}))
 _add("sshpass", _Rule({"-p": _EITHER}))
 _add(
     "az",
@@ -167,10 +168,12 @@ _add(
 _COMBINED = re.compile(r"-[A-Za-z]{2,6}")  # `curl -su user:password`
 # A command begins after one of these and ends before a blank or a quote.
 _BEFORE = " \n\t\"'/|(`;&[:>,{"
-_NAMES: Needles[str] = Needles((before + name, name) for name in _RULES for before in _BEFORE)
+_NAMES: Needles[tuple[str, int]] = Needles(
+    (before + name, (name, len(before))) for name in _RULES for before in (*_BEFORE, "\\n", "\\t")
+)
 _AFTER = frozenset(" \n\t\r\"'")
 _WORD = re.compile(
-    r"""(?:\\\r?\n|[ \t])*((?:[^\s"'\\|;&<>()]+|\\[^\n]|\$\([^)\n]*\)|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|<[A-Za-z\d_ -]{1,40}>|[<(](?=[^\s|;&<>(]))+)""",
+    r"""(?:\\\r?\n|[ \t])*((?:[^\s"'\\|;&<>()]+|\\(?![nrt]\b|[nrt][A-Z\\])[^\n]|\$\([^)\n]*\)|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|<[A-Za-z\d_ -]{1,40}>|[<(](?=[^\s|;&<>(]))+)""",
     re.DOTALL,
 )
 _LISTED = re.compile(r"""\s*,\s*[rbfu]{0,2}(["'])((?:[^\\"']|\\.){0,500})\1""")
@@ -180,11 +183,12 @@ def on_command_lines(text: str) -> Iterator[tuple[int, Degree] | None]:
     """Yield (offset, degree) of secrets on command lines, and None after each command, to look at the clock."""
     for at, names in _NAMES.find("\n" + text):
         yield None
-        for name in names:
-            end = at + len(name)  # the line break before the text counts for the sign before it
+        for name, before in names:
+            begin = at + before - 1  # less the line break that was put before the text
+            end = begin + len(name)
             if text[end : end + 1] not in _AFTER:
                 continue
-            words = _words(text, end, text[at - 1 : at] if at else "")
+            words = _words(text, end, text[begin - 1 : begin] if begin else "")
             if words:
                 for rule in _RULES[name]:
                     yield from _on_line(rule, words, name)
@@ -256,6 +260,8 @@ def _positional(
     if rule.positional < 0 and len(arguments) < 2:  # noqa: PLR2004 - a user and a password
         return
     word, at = arguments[number]
+    if re.match(r"\w+=", word):
+        return  # `vault login role=dev`
     if command in {"net", "net.exe"} and not any(word.lower() == "/add" for word, _ in words):
         return
     if not rule.needs and command != "wpa_passphrase":  # user/password@service
@@ -296,7 +302,7 @@ def _taken(form: _Form, word: str, at: int) -> Iterator[tuple[int, Degree]]:
 
 _VALUE = r"""(?:"(?P<d>[^"\n]{1,500})"|'(?P<s>[^'\n]{1,500})'|(?P<b>[^\s"'|;&<>()]{1,500}))"""
 _QUOTED = r"""(?:"(?P<d>[^"\n]{1,500})"|'(?P<s>[^'\n]{1,500})')"""
-_ECHOED = r"(?:echo|printf)\s+(?:-\w+\s+)*"
+_ECHOED = r"(?:echo|printf)\s+(?:-\w+\s+)*(?:['\"]?%s(?:\\n)?['\"]?\s+)?"
 _LINE_CHARS = 300
 
 
@@ -338,6 +344,9 @@ _LINES = (
         "password-stdin --stdin --data-file=- --with-token --passphrase-fd kinit luksformat cryptsetup sudo·-s sudo·-ks",
         before=_ECHOED + _VALUE + r"\s*\|[^\n|]{0,200}\Z",
     ),
+    _at("/rp", r"/rp\s+" + _VALUE),
+    _at("thin:", r"thin:[\w$#]{1,60}/(?P<b>[^\s@\"'/]{1,100})@"),
+    _at(".pgpass", r".pgpass[^\n]{0,20}\s[\"'][\w.*-]{1,200}:(?:\d{2,5}|\*):[\w*.-]{1,100}:[\w*.-]{1,100}:(?P<b>[^\s\"':\\]{1,500})"),
     _at("<<<", r"<<<\s*" + _VALUE, r"(?:stdin|kinit\b|--with-token|sudo -S)"),
     # .netrc, .pgpass
     _at("login", r"login\s+\S{1,200}\s+password\s+(?P<b>[^\s\"'\\]{1,500})", r"(?:machine\s+\S{1,200}|default)\s*(?:\\n)?\s*\Z"),

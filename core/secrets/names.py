@@ -29,7 +29,7 @@ class Holds(IntEnum):
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PASSWORD = re.compile(
     r"passw(?:or)?d|pass_?(?:phrase|code|wort)|passwrd|pwd|pswd|contrase[nñ]a|kennwort|senha"
-    r"|(?:^|_)(?:pass|pw|psw)(?:_|\d*$)|(?:db|user|admin|root|ssh|ftp|smtp|my|sql|store|key|require|master)pass$"
+    r"|(?:^|_)(?:pass|pw|psw)_?\d*$|(?:db|user|admin|root|ssh|ftp|smtp|my|sql|store|key|require|master)p(?:ass|w)$"
     r"|(?:^|_)auth_?pass|secret_(?:string|value|data)$"
 )
 _SECRET = re.compile(r"secret")
@@ -64,7 +64,7 @@ _ABOUT = frozenset(
         "mount", "volume", "volumes", "backend", "engine", "spec", "algorithm", "algorithms", "bits", "bytes", "key vault", "keyvault",
         "example", "placeholder", "default name", "request", "response", "owner", "resource", "resources", "scanning",
         "scanner", "detection", "protection", "less", "reader", "writer", "user", "username", "users", "alias", "fingerprint",
-        "entry", "stacking", "binding", "plugin", "plugins", "selector", "lookup", "properties", "property", "metadata", "annotations", "labels", "operation", "operations", "action", "actions", "tags", "tag",
+        "entry", "mgr", "with", "thru", "stacking", "binding", "plugin", "plugins", "selector", "lookup", "properties", "property", "metadata", "annotations", "labels", "operation", "operations", "action", "actions", "tags", "tag",
     }
 )  # fmt: skip
 # Words before it that do: `next_token`, `disablePasswordAuthentication`, `public_key`.
@@ -72,7 +72,7 @@ _NOT_BEFORE = frozenset(
     {
         "next", "page", "continuation", "is", "has", "no", "show", "disable", "disabled", "enable", "use",
         "require", "requires", "required", "allow", "allows", "forgot", "public", "pagination", "marker",
-        "skip", "starting", "cancellation", "client request", "idempotency", "request", "invalid", "missing",
+        "skip", "starting", "cancellation", "output", "input", "change", "creation", "resume", "sync", "client request", "idempotency", "request", "invalid", "missing",
         "min", "max", "minimum", "maximum", "by", "get", "prompt", "with", "without", "needs", "deletion",
     }
 )  # fmt: skip

@@ -150,6 +150,7 @@ _INNER: tuple[tuple[str, str, int, re.Pattern[str], Degree], ...] = (
 )  # fmt: skip
 _INNER_REACH = 1100
 _NO_PASSWORD = re.compile(r"[A-Z_]+|pass\w*|pw[d\d]*|secret")
+_URL_TOKEN = re.compile(r"://([\w-]{20,255})@(?=[\w.-])")
 _URL = re.compile(r"://([^\s/:@\"'<>?#\\]{0,100}):([^\s/@\"'<>\\]{3,200})@(?=[\w.\[$%{-])")
 # What stands after a key's first line: the key, or the headers of an encrypted one.
 _KEY_BODY = re.compile(
@@ -281,7 +282,10 @@ def _url(text: str, at: int) -> tuple[int, str, Degree] | None:
     """The password in a URL: `scheme://user:password@host`."""
     match = _URL.match(text, at)
     if match is None:
-        return None
+        alone = _URL_TOKEN.match(text, at)
+        if alone is None or not looks_random(alone[1]) or is_documented(alone[1]):
+            return None
+        return alone.start(1), "Basic Auth Credentials", Degree.CERTAIN
     password = unquote(match[2])
     degree = judge("", password, strength=Holds.PASSWORD, bare=True)
     if degree is None or _NO_PASSWORD.fullmatch(password):

@@ -33,25 +33,27 @@ _PROSE_WORDS = 3
 # -- references -------------------------------------------------------------------------------
 
 _REFERENCE = re.compile(
-    r"""\$\{\{.*?\}\}|\{\{.*?\}\}|\{%.*?%\}|\$\{[^}]*\}?|\$\([^)]*\)?|\$\[[^\]]*\]|\#\{[^}]*\}\#?
+    r"""\$\$(?:[A-Z_][A-Z\d_]*|\{[^}]*\}?|\([^)]*\)?)|\$\{\{.*?\}\}|\{\{.*?\}\}|\{%.*?%\}|\$\{[^}]*\}?|\$\([^)]*\)?|\$\[[^\]]*\]|\#\{[^}]*\}\#?
     | \$(?:env:)?[A-Za-z_][\w:.]*(?:\[[^\]]*\])?|\$[\d@*!?#$]|%[A-Za-z_]\w*%|%\([\w.]+\)[sdr]|%[sdvr](?![\w])
     | <<?[A-Za-z_][^<>]{0,80}>>?|`[^`]*`|\{[A-Za-z_][\w.!:\[\]'"()]*\}|\{\d*\}|__[A-Za-z]\w*?__|@@?[A-Z_]{3,}@@?
     | \(\([\w./-]+\)\)|\[\[?[A-Za-z_ ][\w ./'-]*\]?\]""",
     re.VERBOSE | re.DOTALL,
 )
 _POINTS = re.compile(
-    r"""\[.*\]$|!(?:ref|sub|getatt|importvalue|if|join|select|vault|secret|findinmap|env\w*|include|reference|base64)\b|arn:|https?://|projects/|/?subscriptions/|privatesettingsref:|@microsoft\.keyvault|fn::|ref:
+    r"""\[.*\]$|!(?:ref|sub|getatt|importvalue|if|join|select|vault|secret|findinmap|env\w*|include|reference|base64)\b|arn:|[a-z][\w+.-]{1,20}://|projects/|/?subscriptions/|privatesettingsref:|@microsoft\.keyvault|fn::|ref:
     | (?:op|vault|ssm|sm|gcpsm|gcp-sm|awssm|aws-sm|akv|secretref|file|env|secret|secrets|keyvault|azurekeyvault|sops|awskms|gs|s3|kms|doppler|keychain|cmd|exec|pass):
     | (?:enc|aws_kms|gpg|sops)\[|\$ansible_vault|\{\{?resolve|\{(?:aesgcm|cipher|enc|noop)\}
     | (?:var|vars|local|locals|data|module|each|self|env|environ|secrets?|os|process|params?|parameters|config|settings
         |vault|github|gitlab|steps|inputs?|values|credentials?|variables|context|args|opts|options|request|event|random_\w+
         |[a-z]+_[a-z_]+\.\w+)(?:\.[a-z_]|\[)
     | (?:/|\./|\.\./|~/|[a-z]:\\)[\w./\\ ~{}$-]*$
+    | @[\w./~-]+\.[a-z]{2,5}$|\.\*|ref\+
     | @?[a-z_][\w.]*\(.*\)$|@\{|['"]\s*[,+&)]""",
     re.VERBOSE | re.IGNORECASE,
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
 _SLASHED = re.compile(r"(?=.{21})/[\w+]*(?:/[\w+]*){0,2}={0,2}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _CRYPT = re.compile(r"\$(?:[1256y]|2[abxy]|apr1|argon2\w+|pbkdf2[\w-]*)\$[^\s$]+\$?")
 
 # -- placeholders -----------------------------------------------------------------------------
@@ -149,7 +151,8 @@ def judge(
             or _judge_static(promised, static, bare=bare) is not Degree.CERTAIN
         ):
             leet = value.translate(_LEET).lower()
-            return Degree.POSSIBLE if "$$" in value and "passw" in leet.replace("$", "s") else None
+            made = static and "$$" in value and "passw" in leet.replace("$", "s")
+            return Degree.POSSIBLE if made else None
         degree = Degree.POSSIBLE
     judged = _judge_static(promised, value if degree is Degree.CERTAIN else static, bare=bare)
     return None if judged is None else min(judged, degree, key=_SURE.index)
@@ -174,7 +177,9 @@ def _without_references(value: str, *, expands: bool) -> str:
             return ""
         # `aB$cD9x%`: a `$` in a literal, or a sign in a password that was drawn
         mixed = re.search(r"[a-z]", text) and re.search(r"[A-Z]", text)
-        drawn = mixed and (re.search(r"\d", text) or looks_random(text.strip("$%")))
+        drawn = looks_random(text.strip("$%")) or (
+            mixed and (text[0] == "%" or re.search(r"\d", text) is not None)
+        )
         return text if drawn or (not expands and match.start()) else ""
 
     return _REFERENCE.sub(stays, value)
@@ -197,12 +202,14 @@ def _judge_static(promised: Holds, value: str, *, bare: bool) -> Degree | None:
         return None  # a variable's name, or a resource's: `DB_PASSWORD`, `db-cluster-password`
     words = None if random and len(value) > _RANDOM_CHARS else _sample_words(value)
     if words is not None:
-        plain = not re.search(r"\d|[^\w .\-/:]", value)
+        plain = len(value) <= _WEAK_CHARS or not re.search(r"\d|[^\w .\-/:]", value)
         if words or plain:
             return None
         return Degree.POSSIBLE if promised is not Holds.TOKEN else None
     if not random and _says_instead(value):
         return None
+    if promised is Holds.TOKEN and _UUID.fullmatch(value):
+        return Degree.POSSIBLE  # some vendors' tokens are, and many other things
     if promised is Holds.TOKEN:
         return (
             Degree.CERTAIN if random and len(value) >= _TOKEN_CHARS and " " not in value else None
@@ -225,6 +232,7 @@ def _judge_static(promised: Holds, value: str, *, bare: bool) -> Degree | None:
 
 _KEYWORDS = re.compile(r"pass|pwd|secret|token|key|cred|auth")
 _RANDOM_CHARS = 24
+_WEAK_CHARS = 7  # `abc123`, `s3cr3t`
 
 
 def _judge_prose(value: str) -> Degree | None:
@@ -275,6 +283,11 @@ def _random_path(value: str) -> bool:
     return bool(_SLASHED.fullmatch(value)) and looks_random(value)
 
 
+# Long, of hexadecimal digits or of all three classes without a sign: no name is.
+_HEX = re.compile(r"(?=\D*\d\D*\d)(?=.*[a-f])[0-9a-f]{12,}")
+_SOLID = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9]{16,}")
+
+
 def looks_random(value: str) -> bool:
     """Whether a value has the look of drawn characters, not of words.
 
@@ -297,6 +310,8 @@ def looks_random(value: str) -> bool:
         if last != this and "." not in (last + this) and (last, this) != ("u", "l")
     )
     turns_share = turns / len(plain)
+    if _HEX.fullmatch(text) or (_SOLID.fullmatch(text) and turns_share >= 0.2):  # noqa: PLR2004
+        return True
     if turns_share >= 0.3 and len(plain) >= 8:  # noqa: PLR2004 - as measured on names and drawn values
         return True
     lowered = text.lower()

@@ -12,6 +12,7 @@ import json
 import random
 import string
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 ALNUM = string.ascii_letters + string.digits
@@ -90,6 +91,7 @@ class Draw:
         )
 
 
+_LINES = Path(__file__).parents[1] / "data" / "secret_lines"
 Builder = Callable[[Draw], str]
 
 
@@ -103,15 +105,24 @@ def true_cases(seed: int) -> Iterator[Case]:
     draw = Draw(seed)
     for form, path, build in _TRUE:
         yield _marked(form, path, build(draw))
+    for path, line in _lines("true"):
+        yield _marked(f"{path} {line}"[:60], path, _fill(line, draw))
     yield from _encoded(draw)
 
 
 def harmless_cases(seed: int) -> Iterator[Case]:
     """One file of each form that only looks like it has a secret."""
     draw = Draw(seed)
-    for form, path, text in _HARMLESS:
-        yield Case(form, path, text.replace("⟪u⟫", draw.uuid()).replace("⟪h⟫", draw.of(64, HEX))
-                   .replace("⟪n⟫", draw.of(10, string.digits)).encode(), 0)  # fmt: skip
+    lines = ((f"{path} {line}"[:60], path, line) for path, line in _lines("harmless"))
+    for form, path, text in (*_HARMLESS, *lines):
+        yield Case(form, path, _fill(text, draw).replace("⟦", "").replace("⟧", "").encode(), 0)
+
+
+def _lines(name: str) -> Iterator[tuple[str, str]]:
+    """(path, line) of the one-line forms in ``tests/data/secret_lines``."""
+    for row in (_LINES / f"{name}.txt").read_text("utf-8").splitlines():
+        path, line = row.split("\t", 1)
+        yield path, line
 
 
 def _sh(line: str) -> Builder:
@@ -126,6 +137,10 @@ def _fill(text: str, draw: Draw) -> str:
     for sign, value in (
         ("⟪p⟫", draw.password), ("⟪a⟫", lambda: draw.of(20)), ("⟪b⟫", lambda: draw.b64(32)),
         ("⟪h⟫", lambda: draw.of(40, HEX)), ("⟪u⟫", draw.uuid), ("⟪j⟫", draw.jwt),
+        ("⟪t⟫", lambda: draw.of(24)), ("⟪s⟫", lambda: draw.of(40)), ("⟪k⟫", lambda: draw.b64(64)),
+        ("⟪q⟫", lambda: f"{draw.of(3)}8{'Q'}~{draw.of(34)}"), ("⟪d⟫", lambda: draw.of(64, HEX)),
+        ("⟪i⟫", lambda: "AK" + "IA" + draw.of(16, string.ascii_uppercase + "234567")),
+        ("⟪n⟫", lambda: draw.of(10, string.digits)), ("⟪⟫", str),
     ):  # fmt: skip
         while sign in text:
             text = text.replace(sign, f"⟦{value()}⟧", 1)
