@@ -28,6 +28,7 @@ from core.errors import (
     storage_error,
 )
 from core.models import PlaybookDraft
+from core.playbooks.archives.kinds import TAR_BLOCK, archive_kind
 from core.playbooks.discovery import MAX_DEPTH, is_looked_into
 from core.playbooks.runbooks import ansible, azure, rundeck, ssm, stackstorm
 from core.playbooks.runbooks.documents import decoded
@@ -121,6 +122,7 @@ def _runbooks(kind: _Tool, path: Path, file_bytes: int, skipped: list[str]) -> F
         skipped[:] = [name for name in skipped if f"shell/{name}" not in used]
         skipped += _unused_roles(kind, project, used)
     elif path.is_file():
+        _refuse_archive(path)
         is_action = kind is KINDS["stackstorm"] and path.parent.name == "actions"
         root = path.absolute().parent.parent if is_action else path.absolute().parent
         project = _Project(root, file_bytes)
@@ -133,6 +135,16 @@ def _runbooks(kind: _Tool, path: Path, file_bytes: int, skipped: list[str]) -> F
         yield from ((_shown(name, one, found), one) for one in found)
     else:
         raise NotFound(f"{path} is not there.", "Give a runbook, or a folder of them.")
+
+
+def _refuse_archive(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            kind = archive_kind(file.read(TAR_BLOCK))
+    except OSError as error:
+        raise storage_error(error, f"Reading {path}") from error
+    if kind is not None:
+        raise UsageError(f"{path} is an archive (.{kind}).", "Unpack it and give the folder.")
 
 
 def _shown(name: str, one: Runbook | EscherError, found: list[Any]) -> str:

@@ -125,6 +125,15 @@ class TestSubmit:
 
 
 class TestWholeJobs:
+    def test_an_import_of_runbooks_tells_what_it_drops(self, service, tmp_path) -> None:
+        path = tmp_path / "job.yaml"
+        path.write_text("- {name: Restart it, retry: 2, sequence: {commands: [{exec: 'true'}]}}\n")
+        job = jobs.submit(service, "import", path=str(path), from_="rundeck", wait=True)
+        assert job.state is JobState.SUCCEEDED
+        assert job.result is not None
+        assert job.result["dropped"] == {"restart-it@1.0.0": ["the retries"]}
+        assert job.request["from"] == "rundeck"
+
     def test_import_takes_in_and_embeds(self, service, tmp_path: Path) -> None:
         write_folder(tmp_path / "in" / "one", draft("One of them"))
         write_folder(tmp_path / "in" / "two", draft("Two of them", cloud_provider=["oracle"]))

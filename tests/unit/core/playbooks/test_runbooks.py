@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,10 @@ def test_of_another_tool_is_said(tmp_path):
         read("stackstorm", RUNBOOKS / "ssm/RestartService.json")
     with pytest.raises(UsageError, match="ssm"):
         read("chef", RUNBOOKS)
+    with zipfile.ZipFile(tmp_path / "project.zip", "w") as archive:
+        archive.writestr("site.yml", "- hosts: all\n")
+    with pytest.raises(UsageError, match="archive"):
+        read("ansible", tmp_path / "project.zip")
     with pytest.raises(NotFound):
         read("ssm", tmp_path / "none")
     assert set(TOOLS) == {"ssm", "rundeck", "stackstorm", "ansible", "azure-runbook"}
