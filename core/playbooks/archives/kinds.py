@@ -21,6 +21,10 @@ class Damaged(InvalidPlaybook):
     """The archive can't be read to its end."""
 
 
+class LostDirectory(Damaged):
+    """All members of a .zip were read and proven, but not all that its directory says of them."""
+
+
 class Untrusted(Damaged):
     """The archive is damaged so that what was read before is not relied upon either."""
 

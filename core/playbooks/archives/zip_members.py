@@ -2,7 +2,7 @@ r"""Reads a .zip's members and bytes in order, in a child of the sandbox; import
 
 The directory at a .zip's end says more than the headers before its members (links, modes), so it is
 read where it is whole. Of a .zip that breaks off, the headers are followed from its start, and each
-member's checksum proves it; modes are then unknown.
+member's checksum proves it; modes are known as far as the directory goes.
 
 Names of Windows programs have ``\`` between their parts, and are in the code page of an old PC or in
 UTF-8 whether or not they say so.
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from core.limits import MIB
-from core.playbooks.archives.kinds import FETCH_AGAIN, Damaged, Untrusted
+from core.playbooks.archives.kinds import FETCH_AGAIN, Damaged, LostDirectory, Untrusted
 from core.playbooks.archives.members import (
     DAMAGED,
     ENCRYPTED,
@@ -45,6 +45,8 @@ _FAULTS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
     struct.error, ValueError, OverflowError,
 )  # fmt: skip
+_MAX_HEADERS = 200_000
+_ENTRY = struct.Struct("<2B5H3I5H2I")  # of the directory, without its signature
 _LOCAL = struct.Struct("<5H3I2H")  # a header before a member, without its signature
 _HEADER, _DIRECTORY, _DESCRIPTOR = b"PK\x03\x04", (b"PK\x01\x02", b"PK\x05\x06"), b"PK\x07\x08"
 
@@ -156,23 +158,62 @@ def _field(extra: bytes, wanted: int) -> bytes:
 
 
 class _Head:
-    """The members of a .zip without its directory, one header after the other."""
+    """The members of a .zip without its whole directory, one header after the other.
+
+    Their bytes come first: what is left of the directory, which says more of them, lies behind.
+    """
 
     def __init__(self, file: IO[bytes], name: str, budget: _Budget) -> None:
         self._file = file
         self._name = name
         self._budget = budget
+        self._found: list[tuple[int, Member]] = []  # with where its header stands
 
     def members(self) -> Iterator[Told]:
         """Yield what is whole; the end is always a `Damaged`, for the directory is not."""
-        while (sign := self._file.read(4)) == _HEADER:
-            yield from self._member()
-        lost = "its directory is damaged" if sign in _DIRECTORY else "it breaks off or is damaged"
-        raise Damaged(
-            f"{self._name}: {lost}; which files are executable or links is not known.", FETCH_AGAIN
+        sign, failure = b"", None
+        try:
+            while (sign := self._file.read(4)) == _HEADER:
+                yield from self._member(self._file.tell() - 4)
+        except Damaged as error:
+            failure = error
+        modes = self._modes(sign) if failure is None else {}
+        unknown = 0
+        for at, member in self._found:
+            system, mode = modes.get(at, (-1, 0))
+            unknown += system < 0
+            mode = mode if system in _UNIX else 0
+            if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
+                member = member._replace(kind=DAMAGED)  # noqa: PLW2901  its bytes are no file's
+            yield member._replace(executable=bool(mode & 0o111))
+        if failure is not None:
+            raise failure
+        if sign not in _DIRECTORY:
+            raise Damaged(f"{self._name} breaks off or is damaged.", FETCH_AGAIN)
+        more = f"; whether {unknown} of its files are executable or links is not known"
+        raise LostDirectory(
+            f"{self._name}: its directory breaks off or is damaged{more if unknown else ''}.",
+            FETCH_AGAIN,
         )
 
-    def _member(self) -> Iterator[Told]:
+    def _modes(self, sign: bytes) -> dict[int, tuple[int, int]]:
+        """The system and mode of each member that the directory still has, by its header's place."""
+        modes = {}
+        while sign == _DIRECTORY[0] and len(record := self._file.read(_ENTRY.size)) == _ENTRY.size:
+            _, system, *_, name_size, extra_size, comment_size, _, _, mode, at = _ENTRY.unpack(
+                record
+            )
+            modes[at] = (system, mode >> 16)
+            self._file.seek(name_size + extra_size + comment_size, io.SEEK_CUR)
+            sign = self._file.read(4)
+        return modes
+
+    def _tell(self, at: int, member: Member) -> None:
+        if len(self._found) >= _MAX_HEADERS:
+            raise Untrusted(f"{self._name} has more than {_MAX_HEADERS} members.", "Split it.")
+        self._found.append((at, member))
+
+    def _member(self, at: int) -> Iterator[bytes]:
         _, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(
             self._exactly(_LOCAL.size)
         )
@@ -190,7 +231,7 @@ class _Head:
             if follows and not packed:
                 raise Damaged(f"{self._name}: where {path!r} ends is not known.", FETCH_AGAIN)
             self._file.seek(packed, io.SEEK_CUR)
-            yield Member(path, 0, ENCRYPTED if flags & _IS_ENCRYPTED else UNSUPPORTED)
+            self._tell(at, Member(path, 0, ENCRYPTED if flags & _IS_ENCRYPTED else UNSUPPORTED))
             return
         done = seen = 0
         try:
@@ -201,13 +242,13 @@ class _Head:
             if follows:
                 crc, size = self._descriptor(), done
         except (Damaged, zlib.error) as error:
-            yield Member(path, done, DAMAGED)
+            self._tell(at, Member(path, done, DAMAGED))
             raise Damaged(
                 f"{self._name} breaks off or is damaged in {path!r}.", FETCH_AGAIN
             ) from error
         whole = (seen, done) == (crc, size)
         kind = FOLDER if path.endswith("/") else FILE
-        yield Member(path.removesuffix("/"), done, kind if whole else DAMAGED)
+        self._tell(at, Member(path.removesuffix("/"), done, kind if whole else DAMAGED))
 
     def _exactly(self, size: int) -> bytes:
         content = self._file.read(size)

@@ -375,10 +375,33 @@ def test_a_zip_without_its_directory_is_read_from_its_start(tmp_path, flag):
         content = target.getvalue()
     else:
         content = zip_of(FILES)
-    good, bad = read(write(tmp_path / "x.zip", content[: content.index(b"PK\x01\x02") + 40]))
-    assert good["a"].files == {"shell/a.sh": SCRIPT}
-    assert "x.zip" in bad
+    directory = content.index(b"PK\x01\x02")
+    good, bad = read(write(tmp_path / "x.zip", content[: directory + 40]))
+    assert {name: draft.files for name, draft in good.items()} == {
+        "a": {"shell/a.sh": SCRIPT}, "b": {"shell/a.sh": SCRIPT, "python/x/y.py": b"y"},
+    }  # fmt: skip
+    assert set(bad) == {"x.zip"}
     assert "executable" in bad["x.zip"].detail
+    # what is left of it counts
+    good, _ = read(write(tmp_path / "x.zip", content[: content.index(b"PK\x05\x06") - 10]))
+    assert set(good) == {"a", "b"}
+    assert all(
+        draft.executable == ({"shell/a.sh"} if not flag else set()) for draft in good.values()
+    )
+    good, bad = read(write(tmp_path / "x.zip", content[: directory - 10]))
+    assert set(good) == {"a"}
+    assert set(bad) == {"b", "x.zip"}
+
+
+def test_a_link_in_a_zip_without_its_end_is_no_file(tmp_path):
+    target = io.BytesIO(zip_of({**book("a"), **book("b")}))
+    with zipfile.ZipFile(target, "a") as archive:
+        info = zipfile.ZipInfo("a/shell/again.sh")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, "a.sh")
+    good, bad = read(write(tmp_path / "x.zip", target.getvalue()[:-30]))
+    assert set(good) == {"b"}
+    assert set(bad) == {"a", "x.zip"}
 
 
 def test_of_a_damaged_archive_in_another_order_nothing_is_taken_for_whole(tmp_path):
