@@ -21,8 +21,8 @@ class Damaged(InvalidPlaybook):
     """The archive can't be read to its end."""
 
 
-class LostDirectory(Damaged):
-    """All members of a .zip were read and proven, but not all that its directory says of them."""
+class EndMissing(Damaged):
+    """All members were read, but what follows them is not whole: a checksum, a .zip's directory."""
 
 
 class Untrusted(Damaged):

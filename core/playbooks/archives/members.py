@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from core.errors import EscherError, UsageError
 from core.limits import MIB
 from core.playbooks.archives import kinds
-from core.playbooks.archives.kinds import COMPRESSED, FETCH_AGAIN, Damaged, Untrusted
+from core.playbooks.archives.kinds import COMPRESSED, FETCH_AGAIN, Damaged, EndMissing, Untrusted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -124,7 +124,7 @@ def _read(file: io.BufferedReader, name: str, max_bytes: int) -> Iterator[Told]:
         if "Not a gzipped file" in str(error.__cause__):  # what follows is none of it: as gzip does
             return
         if isinstance(error.__cause__, EOFError):  # all members were there
-            raise
+            raise EndMissing(error.detail, error.remedy) from error
         raise Untrusted(error.detail, error.remedy) from error  # of the whole: it says not where
 
 

@@ -29,7 +29,7 @@ from core.errors import (
 from core.files import check_relative_path
 from core.limits import METADATA_BYTES, MIB
 from core.models import FORMATS, METADATA_FILE, PlaybookDraft, parse_json_object
-from core.playbooks.archives.kinds import Damaged, LostDirectory, Untrusted
+from core.playbooks.archives.kinds import Damaged, EndMissing, Untrusted
 from core.playbooks.archives.members import (
     DAMAGED,
     ENCRYPTED,
@@ -49,7 +49,7 @@ STALL_SECONDS = 60.0  # the longest that a part of an archive may take
 READING_SECONDS = 300.0  # of waiting for the whole archive
 IN_MEMORY_BYTES = 32 * MIB  # of an archive's files; what has more waits on disk
 MAX_LINKS = 40  # followed one after the other, as Linux does
-_DAMAGE: Final = {kind.__name__: kind for kind in (Damaged, LostDirectory, Untrusted)}
+_DAMAGE: Final = {kind.__name__: kind for kind in (Damaged, EndMissing, Untrusted)}
 _BAD_MEMBER = "Make the archive anew from plain files."
 _WHY = {
     ENCRYPTED: ("is encrypted", "Unpack it with its password and give the folder."),
@@ -262,7 +262,7 @@ def _share_out(
             last.take(member, climbs)
         elif climbs is not None:
             climbing[member.name] = climbs
-    if damage is not None and not isinstance(damage, LostDirectory):
+    if damage is not None and not isinstance(damage, EndMissing):
         for playbook in found.values():
             # what lies beyond the break is not known: of a playbook whose files lie together, nothing
             lacks = scattered or playbook is last or not any("/" in p for p in playbook.members)

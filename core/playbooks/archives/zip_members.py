@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from core.limits import MIB
-from core.playbooks.archives.kinds import FETCH_AGAIN, Damaged, LostDirectory, Untrusted
+from core.playbooks.archives.kinds import FETCH_AGAIN, Damaged, EndMissing, Untrusted
 from core.playbooks.archives.members import (
     DAMAGED,
     ENCRYPTED,
@@ -191,7 +191,7 @@ class _Head:
         if sign not in _DIRECTORY:
             raise Damaged(f"{self._name} breaks off or is damaged.", FETCH_AGAIN)
         more = f"; whether {unknown} of its files are executable or links is not known"
-        raise LostDirectory(
+        raise EndMissing(
             f"{self._name}: its directory breaks off or is damaged{more if unknown else ''}.",
             FETCH_AGAIN,
         )

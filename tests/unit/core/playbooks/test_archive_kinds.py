@@ -421,6 +421,13 @@ def test_a_wrong_checksum_of_the_whole_says_not_where(tmp_path):
         assert "x" in bad
 
 
+@pytest.mark.parametrize("kind", ["gz", "xz", "zst"])
+def test_of_an_archive_that_lacks_its_last_bytes_all_goes_in(tmp_path, kind):
+    good, bad = read(write(tmp_path / "x", KINDS[kind](FILES)[:-3]))
+    assert set(good) == {"a", "b"}
+    assert set(bad) == {"x"}
+
+
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
 def test_what_follows_a_whole_archive_is_no_part_of_it(tmp_path, kind):
     for more in (bytes(512), b"some words of a mailer\n"):
