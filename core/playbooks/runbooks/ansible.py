@@ -72,6 +72,9 @@ def playbook(
     files = _Files(folder, read, parse)
     files.take({file: content})
     files.follow(plays, "")
+    for needs in ("requirements.yml", "roles/requirements.yml", "collections/requirements.yml"):
+        if files.take_file(needs):
+            made.prerequisites.append(f"What shell/{needs} names: ansible-galaxy install -r")
     _of_plays(made, plays)
     _finish(made, files, file, path, needs_inventory=any(not _is_local(play) for play in plays))
     return made
@@ -138,6 +141,12 @@ class _Files:
                 self.too_many = True
                 return
             self.found.setdefault(path, content)
+
+    def take_file(self, path: str) -> bool:
+        """Take one file where it is there; answers whether it was."""
+        found = self._at(path)
+        self.take(found)
+        return bool(found)
 
     def follow(self, value: Any, base: str) -> None:
         """Take what the texts of a document name, if it is there, below ``base`` and at the top."""
