@@ -320,12 +320,13 @@ def set_modes(root: Path, files: Sequence[FileEntry]) -> None:
 
     Where that can't be done (a share, a read-only home) they stay as they are, and it is logged.
     """
+    base = os.fspath(root)
     for file in files:
         if not file.executable:
             continue
-        path = root / file.path
+        path = f"{base}/{file.path}"
         try:
-            if is_executable(path.lstat()):
+            if is_executable(os.lstat(path)):
                 continue
             fd = os.open(path, _OPEN_FLAGS)
             try:

@@ -197,3 +197,14 @@ class TestAdvance:
     def test_of_nothing_is_done(self, versions, step):
         assert versions.advance([Advance(A, step.lease, step.content_digest)]) == [True]
         assert versions.advance([]) == []
+
+
+def test_modes_are_set_under_the_lease_with_the_digest_that_they_make(journal, versions, put):
+    put()
+    held = journal.leases.take(VERSION, [A])
+    assert not versions.set_modes(A, ["shell/a.sh"], OTHER_DIGEST, lease="of another")
+    assert [file.executable for file in versions.files(A)] == [False]
+    for marked in (["shell/a.sh"], []):
+        assert versions.set_modes(A, marked, OTHER_DIGEST, lease=held.token)
+        assert [file.executable for file in versions.files(A)] == [bool(marked)]
+    assert (versions.get(A).content_digest, versions.get(A).modes_known) == (OTHER_DIGEST, True)
