@@ -128,6 +128,7 @@ def assigned(text: str, lowered: str, *, bare: bool) -> Iterator[tuple[int, Degr
             yield found
 
 
+_COMMENT = re.compile(r"\s*(?:#|//|--|;|\*)")
 # A comment that says so: `# Example password: …`.
 _EXAMPLE_BEFORE = re.compile(r"\s*(?:#|//|--|;|\*).*\b(?:[Ee]xamples?|[Ss]amples?|e\.g\.)(?![.\w])")
 
@@ -141,6 +142,8 @@ def _look(
         return None
     if (separator["assigns"] or "").strip() == ":" and _in_path(text, start):
         return None
+    if name == "PASS" and (separator["assigns"] or "").startswith(":"):
+        return None  # a test's result
     before = text[start - 1 : start]
     if name.strip("$").upper() in _WORKING_FOLDERS and not (
         before == ";" or (before in {'"', "'"} and separator["assigns"])
@@ -222,7 +225,8 @@ def _value(
         return _judged(name, value, at, strength, expands=char == '"')
     if char in _QUOTED or comma:
         return None
-    if not (takes_bare or inside or flag):
+    comment = not (takes_bare or inside or flag)
+    if comment and not _COMMENT.match(head):
         return None
     bare = _BARE.match(text, at)
     if (
@@ -235,8 +239,15 @@ def _value(
         return None
     if rest and rest[0][:1] in "([" and rest[0]:
         return None  # a call, or an item of something
-    if inside and text[at - 1 : at] in " \t:" and value.isalpha() and not looks_random(value):
+    if (
+        (inside or text[at - 2 : at] == ": ")
+        and text[at - 1 : at] in " \t:"
+        and value.isalpha()
+        and not looks_random(value)
+    ):
         return None  # "Password: hidden"
+    if comment and not looks_random(value):
+        return None
     return _judged(name, value, at, strength, bare=True)
 
 

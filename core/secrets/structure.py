@@ -61,7 +61,7 @@ _SUFFIXES = {
     PROGRAM: {
         ".py", ".js", ".mjs", ".cjs", ".ts", ".tsx", ".jsx", ".go", ".java", ".kt", ".rb", ".cs", ".rs", ".php",
         ".pl", ".ps1", ".psm1", ".psd1", ".bicep", ".ipynb", ".lua", ".scala", ".groovy", ".swift", ".c", ".cpp",
-        ".h", ".sql", ".md", ".rst", ".txt", ".html", ".xml",
+        ".h",
     },
 }  # fmt: skip
 _OBJECT = re.compile(r"\{(?![{%])|\[\s*[\[{\"]")

@@ -48,7 +48,7 @@ def decoded_bodies(value: bytes) -> Iterator[bytes]:
 def test_canaries_are_nowhere_but_on_disk_and_at_the_server(
     new_service: MakeService, tmp_path: Path
 ) -> None:
-    service = new_service()
+    service = new_service(secrets_gate="warn")
     service.up()
     parameters = {"parameters": [{
         "name": "password", "type": "string", "description": "x", "required": True,
