@@ -60,8 +60,6 @@ def runbook(path: str, content: bytes, said: Mapping[str, Any]) -> Runbook:
         made.drop(
             f"{asset}: an asset of the Automation account, not there outside of it", incomplete=True
         )
-    if said.get("notes"):
-        made.drop("the notes of its help; they stand in its text")
     if is_python:
         stored = f"python/{PurePosixPath(path).name}"
         made.files[stored] = content

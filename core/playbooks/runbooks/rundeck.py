@@ -39,13 +39,13 @@ _SUFFIXES: Final = {
 _KNOWN: Final = frozenset({
     "name", "description", "group", "id", "uuid", "project", "options", "sequence",
     "defaultTab", "executionEnabled", "loglevel", "nodeFilterEditable", "scheduleEnabled",
-    "nodesSelectedByDefault", "nodefilters", "plugins", "context",
+    "nodesSelectedByDefault", "nodefilters", "plugins", "context", "loglimitAction", "loglimitStatus",
 })  # fmt: skip
 _DROPPED: Final = {
     "schedule": "the schedule", "schedules": "the schedules", "notification": "the notifications",
     "timeout": "the time limit", "retry": "the retries", "orchestrator": "the orchestrator",
     "multipleExecutions": "several executions at once", "maxMultipleExecutions": "their number",
-    "logLimit": "the log limit", "runnerSelector": "the choice of a runner", "tags": "the tags",
+    "loglimit": "the log limit", "runnerSelector": "the choice of a runner", "tags": "the tags",
 }  # fmt: skip
 
 

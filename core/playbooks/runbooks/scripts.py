@@ -41,7 +41,7 @@ _PYTHON_TYPES: Final = {"int": "int", "float": "double", "str": "string", "bool"
 def describe(argument: dict[str, Any], content: bytes) -> dict[str, Any]:
     """Return what a runbook says of itself, or ``{"error": why}``; ``argument`` is ``{kind}``.
 
-    ``{description, synopsis, notes, parameters, assets, modules, is_workflow}``, a parameter being
+    ``{description, synopsis, parameters, assets, modules, is_workflow}``, a parameter being
     ``{name, type, description, required, default?, validation}``.
     """
     try:
@@ -60,7 +60,6 @@ def _powershell(text: str) -> dict[str, Any]:
     return {
         "description": help_.get("description", ""),
         "synopsis": help_.get("synopsis", ""),
-        "notes": help_.get("notes", ""),
         "parameters": list(_parameters(text, masked, help_)),
         "assets": sorted({_asset(found) for found in _ASSET.finditer(text)}),
         "modules": _modules(text),
@@ -231,7 +230,7 @@ def _modules(text: str) -> list[str]:
 
 def _python(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "description": "", "synopsis": "", "notes": "", "parameters": [], "assets": [],
+        "description": "", "synopsis": "", "parameters": [], "assets": [],
         "modules": [], "is_workflow": False,
     }  # fmt: skip
     try:

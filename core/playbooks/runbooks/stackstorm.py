@@ -374,7 +374,7 @@ def _python(
         made.drop(
             "StackStorm's datastore (action_service) is not there outside of it", incomplete=True
         )
-    if b"self.config" in held:
+    if any(b"self.config" in text for text in made.files.values()):
         made.drop("the pack's configuration: give it as JSON in ST2_CONFIG_FILE")
     listed = []
     for argument in main_script.arguments_of(made.parameters):

@@ -152,7 +152,7 @@ KEPT: dict[str, tuple[set[str], list[str], list[str]]] = {
         {"shell/runbook.ps1", "shell/run.ps1", "shell/main.sh"},
         ["ResourceGroupName:string!", "Hours:integer", "Mode:string", "Exclude:array", "Since:string",
          "WebhookSecret:string*", "Force:boolean"],
-        ["notes"],
+        [],
     ),
     "rotatekeys": (
         {"shell/runbook.ps1", "shell/run.ps1", "shell/main.sh"},
