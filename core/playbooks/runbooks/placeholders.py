@@ -20,8 +20,11 @@ _MAX_LOOKED_AT = 256 << 10
 _READS_AGAIN = re.compile(
     r"\b(?:eval|ssh|su|let|xargs|watch)\s|\b(?:ba|z|k|da|a)?sh\s+(?:-\w+\s+)*-\w*c\b"
     r"|\b(?:(?:ba|z|k|da|a)?sh|python[\d.]*|perl|ruby|node|p?sql|mysql)\b[^\n]{0,400}<<"
-    r"|\b(?:python[\d.]*|perl|ruby|node|awk|mysql|psql)\s[^\n]{0,400}-[ce]\b|\bawk\s"
+    r"|\b(?:python[\d.]*|perl|ruby|node|mysql|psql)\s[^\n]{0,400}-[ce]\b"
     r"|\(\(|\[\[[^\n]{0,400}\s-(?:eq|ne|lt|le|gt|ge)\s"
+)
+_AWK = re.compile(
+    r"\bawk\b[^'\"\n]{0,200}((?:'[^']*+'|\"(?:[^\"\\]|\\.)*+\"|[^\s'\"|;])++)", re.DOTALL
 )
 
 
@@ -32,7 +35,10 @@ def reads_again(command: str, placeholder: re.Pattern[str]) -> bool:
     """
     if placeholder.search(command) is None:
         return False
-    return len(command) > _MAX_LOOKED_AT or _READS_AGAIN.search(command) is not None
+    if len(command) > _MAX_LOOKED_AT or _READS_AGAIN.search(command) is not None:
+        return True
+    marked = placeholder.sub("\0", command)  # it may hold blanks, which end a word
+    return any("\0" in program[1] for program in _AWK.finditer(marked))
 
 
 def expanded(

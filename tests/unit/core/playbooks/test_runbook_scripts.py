@@ -265,7 +265,12 @@ def test_placeholders_keep_to_their_quotes(command, wanted, left):
 )  # fmt: skip
 def test_a_value_that_another_reader_takes_for_code_is_told(command):
     assert reads_again(command, NAME)
-    assert not reads_again("echo {{ a }} && [ {{ a }} -gt 3 ]", NAME)
+    for harmless in (
+        "echo {{ a }} && [ {{ a }} -gt 3 ]",
+        "f {{ a }} | awk '{ print $1 }' | g {{ a }}",
+    ):
+        assert not reads_again(harmless, NAME)
+    assert reads_again("awk -F: '/'{{ a }}'/ { print }' x", NAME)
 
 
 def test_no_word_of_a_runbook_becomes_code_of_the_generated_script(tmp_path):
