@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, insert, select, text, true
 
 from core.journal.database import BUSY_TIMEOUT_SECONDS, Database
 from core.journal.rows import chunks
@@ -34,8 +34,10 @@ class HomeFacts:
     def set(self, key: str, value: str) -> None:
         self._database.put(home, [{"key": key, "value": value}])
 
-    def remove(self, key: str) -> None:
-        self._database.run(delete(home).where(home.c.key == key))
+    def remove(self, key: str, value: str | None = None) -> None:
+        """Remove a fact; where ``value`` is given, only while it says that."""
+        is_this = true() if value is None else home.c.value == value
+        self._database.run(delete(home).where(home.c.key == key, is_this))
 
     def set_once(self, key: str, value: str) -> str:
         """Store ``value`` unless the key has one; return what stands there."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -177,15 +178,24 @@ class PullState:
 
     def want_full_pass(self, why: str) -> None:
         """Have the next pull read everything again."""
-        self._facts.set(WANTED, why)
+        self._facts.set(WANTED, f"{why} ({uuid.uuid4().hex})")  # each is another one
 
-    def completed(self, now: float, *, full: bool) -> None:
-        """A pull came to the end of the feed."""
+    def wanted(self) -> str | None:
+        """What asks for a full pass; to be read before one, for `completed`."""
+        return self._facts.get(WANTED)
+
+    def completed(self, now: float, *, full: bool, wanted: str | None = None) -> None:
+        """Write down that a pull came to the end of the feed.
+
+        ``wanted``: what `wanted` said when it began. What was asked for since then, by whoever
+        found something that this pass had read over already, goes on being asked for.
+        """
         self._facts.set(PULLED_AT, str(int(now)))
         self._read, self._read_at = int(now), time.monotonic()
         if full:
             self._facts.set(FULL_AT, str(int(now)))
-            self._facts.remove(WANTED)
+            if wanted is not None:
+                self._facts.remove(WANTED, wanted)
 
     # -- how old what is known is -----------------------------------------------------------
     def last_complete(self) -> int | None:

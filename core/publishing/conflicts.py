@@ -21,7 +21,7 @@ At the end of each pull (`settle_what_is_over`)::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -310,21 +310,43 @@ def needs_full_pass(journal: Journal) -> bool:
     return bool(undecided)
 
 
-def settle_what_is_over(journal: Journal, seen: Collection[Name] | None) -> None:
+def private_id_words(theirs: Ref) -> str:
+    """Say what stands against what, where an id that is private here is the server's, too."""
+    return (
+        f"The server has versions of {theirs.playbook_id}, which is private here"
+        f" (such as {theirs}); ours goes on, theirs waits."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFeed:
+    """What a full pass found: every name, those not read, and theirs of ids private here."""
+
+    names: Collection[Name]
+    unread: Collection[Name]
+    private: Mapping[Ref, Theirs]
+
+
+def settle_what_is_over(journal: Journal, feed: WholeFeed | None) -> None:
     """Settle the conflicts that need no choice any more; the versions that waited go on.
 
-    ``seen``: all names that the server knows, after a full pass; else None.
+    ``feed``: what the server has, after a full pass; else None.
     """
     waiting, rows, private = _open_conflicts(journal)
     over: list[Ref] = []
     for conflict in waiting:
         row = rows.get(conflict.ref)
-        if conflict.kind == Rule.PRIVATE_ID and conflict.ref.playbook_id not in private:
+        if conflict.kind != Rule.PRIVATE_ID:
+            if _is_over(conflict, row) or _is_unseen(conflict, row, feed):
+                over.append(conflict.ref)
+        elif conflict.ref.playbook_id not in private:
             over.append(conflict.ref)
-            if seen is None:  # what waited with it is to be read again
-                journal.pull_state.want_full_pass(f"{conflict.ref.playbook_id} is shared")
-        elif _is_over(conflict, row) or _is_unseen(conflict, row, seen):
+            # What waited with it is to be read again, also where this was a full pass: the id may
+            # have become shared when theirs had been looked at already.
+            journal.pull_state.want_full_pass(f"{conflict.ref.playbook_id} is shared")
+        elif feed is not None and _has_no_version(conflict, feed):
             over.append(conflict.ref)
+            _name_anew(journal, conflict, feed)
     journal.conflicts.settle(over, "over: it needs no choice any more")
     in_conflict = journal.versions.select(sync=SyncState.CONFLICT.value)
     if in_conflict:
@@ -345,20 +367,37 @@ def _open_conflicts(
 
 
 def _is_over(conflict: ConflictRecord, row: VersionRecord | None) -> bool:
-    if conflict.kind in {Rule.PRIVATE_ID, Rule.IMMUTABLE}:
+    if conflict.kind == Rule.IMMUTABLE:
         return False
     return row is not None and row.sync_state is SyncState.PUBLISHED
 
 
-def _is_unseen(
-    conflict: ConflictRecord, row: VersionRecord | None, seen: Collection[Name] | None
-) -> bool:
+def _is_unseen(conflict: ConflictRecord, row: VersionRecord | None, feed: WholeFeed | None) -> bool:
     """Whether the server has lost its side."""
-    if seen is None or conflict.ref.playbook_id.startswith(RESERVED_PREFIX):
+    if feed is None or conflict.ref.playbook_id.startswith(RESERVED_PREFIX):
         return False  # the feed never tells of the Escher Library
-    if conflict.kind == Rule.PRIVATE_ID:
-        return all(name[0] != conflict.ref.playbook_id for name in seen)
-    return conflict.ref not in seen and (row is None or conflict.kind == Rule.IMMUTABLE)
+    return conflict.ref not in feed.names and (row is None or conflict.kind == Rule.IMMUTABLE)
+
+
+def _has_no_version(conflict: ConflictRecord, feed: WholeFeed) -> bool:
+    """Whether the version that names a conflict of an id is not on the server any more."""
+    playbook_id = conflict.ref.playbook_id
+    unread = any(name[0] == playbook_id for name in feed.unread)
+    return conflict.ref not in feed.private and not unread
+
+
+def _name_anew(journal: Journal, conflict: ConflictRecord, feed: WholeFeed) -> None:
+    """Let another of the server's versions name the conflict of its id, where one is left."""
+    left = [ref for ref in feed.private if ref.playbook_id == conflict.ref.playbook_id]
+    if left:
+        theirs = feed.private[min(left)]
+        journal.conflicts.open(
+            theirs.ref,
+            Rule.PRIVATE_ID,
+            private_id_words(theirs.ref),
+            server_revision=theirs.there.revision,
+            server_digest=theirs.there.digest,
+        )
 
 
 def _is_undecided(conflict: ConflictRecord, row: VersionRecord | None, private: set[str]) -> bool:

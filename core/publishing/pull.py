@@ -40,7 +40,7 @@ from core.journal import Journal
 from core.journal.pulls import FAILED, MAX_FAILED, Name, WaitingChange
 from core.models import Ref
 from core.playbooks.remote_versions import RemoteVersions
-from core.publishing.conflicts import needs_full_pass, settle_what_is_over
+from core.publishing.conflicts import WholeFeed, needs_full_pass, settle_what_is_over
 from core.publishing.deletions import Deletions, note_absent, send_again
 from core.publishing.feed import (
     Feed,
@@ -96,7 +96,10 @@ class _Pass:
 
     before: dict[Ref, int] | None = None  # of a full pass only
     seen: set[Name] = field(default_factory=set)
-    begun_anew: bool = False  # the server's answers look like its beginning, or like an older copy
+    unread: set[Name] = field(default_factory=set)  # of these, what could not be taken in
+    private: dict[Ref, Theirs] = field(default_factory=dict)  # theirs of ids private here
+    # The server's answers look like its beginning or an older copy, or all of an id is to be seen.
+    begun_anew: bool = False
     holds_back: bool = False  # something is to be read again from here
 
 
@@ -130,12 +133,14 @@ class Puller:
         state = self._journal.pull_state
         report = PullReport(cursor=state.cursor)
         feed = Feed(self._server)
-        seen: set[Name] | None = None  # every name that the server knows, where all were read
+        whole: WholeFeed | None = None
+        wanted: str | None = None
         try:
             anew = state.full_pass_due(self._clock()) or needs_full_pass(self._journal)
             if anew or self._go_on(feed, report).begun_anew:
-                seen = self._full_pass(feed, report)
-            state.completed(self._clock(), full=report.full)
+                wanted = state.wanted()
+                whole = self._full_pass(feed, report)
+            state.completed(self._clock(), full=report.full, wanted=wanted)
         except FeedEnded as error:
             report.stopped = f"{error} The rest comes with a later sync."
             log.warning("%s", error)
@@ -145,7 +150,7 @@ class Puller:
             told = report.deferred if isinstance(why, LeaseHeld) else report.failed
             told[str(ref)] = f"deleted on the server, and not here yet: {failure(why)}"
         report.deletions_waiting = self._journal.waiting.counts()["deletions"]
-        settle_what_is_over(self._journal, seen)
+        settle_what_is_over(self._journal, whole)
         self._journal.conflicts.prune(self._clock())
         return report
 
@@ -161,20 +166,22 @@ class Puller:
             self._keep(page, report, run)
         return run
 
-    def _full_pass(self, feed: Feed, report: PullReport) -> set[Name]:
-        """Read everything, and see what is not there; every name that is."""
+    def _full_pass(self, feed: Feed, report: PullReport) -> WholeFeed:
+        """Read everything, and see what is not there; answers what is."""
         report.full = True
         run = _Pass(before=self._journal.versions.published_revisions())
         for page in feed.pages(None):
             if page.anew:  # also in the middle, where the server lost its cursor
                 run.seen.clear()
+                run.unread.clear()
+                run.private.clear()
             self._apply(page.items, report, run)
             self._keep(page, report, run)
         self._forget_unseen(run)
         absent = note_absent(self._journal, self._clock(), run.before or {}, run.seen)
         report.absent = len(absent)
         report.sent_again = send_again(self._journal, self._clock(), absent)
-        return run.seen
+        return WholeFeed(run.seen, run.unread, run.private)
 
     def _keep(self, page: Page, report: PullReport, run: _Pass) -> None:
         """Keep the cursor, unless something before it is to be read again soon."""
@@ -206,8 +213,12 @@ class Puller:
                 failed[name] = error
         done = self._reconciler.apply(readable, run.before)
         failed.update(done.failed.items())
-        run.begun_anew |= bool(done.older) and run.before is None
+        if done.unnamed and run.before is None:  # where this pull does not come to it, the next one
+            self._journal.pull_state.want_full_pass("an id's conflict lost the version it named")
+        run.begun_anew |= bool(done.older or done.unnamed) and run.before is None
         report.add(done)
+        run.unread.update(failed)
+        run.private.update(done.private)
         noted = self._deletions.note(done.to_delete)
         over = [name for name in waiting if name not in failed and name not in noted]
         self._journal.waiting.forget(over)

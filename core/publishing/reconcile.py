@@ -22,7 +22,7 @@ from core.models import Area, Ref, Strategy, SyncState, content_digest, executab
 from core.playbooks.remote_versions import RemoteVersions
 from core.publishing.batch import CONFLICT_REMEDY, NO_ERROR, at_once_or_each
 from core.publishing.conflict_rules import LOOK_AT_DISK, Here, Rule, There, decide
-from core.publishing.conflicts import drop_kept, state_after_conflict
+from core.publishing.conflicts import drop_kept, private_id_words, state_after_conflict
 from core.publishing.feed import Theirs, server_owned_changes
 
 
@@ -63,6 +63,8 @@ class Reconciled(Changes):
     to_delete: dict[Ref, There] = field(default_factory=dict)  # not yet: how many are they?
     failed: dict[Ref, Exception] = field(default_factory=dict)
     older: list[Ref] = field(default_factory=list)  # known here at a higher revision
+    private: dict[Ref, Theirs] = field(default_factory=dict)  # theirs of ids that are private here
+    unnamed: list[Ref] = field(default_factory=list)  # deleted, and each names a conflict of its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +142,11 @@ class Reconciler:
                             same.append(item)
                         elif rule is Rule.NOTHING:
                             # not even a conflict that ours had before it was made anew is left
-                            self._journal.conflicts.settle([ref], "theirs was deleted")
+                            self._theirs_deleted([ref], "theirs was deleted", done)
                         elif rule in self._rules:
                             self._rules[rule](item, done)
             if gone:
-                self._journal.conflicts.settle(gone, "both sides are gone")
+                self._theirs_deleted(gone, "both sides are gone", done)
             self._take_in(new, done)
             self._same_content(same, done)
         self._pin_tombstones(batch, pins, private)
@@ -356,6 +358,7 @@ class Reconciler:
 
     def _private_id(self, item: _Item, done: Reconciled) -> None:
         """The same version of both: ours is not sent while the user has not chosen."""
+        done.private[item.ref] = item.theirs
         known = self._journal.conflicts.open_of(item.ref)
         in_conflict = item.row.sync_state is SyncState.CONFLICT
         if in_conflict and known and known.server_digest == item.theirs.there.digest:
@@ -364,34 +367,30 @@ class Reconciler:
 
     def _open_private_id(self, theirs: Theirs, done: Reconciled) -> str:
         """One conflict for all of the server's versions of the id; the first one names it."""
-        playbook_id = theirs.ref.playbook_id
-        words = (
-            f"The server has versions of {playbook_id}, which is private here"
-            f" (such as {theirs.ref}); ours goes on, theirs waits."
-        )
-        waiting = self._journal.conflicts.open_of_id(playbook_id)
-        if not waiting or waiting[0].ref == theirs.ref:
+        words = private_id_words(theirs.ref)
+        done.private[theirs.ref] = theirs
+        of_id = self._journal.conflicts.open_of_id(theirs.ref.playbook_id)
+        waiting = [conflict.ref for conflict in of_id if conflict.kind == Rule.PRIVATE_ID]
+        if not waiting or theirs.ref in waiting:
             self._open(theirs, Rule.PRIVATE_ID, words, done)
         return f"{words} {CONFLICT_REMEDY}"
 
     def _name_is_taken(self, item: _Item, done: Reconciled) -> None:
-        words = (
-            f"{item.ref} was deleted on the server, and its name stands for what it held: ours"
-            " needs another version or id."
-        )
+        known = self._journal.conflicts.open_of(item.ref)
+        if known is not None and known.kind == Rule.PRIVATE_ID:
+            done.unnamed.append(item.ref)  # others of the id may wait, under a name of their own
+        words = f"{item.ref} was deleted on the server, and its name stands for what it held:"
+        words = f"{words} ours needs another version or id."
         self._open(item.theirs, Rule.NAME_IS_TAKEN, words, done)
 
     def _open(self, theirs: Theirs, rule: Rule, words: str, done: Reconciled) -> None:
         """Have it in the list once; told again only when it is another one."""
         known = self._journal.conflicts.open_of(theirs.ref)
+        there = theirs.there
         self._journal.conflicts.open(
-            theirs.ref,
-            rule,
-            words,
-            server_revision=theirs.there.revision,
-            server_digest=theirs.there.digest,
+            theirs.ref, rule, words, server_revision=there.revision, server_digest=there.digest
         )
-        if known is None or (known.kind, known.server_digest) != (rule, theirs.there.digest):
+        if known is None or (known.kind, known.server_digest) != (rule, there.digest):
             done.conflicts.append(Decided(theirs.ref, rule, words))
 
     def _edit_becomes_successor(self, item: _Item, done: Reconciled) -> None:
@@ -428,9 +427,24 @@ class Reconciler:
 
     def _theirs_is_gone(self, item: _Item, done: Reconciled) -> None:
         """Nothing stands in the way any more: what was asked before the conflict goes on."""
+        if self._theirs_deleted([item.ref], "theirs was deleted", done):
+            return
         self._set(item, **state_after_conflict(item.row))
-        self._journal.conflicts.settle([item.ref], "theirs was deleted")
         done.updated.append(item.ref)
+
+    def _theirs_deleted(self, refs: Collection[Ref], words: str, done: Reconciled) -> bool:
+        """Settle the conflicts of deleted versions; answers whether one was of a whole id.
+
+        Others of the id may wait with that one: the end of a full pass tells.
+        """
+        whole = {
+            conflict.ref
+            for conflict in self._journal.conflicts.open_ones()
+            if conflict.kind == Rule.PRIVATE_ID and conflict.ref in refs
+        }
+        done.unnamed.extend(whole)
+        self._journal.conflicts.settle([ref for ref in refs if ref not in whole], words)
+        return bool(whole)
 
     # -- inside -----------------------------------------------------------------------------
     def _bring(self, item: _Item, done: Reconciled) -> None:

@@ -58,8 +58,17 @@ class TestPullState:
         assert state.full_pass_due(self.NOW)
         state.completed(self.NOW, full=False)
         assert state.full_pass_due(self.NOW)
-        state.completed(self.NOW, full=True)
+        state.completed(self.NOW, full=True, wanted=state.wanted())
         assert not state.full_pass_due(self.NOW)
+
+    def test_what_is_asked_for_during_a_full_pass_comes_after_it(self, journal):
+        state = journal.pull_state
+        state.keep_cursor("c")
+        state.want_full_pass("why")
+        before = state.wanted()
+        state.want_full_pass("why")  # by another process, of what this pass has read over
+        state.completed(self.NOW, full=True, wanted=before)
+        assert state.full_pass_due(self.NOW)
 
     @pytest.mark.parametrize(("age", "stale"), [(None, False), (86_000, False), (86_500, True)])
     def test_what_is_known_is_stale_after_a_day(self, journal, age, stale):

@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import AlreadyExists, LeaseHeld, NotFound, Refused, ServerUnreachable, UsageError
 from core.journal.leases import VERSION
+from core.journal.pins import SERVER
 from core.models import Area, Ref, Status, Strategy, SyncState
 from core.publishing.conflicts import Choice
 
@@ -305,3 +306,85 @@ def test_an_edit_made_after_its_deletion_was_asked_for_is_kept(machines):
     assert here.copies() == ["echo edited"]
     assert here.copies("other") == []
     assert [found.kind for found in here.journal.conflicts.entries()] == ["deletion_goes_on"]
+
+
+class TestAnIdThatIsPrivateHereAndTheirsElsewhere:
+    """One conflict stands for all of theirs: it is over when none of them is left."""
+
+    OURS = Ref("stop-rds", "3.0.0")
+    NEXT = Ref("stop-rds", "1.0.1")
+
+    @pytest.fixture
+    def apart(self, machines):
+        here, there = machines
+        there.created_and_published("echo theirs")
+        there.created_and_published("echo theirs, again", version="1.0.1")
+        here.create("echo ours", version="3.0.0")
+        here.pull()
+        return here, there
+
+    @staticmethod
+    def names(here):
+        return [(str(c.ref), c.kind) for c in here.journal.conflicts.open_ones()]
+
+    def test_the_version_that_names_it_is_deleted_and_another_is_left(self, apart):
+        here, there = apart
+        assert self.names(here) == [(str(REF), "private_id")]
+        there.deleted(REF)
+        here.pull()
+        assert self.names(here) == [(str(self.NEXT), "private_id")]
+        assert here.publish() == {self.OURS: "failed"}, "the user has not chosen"
+        done = here.resolve(self.NEXT, rename="stop-rds-mine")
+        assert done.theirs_came
+        assert here.record(self.NEXT).is_published
+
+    def test_of_the_same_version_as_ours(self, machines):
+        here, there = machines
+        there.created_and_published("echo theirs")
+        there.created_and_published("echo theirs, again", version="1.0.1")
+        here.create("echo ours")
+        here.create("echo ours", version="3.0.0")
+        here.pull()
+        there.deleted(REF)
+        for _ in range(3):
+            here.pull()
+            here.publish()
+            assert self.OURS not in there.pull().pulled
+        named = [(str(REF), "name_is_taken"), (str(self.NEXT), "private_id")]
+        assert self.names(here) == named
+
+    @pytest.mark.parametrize("of_ours", ["apart", "at_odds"])
+    def test_it_waits_on_through_full_passes(self, of_ours, request):
+        here, _ = request.getfixturevalue(of_ours)
+        for _ in range(2):
+            here.pull_all()
+            assert self.names(here) == [(str(REF), "private_id")]
+
+    def test_all_of_theirs_are_deleted(self, apart):
+        here, there = apart
+        for ref in (REF, self.NEXT):
+            there.deleted(ref)
+        here.pull()
+        assert self.names(here) == []
+        assert here.publish() == {self.OURS: "done"}
+
+    def test_no_full_pass_after_the_other(self, apart):
+        here, there = apart
+        there.deleted(REF)
+        assert [here.pull().full for _ in range(3)] == [True, False, False]
+
+    def test_an_id_that_became_shared_in_the_middle_of_a_full_pass(self, apart):
+        """What was passed over before that moment is read again."""
+        here, _ = apart
+        applied = here.puller._reconciler.apply
+
+        def shared_then(batch, before=None):
+            done = applied(batch, before)
+            here.journal.pins.put([(REF, "sha256:" + "0" * 64)], SERVER)
+            return done
+
+        here.puller._reconciler.apply = shared_then
+        here.pull_all()
+        here.puller._reconciler.apply = applied
+        here.pull()
+        assert here.record(self.NEXT).is_published
