@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 MAX_UNPACKED = 8 * 1024 * 1024
@@ -38,6 +39,19 @@ LARGE_ARCHIVE = (
 )
 DEEP_ARCHIVE = f"not scanned to its end: archives nested more than {MAX_NESTED} deep"
 BINARY = "Binary content"
+
+# How a text is read.
+BRACED, YAML, PROGRAM, PLAIN = "braced", "yaml", "program", "plain"
+_SUFFIXES = {
+    BRACED: {".json", ".jsonc", ".tf", ".hcl", ".tfvars", ".tfstate"},
+    YAML: {".yaml", ".yml", ".template"},
+    # in which a bare word after = or : is a name, never a value
+    PROGRAM: {
+        ".py", ".js", ".mjs", ".cjs", ".ts", ".tsx", ".jsx", ".go", ".java", ".kt", ".rb", ".cs", ".rs", ".php",
+        ".pl", ".ps1", ".psm1", ".psd1", ".bicep", ".ipynb", ".lua", ".scala", ".groovy", ".swift", ".c", ".cpp",
+        ".h",
+    },
+}  # fmt: skip
 
 _ENCRYPTED_STARTS = (
     b"age-encryption.org/v1",
@@ -62,6 +76,12 @@ _CONTROL_SHARE = 20  # one in so many characters may be a control character in a
 _FEW_CONTROLS = 2
 _WIDE_SHARE = 0.4  # of the odd or even bytes are NUL
 _NARROW_SHARE = 0.05
+
+
+def syntax_of(path: str) -> str:
+    """Return how a file of this name is read: all that a path is looked at for."""
+    suffix = PurePosixPath(path.lower()).suffix
+    return next((syntax for syntax, suffixes in _SUFFIXES.items() if suffix in suffixes), PLAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from core.secrets import Degree
+from core.secrets.contents import BRACED, PLAIN, PROGRAM, YAML
 from core.secrets.names import Holds, holds
 from core.secrets.values import judge
 
@@ -53,28 +53,11 @@ class Table:
 
 Node = Scalar | Table
 
-BRACED, YAML, PROGRAM, PLAIN = "braced", "yaml", "program", "plain"
-_SUFFIXES = {
-    BRACED: {".json", ".jsonc", ".tf", ".hcl", ".tfvars", ".tfstate"},
-    YAML: {".yaml", ".yml", ".template"},
-    # in which a bare word after = or : is a name, never a value
-    PROGRAM: {
-        ".py", ".js", ".mjs", ".cjs", ".ts", ".tsx", ".jsx", ".go", ".java", ".kt", ".rb", ".cs", ".rs", ".php",
-        ".pl", ".ps1", ".psm1", ".psd1", ".bicep", ".ipynb", ".lua", ".scala", ".groovy", ".swift", ".c", ".cpp",
-        ".h",
-    },
-}  # fmt: skip
 _OBJECT = re.compile(r"\{(?![{%])|\[\s*[\[{\"]")
 _APART = re.compile(r"^[ \t-]*(?:default|value|data|stringdata):", re.MULTILINE)
 _WORTH = re.compile(
     r"pass|pwd|secret|token|key|cred|auth|noecho|sensitive|stringdata|securestring|secureobject"
 )
-
-
-def syntax_of(path: str) -> str:
-    """Return how a file of this name is read: all that a path is looked at for."""
-    suffix = PurePosixPath(path.lower()).suffix
-    return next((syntax for syntax, suffixes in _SUFFIXES.items() if suffix in suffixes), PLAIN)
 
 
 def documents(syntax: str, text: str, lowered: str, look: Callable[[], None]) -> list[Table]:
