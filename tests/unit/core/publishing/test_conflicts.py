@@ -325,7 +325,7 @@ class TestAnIdThatIsPrivateHereAndTheirsElsewhere:
 
     @staticmethod
     def names(here):
-        return [(str(c.ref), c.kind) for c in here.journal.conflicts.open_ones()]
+        return sorted((str(c.ref), c.kind) for c in here.journal.conflicts.open_ones())
 
     def test_the_version_that_names_it_is_deleted_and_another_is_left(self, apart):
         here, there = apart
