@@ -30,18 +30,19 @@ UNIT = ROOT / "tests" / "unit"
 CHAOS = ROOT / "tests" / "chaos"
 CORPUS = ROOT.parent / "shared" / "corpus" / "corpus.tar.gz"
 
+DISK = tempfile.gettempdir()
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 << 30
 
 
 def pytest_configure() -> None:
-    """Put `tmp_path` into memory where there is plenty: no test cuts the power, and fsync waits.
+    """Put what tests write into memory where there is plenty: no test cuts the power, and fsync waits.
 
-    So do the homes of whole services, but for `chaos`, where processes are killed: those stay on the
-    disk. Whoever names a place (``--basetemp``, ``PYTEST_DEBUG_TEMPROOT``) gets it.
+    The homes of `chaos`, where processes are killed, stay on the disk. Whoever names a place
+    (``--basetemp`` for `tmp_path`, ``PYTEST_DEBUG_TEMPROOT`` for all) gets it.
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+        tempfile.tempdir = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -124,8 +125,7 @@ def journal_url(new_journal_url: Callable[[], str]) -> str:
 def _services(request: pytest.FixtureRequest) -> Iterator[MakeService]:
     """Make services; what runs of them is stopped at the end, and their homes are removed."""
     made: list[ServiceUnderTest] = []
-    is_killed = CHAOS in request.path.parents
-    place = None if is_killed else os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    place = DISK if CHAOS in request.path.parents else tempfile.gettempdir()
     with _databases(request) as new_database:
 
         def make(engine: str = SQLITE, **settings: Any) -> ServiceUnderTest:
