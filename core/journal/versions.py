@@ -266,6 +266,10 @@ class Versions:
                 found.update(connection.scalars(query.where(table.c.playbook_id.in_(part))))
         return found
 
+    def called(self, name: str) -> list[VersionRecord]:
+        """Versions of that very name, of whatever id."""
+        return self._records(VERSIONS.select(table.c.name == name))
+
     def names_of(self, playbook_ids: Sequence[str]) -> dict[str, list[NamedVersion]]:
         """The versions of these ids with their names; an id with none of its own is not there."""
         query = select(*KEY, table.c.name, table.c.content_digest)

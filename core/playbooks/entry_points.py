@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from core.entry_scripts import Entry, begins_as_script, entry_script, given_entry
 from core.errors import InvalidPlaybook
 from core.journal import VersionRecord
+from core.journal.versions import Versions
 from core.models import (
     FORMATS,
     METADATA_FILE,
@@ -92,6 +93,33 @@ def only_given(metadata: Mapping[str, Any], before: VersionRecord) -> dict[str, 
         return dict(metadata)
     same = [name for name in before.filled if entries.get(name) == stored.get(name)]
     return without_filled(metadata, same)
+
+
+def without_stale(
+    metadata: dict[str, Any], paths: Collection[str], versions: Versions
+) -> dict[str, Any]:
+    """Return metadata of a new version without what the rule had filled in, and whose file is gone.
+
+    A stored version's folder that is copied and changed brings along what nobody gave: the journal
+    knows it by the name and the path.
+    """
+    entries = metadata.get(FIELD)
+    if not isinstance(entries, Mapping):
+        return metadata
+    lost = {
+        format_: path
+        for format_, path in entries.items()
+        if isinstance(path, str) and given_entry(format_, path, paths) is None
+    }
+    if not lost:
+        return metadata
+    stale = {
+        format_
+        for row in versions.called(str(metadata.get("name")))
+        for format_ in lost.keys() & set(row.filled)
+        if row.metadata.get(FIELD, {}).get(format_) == lost[format_]
+    }
+    return without_filled(metadata, stale)
 
 
 def makes(

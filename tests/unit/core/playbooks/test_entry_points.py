@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 
 from core.errors import AlreadyExists, InvalidPlaybook, Unchanged
 from core.models import Area, Move, Ref, SyncState, content_digest, file_entries
+from core.playbooks.drafts import draft_from_folder
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.scan import Scan
 from core.playbooks.verify import verify
@@ -184,6 +186,30 @@ class TestChanges:
         assert look().added == [Ref("other", "1.0.0")]
         assert entries(Ref("other", "1.0.0")) == {"shell": "shell/x.sh"}
         assert not look().changed
+
+    def test_a_copy_brings_along_nothing_that_nobody_gave(
+        self, store, make_draft, entries, look, tmp_path
+    ):
+        """What the rule filled in for the original, and is not there any more."""
+        store.create(make_draft(SHELL | {"python/x.py": b""}, entry_points={"python": "x.py"}))
+        stored = store.folder(REF)
+        (stored / "shell/main.sh").unlink()
+        for copied, changes in (
+            (stored.parent.parent / "copy" / "v1.0.0", {"playbook_id": "copy"}),
+            (tmp_path / "copy", {"playbook_id": "other"}),
+        ):
+            shutil.copytree(stored, copied)
+            metadata = json.loads((copied / "metadata.json").read_bytes()) | changes
+            (copied / "metadata.json").write_text(json.dumps(metadata))
+        store.create(draft_from_folder(tmp_path / "copy"))
+        report = look()
+        assert (report.added, report.updated) == ([Ref("copy", "1.0.0")], [REF])
+        for name in ("stop-rds", "copy", "other"):
+            ref = Ref(name, "1.0.0")
+            assert entries(ref) == {"shell": "shell/a.sh", "python": "python/x.py"}
+        (tmp_path / "copy/python/x.py").unlink()
+        with pytest.raises(InvalidPlaybook, match=r"entry_points names 'python/x\.py'"):
+            store.create(draft_from_folder(tmp_path / "copy"), version="2.0.0")
 
 
 class TestVersionsFromBefore:
