@@ -48,6 +48,13 @@ class Catalog:
             refs.extend(Ref(target, v) for v in sorted_versions(ref.version for ref in found))
         return list(dict.fromkeys(refs))
 
+    def count_unpublished(self, playbook_id: str) -> int:
+        """How many versions of a playbook are not published; `NotFound` where there are none."""
+        rows = self._journal.versions.of_playbook(playbook_id)
+        if not rows:
+            self.expand([playbook_id])  # says that there is none, and what there is
+        return sum(not row.is_published for row in rows)
+
     def show(self, target: str) -> Playbook:
         """A version (the latest of an id) with its files."""
         ref = self._store.resolve(target)

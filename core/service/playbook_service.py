@@ -139,9 +139,8 @@ class PlaybookService(Home):
             if not held:
                 raise LeaseHeld("Another sync of this home runs.", "Its report tells what it did.")
             plan = self.sync.run(accept_deletions=accept_deletions)
-            if (
-                plan.embed
-            ):  # opening the collection takes seconds, and may add to what is to be done
+            # only then: opening the collection takes seconds, and may add to what is to be done
+            if plan.embed:
                 self.index_pending()
             self.publish_refs(plan.publish)
             if plan.delete:
@@ -319,16 +318,10 @@ class PlaybookService(Home):
         ``uploaded_trusted`` is asked for more than one version by one name.
         """
         if as_ is Strategy.TRUSTED:
-            check_trusted(targets, self._unpublished)
+            check_trusted(targets, self.catalog.count_unpublished)
         refs = None if targets is None else self.catalog.expand(targets)
         level = stricter(self.settings.secrets_gate, gate)
         return self.publisher.request(refs, as_, gate=level, on_findings=on_findings)
-
-    def _unpublished(self, playbook_id: str) -> int:
-        rows = self.journal.versions.of_playbook(playbook_id)
-        if not rows:
-            self.catalog.expand([playbook_id])  # says that there is none, and what there is
-        return sum(not row.is_published for row in rows)
 
     def publish_refs(self, refs: Sequence[Ref]) -> dict[Ref, Outcome]:
         """All steps of Flow 2 in this process, batch by batch; each version's last outcome."""
