@@ -95,31 +95,32 @@ def only_given(metadata: Mapping[str, Any], before: VersionRecord) -> dict[str, 
     return without_filled(metadata, same)
 
 
-def without_stale(
-    metadata: dict[str, Any], paths: Collection[str], versions: Versions
+def without_copied(
+    metadata: dict[str, Any], versions: Versions, *, lost_from: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Return metadata of a new version without what the rule had filled in, and whose file is gone.
+    """Return metadata of a new version without what the rule had filled in for a version of its name.
 
-    A stored version's folder that is copied and changed brings along what nobody gave: the journal
-    knows it by the name and the path.
+    Who copies a stored version's folder brings along entry points that nobody gave.
+    ``lost_from``: take out those alone whose file is not among these paths.
     """
     entries = metadata.get(FIELD)
     if not isinstance(entries, Mapping):
         return metadata
-    lost = {
+    looked_at = {
         format_: path
         for format_, path in entries.items()
-        if isinstance(path, str) and given_entry(format_, path, paths) is None
+        if isinstance(path, str)
+        and (lost_from is None or given_entry(format_, path, lost_from) is None)
     }
-    if not lost:
+    if not looked_at:
         return metadata
-    stale = {
+    copied = {
         format_
         for row in versions.called(str(metadata.get("name")))
-        for format_ in lost.keys() & set(row.filled)
-        if row.metadata.get(FIELD, {}).get(format_) == lost[format_]
+        for format_ in looked_at.keys() & set(row.filled)
+        if row.metadata.get(FIELD, {}).get(format_) == looked_at[format_]
     }
-    return without_filled(metadata, stale)
+    return without_filled(metadata, copied)
 
 
 def makes(

@@ -29,7 +29,7 @@ from core.models import (
 from core.playbooks.compare import FolderStat
 from core.playbooks.decisions import new_requests, status_of_edit
 from core.playbooks.drafts import draft_from_folder
-from core.playbooks.entry_points import only_given, without_stale
+from core.playbooks.entry_points import only_given, without_copied
 from core.playbooks.paths import FoundFolder
 from core.playbooks.reader import PlaybookReader, untold_modes
 from core.playbooks.sealing import has_sealed_defaults, to_clear
@@ -144,7 +144,7 @@ class Intake:
             own = only_given(new_requests(own, former), former)
             own["created_at"] = first_made(former)
         else:
-            own = without_stale(own, draft.files, self._versions)
+            own = without_copied(own, self._versions)
         if (former and former.sensitive) or self._versions.sensitive_ids([ref.playbook_id]):
             own["sensitive"] = True
         held = None if former is None or own.get("sensitive") else choice_kept(former, ref)

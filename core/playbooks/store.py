@@ -33,7 +33,7 @@ from core.models import (
     parse_version,
 )
 from core.playbooks.decisions import new_requests, status_of_edit
-from core.playbooks.entry_points import as_published, without_stale
+from core.playbooks.entry_points import as_published, without_copied
 from core.playbooks.folder_copies import carry_extras
 from core.playbooks.naming import Named, Naming
 from core.playbooks.reader import PlaybookReader
@@ -218,7 +218,8 @@ class PlaybookStore(PlaybookReader):
             with faults_of(str(label_of(draft))):
                 draft, extra = self._kept_secret(as_content(draft), secret)
                 extra += [named.note] if named.note else []
-                metadata = without_stale(draft.metadata, draft.files, self.journal.versions)
+                known = self.journal.versions
+                metadata = without_copied(draft.metadata, known, lost_from=draft.files)
                 draft = replace(draft, metadata=metadata)
                 ready = normalise(
                     draft, now=now, strategy=strategy, author=author, limits=self.limits

@@ -19,6 +19,7 @@ from typing import Any
 
 from core.content import programs
 from core.encryption import Envelope, is_sealed, sealed_generation
+from core.entry_scripts import by_rule
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, WrongKey, faults_of
 from core.journal import VersionRecord
 from core.models import (
@@ -99,6 +100,7 @@ def _row(
         made_here=found.area is not Area.SYNCED,
         modes_known=True,
         intake="adopt",
+        filled=by_rule(held, {file.path for file in files}),
         asked=asked,
     )
     return record, files

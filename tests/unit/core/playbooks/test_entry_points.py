@@ -14,7 +14,7 @@ from core.models import Area, Move, Ref, SyncState, content_digest, file_entries
 from core.playbooks.drafts import draft_from_folder
 from core.playbooks.edits import EditReport, Edits
 from core.playbooks.scan import Scan
-from core.playbooks.verify import verify
+from core.playbooks.verify import adopt, verify
 
 REF = Ref("stop-rds", "1.0.0")
 SHELL = {"shell/a.sh": b"echo a\n", "shell/main.sh": b"echo main\n"}
@@ -210,6 +210,30 @@ class TestChanges:
         (tmp_path / "copy/python/x.py").unlink()
         with pytest.raises(InvalidPlaybook, match=r"entry_points names 'python/x\.py'"):
             store.create(draft_from_folder(tmp_path / "copy"), version="2.0.0")
+
+    def test_a_copy_s_entry_is_filled_in_anew_ever_after(self, store, make_draft, entries, look):
+        store.create(make_draft(SHELL))
+        copied, ref = store.folder(REF).parent.parent / "copy" / "v1.0.0", Ref("copy", "1.0.0")
+        shutil.copytree(store.folder(REF), copied)
+        metadata = json.loads((copied / "metadata.json").read_bytes()) | {"playbook_id": "copy"}
+        (copied / "metadata.json").write_text(json.dumps(metadata))
+        look()
+        assert (entries(ref), store.get(ref).filled) == ({"shell": "shell/main.sh"}, ("shell",))
+        (copied / "shell/main.sh").unlink()
+        assert look().updated == [ref]
+        assert entries(ref) == {"shell": "shell/a.sh"}
+
+    def test_after_the_loss_of_the_journal_what_the_rule_finds_is_its_work(
+        self, store, make_draft, look
+    ):
+        store.create(make_draft(SHELL | {"arm/a.json": b"{}"}, entry_points={"shell": "a.sh"}))
+        before = store.get(REF)
+        with store.journal.database.write() as connection:
+            store.journal.versions.delete([REF], connection)
+        assert adopt(store) == ([REF], {})
+        assert store.get(REF).content_digest == before.content_digest
+        assert store.get(REF).filled == ("arm",)
+        assert not look().changed
 
 
 class TestVersionsFromBefore:
