@@ -64,10 +64,15 @@ def is_part(path: str) -> bool:
 def is_leftover(path: str) -> bool:
     """Whether a file at ``path`` (``/`` between its parts) is no content of any playbook.
 
-    A folder, or a link that may lead to one, ends with ``/``.
+    A folder ends with ``/``; of a link see `is_leftover_link`.
     """
     *folders, name = path.split("/")
     return not _TOOL_FOLDERS.isdisjoint(folders) or _LEFTOVER.fullmatch(name) is not None
+
+
+def is_leftover_link(path: str) -> bool:
+    """Whether a link at ``path`` is a leftover: by the name of a file, as Emacs' lock, or of a folder."""
+    return is_leftover(path) or is_leftover(f"{path}/")
 
 
 def is_state(path: str) -> bool:

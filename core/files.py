@@ -242,7 +242,8 @@ def walk_files(
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Files below ``root`` as ``(relative path, stat)``, by name; what is neither raises `UnsafePath`.
 
-    ``skip(path)`` of a file, or of a link or folder, then ending with ``/``: it is not looked at.
+    ``skip(path)`` of a file, or of a folder, then ending with ``/``, or of a link, either way: it is
+    not looked at.
     ``links``: a link to a file below ``root`` is that file; any other one, and without it every one,
     raises.
     """
@@ -254,7 +255,8 @@ def walk_files(
         for entry in listed:
             path = prefix + entry.name
             is_link = entry.is_symlink()
-            if skip(f"{path}/" if is_link or entry.is_dir(follow_symlinks=False) else path):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if (not is_folder and skip(path)) or ((is_link or is_folder) and skip(f"{path}/")):
                 continue
             if is_link:
                 if not links:
@@ -262,7 +264,7 @@ def walk_files(
                         f"{path!r} in {root} is a symbolic link.", "Replace the link by a file."
                     )
                 yield path, inner_file(root, path).lstat()
-            elif entry.is_dir(follow_symlinks=False):
+            elif is_folder:
                 stack.append((Path(entry.path), path + "/"))
             elif entry.is_file(follow_symlinks=False):
                 yield path, entry.stat(follow_symlinks=False)

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.content import KNOWN_FILES, is_leftover, is_program, left_out_name
+from core.content import KNOWN_FILES, is_leftover, is_leftover_link, is_program, left_out_name
 from core.encryption import Envelope, is_sealed
 from core.errors import EscherError, InvalidPlaybook, UnsafePath, faults_of, storage_error
 from core.files import inner_file, is_executable, read_bytes, sha256_bytes
@@ -125,7 +125,7 @@ class FolderStat:
 
 
 def _is_left_out(path: str, found: os.stat_result) -> bool:
-    return is_leftover(f"{path}/" if stat.S_ISLNK(found.st_mode) else path)
+    return is_leftover_link(path) if stat.S_ISLNK(found.st_mode) else is_leftover(path)
 
 
 def _can_be_told(path: str) -> bool:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.content import KNOWN_FILES, is_leftover, is_state
+from core.content import KNOWN_FILES, is_leftover, is_leftover_link, is_state
 from core.errors import InvalidPlaybook, NotFound, UnsafePath, storage_error
 from core.files import (
     PRIVATE_DIR,
@@ -237,8 +237,8 @@ def carry_extras(
     `StorageError`.
     """
 
-    def is_carried(path: str) -> bool:
-        if is_leftover(path):
+    def is_carried(path: str, *, link: bool) -> bool:
+        if is_leftover_link(path) if link else is_leftover(path):
             return leftovers or is_state(path)
         return beside
 
@@ -254,7 +254,7 @@ def carry_extras(
                 for name in dict.fromkeys([*files, *links])
                 if (inside / name).as_posix() not in content
                 and (
-                    is_carried(f"{(inside / name).as_posix()}{'/' * (name in links)}")
+                    is_carried((inside / name).as_posix(), link=name in links)
                     if in_format
                     else _is_foreign(inside / name)
                 )

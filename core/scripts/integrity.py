@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from core.content import is_leftover
+from core.content import is_leftover, is_leftover_link
 from core.entry_scripts import stored_entry
 from core.errors import (
     EscherError,
@@ -349,7 +349,7 @@ def files_beside(root: Path | str, format_: str, files: Sequence[FileEntry]) -> 
             is_link = os.path.islink(f"{parent}/{name}")  # noqa: PTH114  text
             if name in folders and not is_link:
                 continue
-            if path not in wanted and is_leftover(f"{path}/" if is_link else path):
+            if path not in wanted and (is_leftover_link if is_link else is_leftover)(path):
                 found.append(path)
     return sorted(found)
 

@@ -16,7 +16,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, NamedTuple
 
 from core import sandbox
-from core.content import KNOWN_FILES, is_leftover, left_out_name
+from core.content import KNOWN_FILES, is_leftover, is_leftover_link, left_out_name
 from core.errors import (
     EscherError,
     InvalidPlaybook,
@@ -87,7 +87,7 @@ class _Found:
         head, slash, _ = path.partition("/")
         is_link, is_folder = member.kind in LINKS, member.kind == FOLDER
         beside = head not in KNOWN_FILES and head not in FORMATS
-        left_out = not beside and is_leftover(f"{path}/" if is_link else path)
+        left_out = not beside and (is_leftover_link if is_link else is_leftover)(path)
         wrong: EscherError | None = None
         if climbs is not None and (_leaves(member.name) or not (beside or left_out)):
             wrong = climbs

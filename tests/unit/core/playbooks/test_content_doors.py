@@ -120,6 +120,24 @@ KINDS = [
         left_out=("python/.venv",),
     ),
     Kind(
+        "Emacs' lock, a link that leads to nothing",
+        {
+            "shell/.#stop.sh": Link("me@host.4711:1764000000"),
+            "shell/lib/.#a.sh": Link("me@host.4711:1764000000"),
+        },
+        left_out=("shell/.#stop.sh", "shell/lib/.#a.sh"),
+    ),
+    Kind(
+        "a backup and a state that are links",
+        {
+            "terraform/main.tf": b"# one\n",
+            "terraform/main.tf~": Link("main.tf"),
+            "terraform/terraform.tfstate": Link("/mnt/shared/terraform.tfstate"),
+        },
+        {"terraform/main.tf": b"# one\n"},
+        left_out=("terraform/main.tf~", "terraform/terraform.tfstate"),
+    ),
+    Kind(
         "a script that is called like a tool's folder",
         {"shell/venv": b"python -m venv .\n"},
         {"shell/venv": b"python -m venv .\n"},
