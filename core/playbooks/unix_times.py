@@ -58,7 +58,7 @@ def kept_time(value: object, now: int) -> int:
 
 def _iso_seconds(field: str, text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text.strip().upper())  # RFC 3339 allows t and z
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return int(moment.timestamp())

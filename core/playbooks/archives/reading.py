@@ -184,6 +184,10 @@ def is_archive_name(name: str) -> bool:
 
 def _refuse_without_playbook(path: Path, members: list[_Member]) -> None:
     """Say what an archive holds that holds no playbook."""
+    for member in members:
+        if member.kind in _WHY and member.name.rpartition("/")[2] == METADATA_FILE:
+            why, remedy = _WHY[member.kind]
+            raise UsageError(f"{path}: {member.name!r} {why}.", remedy)
     names = [member.name for member in members if member.kind != FOLDER]
     if inner := list(filter(is_archive_name, names)):
         raise UsageError(

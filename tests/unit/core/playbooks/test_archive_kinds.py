@@ -277,6 +277,19 @@ def test_an_encrypted_member_is_named(tmp_path):
     assert "a.sh" in bad["b"].detail
 
 
+@pytest.mark.parametrize("only", [b"", b"metadata.json"])
+def test_an_archive_whose_metadata_is_encrypted_is_said_to_be(tmp_path, only):
+    content = bytearray(zip_of(book("a")))
+    for sign, at, name in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
+        start = -1
+        while (start := content.find(sign, start + 1)) >= 0:
+            if only in content[start + name :][:15]:
+                content[start + at] |= 1
+    with pytest.raises(UsageError, match=r"x\.zip: .*metadata\.json.* is encrypted") as caught:
+        read(write(tmp_path / "x.zip", bytes(content)))
+    assert "password" in caught.value.remedy
+
+
 def test_a_method_that_is_not_read_is_named(tmp_path):
     content = zip_of({**book("a"), **book("b")})
     at = content.rfind(b"b/shell/a.sh") - 46
