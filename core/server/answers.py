@@ -47,6 +47,7 @@ Revision = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 Moment = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 _NAMED_PROBLEMS = 3
 _LEVELS_AROUND = 4  # of an answer around a metadata object
+_LEVELS_OF_CHANGE = 1  # of an item of the feed around its metadata
 
 
 class Reply(BaseModel):
@@ -232,7 +233,7 @@ R = TypeVar("R", bound=Reply)
 def read_change_page(body: bytes, call: str) -> ChangePage:
     """Read a page of the feed, item by item; `NotEscherServer` where the page itself is at fault."""
     try:
-        page, items = read_items(body, "changes")
+        page, items = read_items(body, "changes", depth=MAX_DEPTH + _LEVELS_OF_CHANGE)
     except BadJson as error:
         raise NotEscherServer(
             f"{call} answered, and not as the contract says: it {error.why}.", CHECK_URL
@@ -286,7 +287,7 @@ def clean_words(text: str, secret: str | None = None) -> str:
 def read_problem(body: bytes) -> dict[str, Any] | None:
     """Read the members of a problem document; None when the body is no JSON object."""
     try:
-        return read_object(body)
+        return read_object(body, depth=MAX_DEPTH + _LEVELS_AROUND)
     except BadJson:
         return None
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from core.bounded_json import MAX_DEPTH, BadJson
 from core.errors import (
     Conflict,
     FilesMissing,
@@ -14,7 +15,14 @@ from core.errors import (
     ServerRejected,
     UrlExpired,
 )
-from core.server.answers import api_error, clean_words, retry_after, storage_error
+from core.server.answers import (
+    api_error,
+    clean_words,
+    read_change_page,
+    read_problem,
+    retry_after,
+    storage_error,
+)
 
 TOKEN = "CANARY-TOKEN-1"
 CALL = "POST https://escher.example/api/playbook/upload"
@@ -98,3 +106,26 @@ def test_retry_after(header: str | None, members: dict[str, object], seconds: fl
 def test_retry_after_as_a_date():
     at = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert retry_after({"Retry-After": at}, None) == pytest.approx(60, abs=3)
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+def test_metadata_as_deep_as_a_door_takes_it_comes_back_in_the_feed():
+    changes = [{"metadata": nested(MAX_DEPTH)}, {"metadata": nested(MAX_DEPTH + 1)}]
+    page = read_change_page(
+        json.dumps({"changes": changes, "cursor": "c", "more": False}).encode(), CALL
+    )
+    good, bad = page.changes
+    assert good == changes[0]
+    assert isinstance(bad, BadJson)
+    assert "nested" in bad.why
+
+
+def test_a_problem_may_bring_metadata_as_deep():
+    members = {"current": {"metadata": nested(MAX_DEPTH)}}
+    assert read_problem(problem(**members)) == json.loads(problem(**members))
