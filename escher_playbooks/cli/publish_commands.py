@@ -82,8 +82,9 @@ def publish(
         accepted = [str(ref) for ref in plan.accepted]
         told: dict[str, Any] = {"accepted": accepted, "left_out": dict(plan.left_out)}
         told["findings"] = findings_json(found)
-        if targets and not plan.accepted:
-            _refuse(plan)
+        refused = _refused(plan) if targets else {}
+        if refused and not plan.accepted:
+            _refuse(refused)
         if not as_json:
             _say_left_out(plan.left_out)
         if targets and not plan.accepted:
@@ -105,6 +106,8 @@ def publish(
         if not (wait or as_json):
             output.say(f"accepted {len(plan.accepted)}")
         finish(service, job, waited=wait, as_json=as_json, done="published", more=told)
+        if refused:  # partly failed; of --all it is no failure that some may not leave
+            raise typer.Exit(1)
 
 
 def _accept(
@@ -161,18 +164,22 @@ def _say_nothing_to_do(told: Mapping[str, Any], *, as_json: bool) -> None:
         output.say("nothing to publish")
 
 
-def _refuse(plan: PublishPlan) -> None:
-    """Raise when something asked for by name is left out for another reason than being done."""
-    from core.errors import Refused
+def _refused(plan: PublishPlan) -> dict[str, str]:
+    """What is left out for another reason than being published already, and why."""
     from core.publishing.publisher import ALREADY_PUBLISHED
 
-    refused = {ref: why for ref, why in plan.left_out.items() if why != ALREADY_PUBLISHED}
-    if refused:
-        reasons = "; ".join(f"{ref}: {why}" for ref, why in refused.items())
-        raise Refused(
-            f"Nothing is published. {reasons.rstrip('.')}.",
-            "Mend what each reason names, or leave it private; `escher-playbooks show ID` says more.",
-        )
+    return {ref: why for ref, why in plan.left_out.items() if why != ALREADY_PUBLISHED}
+
+
+def _refuse(refused: Mapping[str, str]) -> None:
+    """Raise `Refused`: nothing that was asked for by name may be published."""
+    from core.errors import Refused
+
+    reasons = "; ".join(f"{ref}: {why}" for ref, why in refused.items())
+    raise Refused(
+        f"Nothing is published. {reasons.rstrip('.')}.",
+        "Mend what each reason names, or leave it private; `escher-playbooks show ID` says more.",
+    )
 
 
 def sync(

@@ -120,6 +120,14 @@ class TestBlock:
         assert body["accepted"] == ["clean-thing@1.0.0"]
         assert "AWS Access Key" in body["left_out"][REF]
 
+    def test_one_of_several_that_were_named_is_partly_failed(self, run, leaky, tmp_path, block):
+        run("create", write_folder(tmp_path / "clean", draft("Clean thing")))
+        run("create", leaky)
+        done = run("publish", "clean-thing", REF, "--as", "review", "--json")
+        assert done.code == 1  # not 0: a script that asked for both has to see it
+        assert done.json["accepted"] == ["clean-thing@1.0.0"]
+        assert "AWS Access Key" in done.json["left_out"][REF]
+
     @pytest.mark.parametrize("choice", ["review", "trusted"])
     def test_decide_is_refused_and_the_playbook_stays_undecided(self, run, tmp_path, choice, block):
         folder = write_folder(
