@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.server_side import assert_server_equals_disk, server_objects
@@ -18,6 +19,11 @@ from core.models import Ref
 from core.service import PlaybookService
 
 PLAYBOOKS = 2998
+HOLD_SECRETS = {  # each has a literal credential of its source's
+    "aws-pipes-msk-to-salesforce-apidestination@1.0.0",
+    "azure-cli-media-services-create-event-grid@1.0.0",
+    "azure-guacamole-rdp-vnc-gateway-existing-vnet@1.0.0",
+}
 CAP_MB = 2
 EVERY = 4  # of the formats; ESCHER_WHOLE_CORPUS asks for each
 
@@ -33,7 +39,9 @@ def test_the_corpus_goes_in_is_published_once_and_found(
     assert (report["imported"], report["failed"]) == (PLAYBOOKS, [])
 
     job = service.json("publish", "--all", "--as", "review", "--wait", timeout=600)
-    assert (job["state"], job["succeeded"]) == ("succeeded", PLAYBOOKS)
+    assert set(job["left_out"]) == HOLD_SECRETS  # by the default of the secrets gate
+    assert (job["state"], job["succeeded"]) == ("succeeded", PLAYBOOKS - len(HOLD_SECRETS))
+    _accept_and_publish(service, report["findings"])
     assert_server_equals_disk(service, PLAYBOOKS)
 
     before = service.server_stats()
@@ -58,6 +66,20 @@ def test_the_corpus_goes_in_is_published_once_and_found(
         hit["playbook_id"] for hit in running["results"]
     ]
     _assert_every_script_comes_back_from_the_server(service)
+
+
+def _accept_and_publish(service: ServiceUnderTest, findings: list[dict[str, Any]]) -> None:
+    """Let each certain finding pass by its key, as somebody who looked at it."""
+    for ref in sorted(HOLD_SECRETS):
+        keys = [
+            finding["key"]
+            for finding in findings
+            if finding["degree"] == "certain"
+            and f"{finding['playbook_id']}@{finding['version']}" == ref
+        ]
+        accepted = [part for key in keys for part in ("--accept-finding", key)]
+        choice = ("--as", "review", "--reason", "a sample of the source's", "--yes", "--wait")
+        assert service.json("publish", ref, *accepted, *choice)["succeeded"] == 1
 
 
 def _assert_every_script_comes_back_from_the_server(service: ServiceUnderTest) -> None:
