@@ -53,6 +53,8 @@ _NO_TEXT = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _WIDE_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _HEAD_BYTES = 8192
 _NAMED = 10  # names in one report of what was left out
+LEFT_OUT = "left out: "
+"""How the words of such a report begin."""
 
 
 def is_part(path: str) -> bool:
@@ -105,7 +107,7 @@ def names_left_out(names: Iterable[str]) -> str:
     """Say in a report's words what was left out; "" where nothing was."""
     listed = sorted(set(names))
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return f"left out: {', '.join(listed[:_NAMED])}{more}" if listed else ""
+    return f"{LEFT_OUT}{', '.join(listed[:_NAMED])}{more}" if listed else ""
 
 
 def is_program(content: bytes) -> bool:

@@ -12,6 +12,7 @@ from core.secrets import SecretFinding, findings_json
 
 MAX_FINDINGS = 500  # named in a report of many; `show` has them all
 MAX_SKIPPED = 200  # of them, too
+MAX_WARNED = 200  # versions, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class ImportReport:
     existing: list[Ref] = field(default_factory=list)
     failed: list[tuple[str, EscherError]] = field(default_factory=list)
     warnings: int = 0
+    warned: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # but for what was left out
     findings: dict[Ref, tuple[SecretFinding, ...]] = field(default_factory=dict)
     kept_private: int = 0  # whose files asked for something else than to stay here
     left_out: dict[Ref, tuple[str, ...]] = field(default_factory=dict)  # no part of a playbook
@@ -81,6 +83,9 @@ class ImportReport:
             "imported": len(self.imported),
             "existing": len(self.existing),
             "warnings": self.warnings,
+            "warned": {
+                str(ref): list(words) for ref, words in list(self.warned.items())[:MAX_WARNED]
+            },
             "findings": findings_json(self.findings)[:MAX_FINDINGS],
             "kept_private": self.kept_private,
             "left_out": {str(ref): list(names) for ref, names in self.left_out.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from core.content import LEFT_OUT
 from core.errors import EscherError, Unchanged, UsageError
 from core.files import make_private_dir
 from core.journal import Journal
@@ -61,6 +62,8 @@ def import_path(
                 if name in dropped:
                     report.dropped[result.ref] = dropped[name]
                 report.warnings += len(result.warnings)
+                if odd := tuple(w for w in result.warnings if not w.startswith(LEFT_OUT)):
+                    report.warned[result.ref] = odd
                 if draft.ignored:
                     report.left_out[result.ref] = draft.ignored
                 report.notes += [f"{name}: {result.note}"] if result.note else []

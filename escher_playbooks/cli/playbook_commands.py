@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from core.service import PlaybookService
 
 MAX_SKIPPED_NAMES = 10
+MAX_WARNINGS = 20
 ANSWERS = (("Keep private", "keep"), ("Upload for review", "review"), ("Upload trusted", "trusted"))
 
 
@@ -208,6 +209,7 @@ def import_(
                 output.note(f"{name}: {error}")
             for ref, names in report.left_out.items():
                 output.note(f"{ref}: {names_left_out(names)}")
+            _note_warnings(report)
             output.say(
                 f"imported {len(report.imported)}, already there {len(report.existing)}, "
                 f"failed {len(report.failed)}, warnings {report.warnings}"
@@ -221,6 +223,16 @@ def import_(
                 output.note(f"queued: {job.total} versions (job {job.job_id})")
     if report.failed:
         raise typer.Exit(1)
+
+
+def _note_warnings(report: ImportReport) -> None:
+    """Say what is odd about what was taken in, as `create` does, but not of thousands."""
+    told = [f"{ref}: {words}" for ref, warned in report.warned.items() for words in warned]
+    for words in told[:MAX_WARNINGS]:
+        output.note(words)
+    if len(told) > MAX_WARNINGS:
+        more = len(told) - MAX_WARNINGS
+        output.note(f"and {more} more warnings: `escher-playbooks show` tells those of each")
 
 
 def _note_left_behind(report: ImportReport) -> None:

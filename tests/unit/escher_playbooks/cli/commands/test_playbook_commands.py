@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import typer
 from support.playbooks import draft, write_folder
@@ -90,6 +92,28 @@ def test_import_of_another_tools_runbooks_says_what_it_drops(run, tmp_path):
     again = run("import", "--from", "rundeck", root, "--json").json
     assert (again["imported"], again["existing"], again["skipped"]) == (0, 1, ["other.yaml"])
     assert run("import", "--from", "chef", root).code == 2
+
+
+def test_import_says_what_is_odd_in_words_and_once(run, tmp_path):
+    root = tmp_path / "many"
+    for number in range(25):
+        folder = write_folder(root / f"{number:02d}", draft(f"Odd {number:02d}"))
+        (folder / "shell" / "main.sh").write_bytes(b"#!/bin/sh\r\necho\r\n")
+        (folder / "shell" / "main.sh~").write_bytes(b"old\n")
+    done = run("import", root)
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if "CRLF" in line]
+    assert told[0].startswith("odd-00@1.0.0: shell/main.sh:1: ")
+    assert len(told) == 20
+    assert "and 5 more warnings: `escher-playbooks show` tells those of each" in done.err
+    assert done.err.count("odd-00@1.0.0: left out: shell/main.sh~") == 1
+    for folder in root.iterdir():
+        shutil.rmtree(folder)
+    folder = write_folder(root / "one", draft("Odd one"))
+    (folder / "shell" / "main.sh").write_bytes(b"#!/bin/sh\r\necho\r\n")
+    body = run("import", root, "--json").json
+    assert (body["warnings"], list(body["warned"])) == (1, ["odd-one@1.0.0"])
+    assert "CRLF" in body["warned"]["odd-one@1.0.0"][0]
 
 
 def test_import_makes_one_job_for_all(run, tmp_path):
