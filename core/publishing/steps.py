@@ -29,7 +29,9 @@ from core.errors import (
     Refused,
     TransferInterrupted,
     TransientError,
+    UnsafePath,
 )
+from core.files import check_relative_path
 from core.journal import Journal
 from core.journal.versions import VersionRecord
 from core.models import (
@@ -414,6 +416,18 @@ def forbidden(record: VersionRecord) -> str | None:
         return "using_default: it is the Escher Library's, there is nothing to send"
     if record.area is Area.AI_GENERATED:
         return "ai-generated: decide first (escher-playbooks decide ID@VERSION review|trusted)"
+    return _refused_entry_point(record)
+
+
+def _refused_entry_point(record: VersionRecord) -> str | None:
+    """Name an entry point that the server refuses; what came in before had no one form of them."""
+    entries = record.metadata.get("entry_points")
+    for path in entries.values() if isinstance(entries, Mapping) else ():
+        try:
+            check_relative_path(str(path))
+        except UnsafePath:
+            mend = f"escher-playbooks update {record.ref.playbook_id} DIR"
+            return f"entry_points names {path!r}: `{mend}` stores it in the form that is sent"
     return None
 
 

@@ -54,6 +54,18 @@ def test_what_never_goes_does_not_go_with_a_choice_either(under, playbook_id, me
     assert under.server.reference_stats()["bytes_received"] == 0
 
 
+def test_an_entry_point_that_the_server_refuses_is_refused_with_the_way_out(under):
+    """Homes from before stored what was given as it was given."""
+    ref = under.store.add("dotted", entry_points={"shell": "./run.sh"})
+    reason = under.publisher.request([ref]).left_out[str(ref)]
+    assert "'./run.sh'" in reason
+    assert "escher-playbooks update dotted DIR" in reason
+    under.journal.versions.set(ref, sync_state=SyncState.PENDING, publish_as=Strategy.REVIEW)
+    assert under.publisher.upload([ref])[ref].error_type == "Refused"
+    bare = under.store.add("bare", entry_points={"shell": "run.sh"})
+    assert under.publisher.request([bare]).accepted == [bare]  # the server takes it
+
+
 def test_all_means_what_is_not_published_and_says_nothing_of_the_rest(under):
     done, new = under.store.add("done"), under.store.add("new")
     under.publish(done)
