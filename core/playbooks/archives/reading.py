@@ -257,8 +257,8 @@ def _share_out(
     last: _Found | None = None
     scattered = False
     for member in members:
-        climbs = _climbs(member.name)
         root = _root_of(member.name, roots)
+        climbs = _climbs_in(root or "", member.name)
         before = last
         last = None if root is None else found.setdefault(root, _Found(root))
         if last is not None:
@@ -272,6 +272,12 @@ def _share_out(
             lacks = scattered or playbook is last or not any("/" in p for p in playbook.members)
             playbook.error = playbook.error or (damage if lacks else None)
     return list(found.values()), climbing
+
+
+def _climbs_in(root: str, name: str) -> UnsafePath | None:
+    """As `_climbs`, of the playbook's folder and of what is below: each may have its full length."""
+    inside = name.removeprefix(f"{root}/") if root else name
+    return _climbs(root) or _climbs(inside)
 
 
 def _climbs(name: str) -> UnsafePath | None:

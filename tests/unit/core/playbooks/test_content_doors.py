@@ -179,6 +179,15 @@ KINDS = [
     Kind("a flag", {SCOTLAND: b"a\n"}, {SCOTLAND: b"a\n"}),
 ]
 
+DEEP = "shell/" + "/".join(["d" * 100] * 10)  # 1,015 bytes
+KINDS.append(
+    Kind(
+        "a path of just 1,024 bytes",
+        {f"{DEEP}/{'e' * 8}": b"x"},
+        {f"{DEEP}/{'e' * 8}": b"x"},
+    )
+)
+
 # The same at every door: what is refused, and what the refusal names.
 REFUSED: list[tuple[str, dict[str, bytes | Link], str]] = [
     ("a link out of the format folder", {"shell/a.sh": Link("../../secret")}, "shell/a.sh"),
@@ -197,6 +206,7 @@ REFUSED: list[tuple[str, dict[str, bytes | Link], str]] = [
     ("an invisible character", {"shell/a\u200b.sh": b"x"}, "u200b"),
     ("a line separator", {"shell/a\u2028.sh": b"x"}, "u2028"),
     ("two names that become one", {NFD: b"1", NFC: b"2"}, "prüfung.sh"),
+    ("a path of 1,025 bytes", {f"{DEEP}/{'e' * 9}": b"x"}, "1024 bytes"),
     ("two names but for case", {"shell/A.sh": b"1", "shell/a.sh": b"2"}, "A.sh"),
 ]  # fmt: skip
 
