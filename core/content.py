@@ -35,7 +35,7 @@ KNOWN_FILES = frozenset({METADATA_FILE, PARAMETERS_FILE, PLAN_FILE})
 
 # What editors, file managers and shares put beside the file that is being edited.
 _EDITORS = (
-    r".*~|\..*\.sw[a-z]|\.#.*|#.*#|4913|\..*\.tmp|.*___jb_(?:tmp|old)___|\.goutputstream-.*"
+    r".*~|\..*\.sw.|\.#.*|#.*#|4913|\..*\.tmp|.*___jb_(?:tmp|old)___|\.goutputstream-.*"
     r"|\.~lock\..*#?|.*\.kate-swp|\.nfs.*|\._.*|\.DS_Store|Thumbs\.db|desktop\.ini"
     r"|\.git"  # a file in a worktree or submodule, which says where on this machine that is
 )

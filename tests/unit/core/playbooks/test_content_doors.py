@@ -78,13 +78,14 @@ KINDS = [
                 "desktop.ini",
                 "._stop.sh",
                 ".stop.sh.swp",
+                ".stop.sh.sw0",
                 "#stop.sh#",
                 "4913",
                 ".nfs0001",
                 "a___jb_tmp___",
             )
         },
-        left_out=("shell/#stop.sh#", "shell/.DS_Store", "shell/4913"),
+        left_out=("shell/#stop.sh#", "shell/.DS_Store", "shell/.stop.sh.sw0", "shell/4913"),
     ),
     Kind(
         "what runs leave",
