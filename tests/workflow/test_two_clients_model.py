@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
             for home in self.world.homes:
                 report = home.do(PlaybookService.sync_all_metadata)
                 assert report is not None
-                assert _to_do(report) == {}, (home.name, report)
+                assert _to_do(report) == {}, (home.name, report["failures"], report)
             self.check()
             self.counted["deaths"] += sum(home.deaths for home in self.world.homes)
         finally:
@@ -98,7 +98,8 @@ class Machine(RuleBasedStateMachine):
         found: set[Content] = {content_there(item) for item in theirs.values()}
         for home in self.world.homes:
             name = home.name
-            problems = home.service.verify().problems
+            waits = {str(ref) for ref in home.refs() if _waits_for_another_name(home, ref)}
+            problems = [one for one in home.service.verify().problems if one.ref not in waits]
             assert problems == [], (name, problems)
             self._agrees(home, theirs)
             kept = {entry.folder for entry in home.service.journal.conflicts.entries()}
@@ -132,20 +133,33 @@ class Machine(RuleBasedStateMachine):
         for ref, row in rows.items():
             assert not row.deleting, (name, row)
             assert row.sync_state not in {SyncState.PENDING, SyncState.DEFERRED}, (name, row)
-            assert row.sync_state is not SyncState.FAILED, (name, row)
+            is_failed = row.sync_state is SyncState.FAILED
+            assert not is_failed or _waits_for_another_name(home, ref), (name, row)
             assert not row.is_published or ref in theirs, f"{name} thinks {ref} is published"
-            pin = home.service.journal.pins.get(ref)
             if row.is_published:
+                pin = home.service.journal.pins.get(ref)
                 assert pin == row.content_digest, f"{ref} is not what it was in {name}"
 
 
+def _waits_for_another_name(home: Home, ref: Ref) -> bool:
+    """Whether an edit of a private version can't be taken: its name was published, and is pinned.
+
+    Its user is told so by each sync.
+    """
+    return not home.service.store.get(ref).is_published and bool(home.service.journal.pins.get(ref))
+
+
 def _to_do(report: dict[str, Any]) -> dict[str, Any]:
-    """What a sync did, or left to be done."""
+    """What a sync did, or left to be done, but for what waits for another name."""
     names = (
         "published", "updated", "deleted", "pulled", "fetched", "pending", "deferred", "failed",
         "conflicts", "offline",
     )  # fmt: skip
     done = {name: report[name] for name in names if report[name]}
+    waits = ("names that content for ever", "was changed on disk")  # the latter: asked to publish
+    told = [why for why in report["failures"].values() if any(words in why for words in waits)]
+    if done.get("failed") == len(told):
+        done.pop("failed", None)
     return done | {name: value for name, value in report["edits"].items() if value}
 
 
