@@ -204,7 +204,10 @@ class PlaybookReader:
         folder = self.layout.folder(record.area, record.ref)
         if not record.sensitive or not folder.is_dir():
             return
-        for path, found in walk_files(folder):
+        # a link, such as an editor's lock, goes along as a link: it holds nothing to seal
+        for path, found in walk_files(
+            folder, lambda path: (folder / path.rstrip("/")).is_symlink()
+        ):
             if path == METADATA_FILE or not (
                 path in KNOWN_FILES or path.partition("/")[0] in FORMATS
             ):

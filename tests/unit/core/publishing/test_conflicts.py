@@ -86,6 +86,8 @@ def test_sensitive_content_is_kept_sealed(machines):
     here, there = machines
     there.created_and_published("echo theirs")
     here.create("echo CANARY", storage_strategy="local_only", sensitive=True)
+    (here.folder(REF) / "shell" / ".#run.sh").symlink_to("somebody@host.1:2")  # an editor's lock
+    (here.folder(REF) / "shell" / ".venv").symlink_to("/usr")
     here.pull()
     done = here.resolve(REF, take="theirs")
     kept = list((here.settings.conflicts_path / "stop-rds").rglob("run.sh"))
