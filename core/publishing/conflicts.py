@@ -302,12 +302,21 @@ def drop_kept(
 def needs_full_pass(journal: Journal) -> bool:
     """Tell whether open conflicts need a full pass to be decided; true once for the same ones."""
     waiting, rows, private = _open_conflicts(journal)
-    undecided = [c.conflict_id for c in waiting if _is_undecided(c, rows.get(c.ref), private)]
+    undecided = [
+        f"{c.conflict_id} {_state_of(rows.get(c.ref))}"
+        for c in waiting
+        if _is_undecided(c, rows.get(c.ref), private)
+    ]
     key = hashlib.sha256(" ".join(sorted(undecided)).encode()).hexdigest()
     if journal.facts.get(ASKED_FOR) == key:
         return False
     journal.facts.set(ASKED_FOR, key)
     return bool(undecided)
+
+
+def _state_of(row: VersionRecord | None) -> str:
+    """What a decision on a version depends on, of our side: once it moves, another is due."""
+    return f"{row.sync_state} {row.deleting} {row.content_digest}" if row else "gone"
 
 
 def private_id_words(theirs: Ref) -> str:

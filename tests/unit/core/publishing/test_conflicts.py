@@ -286,6 +286,21 @@ class TestADecisionThatTimeOvertook:
         ours = here.resolve(REF, rename="mine").kept_as
         assert here.publish() == {ours: "done"}
 
+    def test_deleted_here_after_it_was_decided_again_theirs_comes(self, machines):
+        here, there = machines
+        here.created_and_published("echo shared", version="0.9.0")  # so the id is nobody's alone
+        there.created_and_published("echo theirs")
+        here.create("echo ours")
+        here.publisher.upload([REF])
+        here.pull()
+        assert here.publisher.request_delete([REF]) == [REF]
+        here.pull()
+        here.publisher.delete([REF])
+        assert not here.has(REF)
+        here.pull()
+        assert here.record(REF).is_published
+        assert here.journal.conflicts.open_ones() == []
+
     def test_theirs_approved_meanwhile_comes_approved(self, at_odds, reviewer):
         here, _ = at_odds
         reviewer.set_status(REF, Status.APPROVED)
